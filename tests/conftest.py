@@ -1,0 +1,41 @@
+"""Shared fixtures. Golden numbers and small real data live beside the checkout, in `../shared`, and are optional."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # GPU kernels run in Triton's interpreter where no GPU is
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def oracle() -> Callable[[str], dict[str, np.ndarray]]:
+    """Read golden numbers by name; skips the test, loudly, where they are not at hand."""
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        path = SHARED / "oracles" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"GOLDEN NUMBERS ABSENT: {name}.npz is not beside this checkout")
+        with np.load(path, allow_pickle=False) as values:
+            return dict(values)
+
+    return read
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """The folder of a small real data set; skips the test, loudly, where it is not at hand."""
+
+    def find(name: str) -> Path:
+        path = SHARED / "data" / name
+        if not path.is_dir():
+            pytest.skip(f"REAL DATA ABSENT: {name} is not beside this checkout")
+        return path
+
+    return find

@@ -1,0 +1,137 @@
+"""Typed, frozen configurations: YAML in and out, `a.b=c` overrides, unknown keys answered with "did you mean"."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. The message names the key, the value and the way out."""
+
+
+class Config(BaseModel):
+    """Base of every configuration.
+
+    >>> class Blur(Config):
+    ...     sigma: float = 1.0
+    >>> Blur().override(["sigma=2"])
+    Blur(sigma=2.0)
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], source: str = "configuration") -> Self:
+        """Validate nested plain values. Raises `ConfigError`, in words, for unknown keys and wrong types."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error, source)) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a YAML file and apply overrides of the form `a.b=c`."""
+        values = read_yaml(path)
+        return cls.parse(_merge(values, overrides), source=str(path))
+
+    def override(self, overrides: Iterable[str]) -> Self:
+        """The same configuration with `a.b=c` applied; values are read as YAML (`null`, `[1, 2]`, `1e-3`)."""
+        return type(self).parse(_merge(self.plain(), overrides), source="overrides")
+
+    def plain(self) -> dict[str, Any]:
+        """Nested dictionaries of JSON values."""
+        return self.model_dump(mode="json")
+
+    def yaml(self) -> str:
+        """The configuration as YAML text; `load` reads it back to an equal object."""
+        return yaml.safe_dump(self.plain(), sort_keys=False, allow_unicode=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write `yaml()` to a file."""
+        Path(path).write_text(self.yaml())
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; `ConfigError` where there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file at {path}; `vitrail list` names the built-in recipes")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds {type(values).__name__}, not `key: value` lines")
+    return values
+
+
+def _merge(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    merged = _copy(values)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {text!r} is not of the form key.subkey=value")
+        *parents, last = key.strip().split(".")
+        place = merged
+        for parent in parents:
+            child = place.get(parent)
+            if child is None:
+                child = place[parent] = {}
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {text!r}: {parent!r} is the value {child!r}, not a group of keys")
+            place = child
+        place[last] = _scalar(value)
+    return merged
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _scalar(text: str) -> Any:
+    # YAML 1.1 reads 1e-3 as text (it wants 1.0e-3); people write 1e-3.
+    if re.fullmatch(r"\s*[-+]?\d+(\.\d*)?[eE][-+]?\d+\s*", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text) if text.strip() else ""
+    except yaml.YAMLError:
+        return text
+
+
+def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str:
+    lines = []
+    for problem in error.errors():
+        place = tuple(str(part) for part in problem["loc"])
+        key = ".".join(place)
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(model, place[:-1])
+            close = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {'.'.join((*place[:-1], close[0]))!r}?" if close else f"known: {', '.join(known)}"
+            lines.append(f"unknown key {key!r}; {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is required and not given")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key} = {problem['input']!r}: {message}" if key else message)
+    return f"{source}: " + "; ".join(lines)
+
+
+def _fields_at(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
+    current: type[BaseModel] = model
+    for name in place:
+        field = current.model_fields.get(name)
+        if field is None:
+            continue  # the tag of a union stands in the location too
+        options = [field.annotation, *get_args(field.annotation)]
+        nested = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not nested:
+            return []
+        current = nested[0]
+    return list(current.model_fields)

@@ -1,0 +1,147 @@
+"""The words that every room shares: what a backbone returns, what a method promises, what a data set holds.
+
+These are structural types: a class of your own fits when it has the named attributes, nothing has to be inherited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+class Tokens(NamedTuple):
+    """What a backbone says about a batch of images.
+
+    Block numbers are 0-based; a negative number counts from the last block. `layers` and `scores` are keyed by
+    the number that was asked for, so `backbone(x, scores=(-1,)).scores[-1]` works on any depth.
+    """
+
+    cls: Tensor  # [B, D] after the final norm
+    patches: Tensor  # [B, N, D] after the final norm, raster order
+    grid: tuple[int, int]  # (Y, X); Y * X == N unless a subset was kept
+    layers: Mapping[int, Tensor] = {}  # asked-for blocks, [B, 1 + N, D], CLS first, before the final norm
+    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . patch keys / sqrt(d), no softmax, [B, H, Y, X]
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A module that turns images into tokens. `vitrail.backbones.load` returns one for any timm ViT."""
+
+    embed_dim: int
+    depth: int
+    heads: int
+    patch_size: tuple[int, int]
+
+    def __call__(
+        self, images: Tensor, *, layers: Sequence[int] = (), scores: Sequence[int] = (), keep: Tensor | None = None
+    ) -> Tokens:
+        """Images `[B, 3, H, W]`, normalized; `keep` holds patch ids `[B, K]` to process, None for all of them."""
+        ...
+
+
+class Batch(NamedTuple):
+    """What a loader hands to a method. Every tensor has the batch as its first axis."""
+
+    images: Tensor  # [B, 3, H, W] float, normalized
+    labels: Tensor | None  # [B] int64, None for unlabeled folders
+    indices: Tensor  # [B] int64, positions in the data set, to name the images when something breaks
+    views: tuple[Tensor, ...] = ()  # further views of the same images, for methods that compare views
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device; copies overlap with computation where memory is pinned."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            None if self.labels is None else self.labels.to(device, non_blocking=True),
+            self.indices,
+            tuple(view.to(device, non_blocking=True) for view in self.views),
+        )
+
+
+class Step(NamedTuple):
+    """Where training is: optimizer step `index` of `total`. All that a method knows of time."""
+
+    index: int
+    total: int
+
+    @property
+    def progress(self) -> float:
+        """Share of training that lies behind, in [0, 1)."""
+        return self.index / max(self.total, 1)
+
+
+class Losses(NamedTuple):
+    """What a training step returns."""
+
+    total: Tensor  # [] what is differentiated
+    parts: Mapping[str, Tensor] = {}  # [] each, logged only
+
+
+class Exported(NamedTuple):
+    """What a method leaves behind to use: weights under timm's names, and the words needed to rebuild the model."""
+
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]  # JSON values: the backbone's config, class names, mean and std of the pixels
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A `torch.nn.Module` with these four. State that must survive a restart is a buffer of the module."""
+
+    def training_step(self, batch: Batch, step: Step) -> Losses:
+        """The loss of one (micro-)batch. Changes no state."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: `params`, and where wanted `weight_decay` and `lr_scale` (a factor on the schedule)."""
+        ...
+
+    def after_step(self, step: Step) -> None:
+        """Runs after each optimizer step: EMA teachers, centers and queues move here, never inside a loss."""
+        ...
+
+    def export(self) -> Exported:
+        """The weights to use, as they are now."""
+        ...
+
+
+class Regularizer(Protocol):
+    """A loss on tokens that composes with any method. It names the blocks that it wants to see."""
+
+    layers: tuple[int, ...]
+    scores: tuple[int, ...]
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """A scalar."""
+        ...
+
+
+class Sample(NamedTuple):
+    """One decoded image and what is known about it."""
+
+    image: Image.Image  # RGB
+    label: int | None = None
+    mask: np.ndarray | None = None  # [H, W] uint8 class ids, 0 is background, 255 is ignored
+    boxes: np.ndarray | None = None  # [n, 4] float, x0 y0 x1 y1 in pixels, half-open
+    path: str = ""
+
+
+@runtime_checkable
+class ImageSet(Protocol):
+    """A data set with random access. Indexing an unreadable file raises `vitrail.data.UnreadableImage`."""
+
+    classes: tuple[str, ...] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def digest(self) -> str:
+        """A short hex digest of what is in the set; two sets with the same digest give the same samples."""
+        ...

@@ -1,0 +1,1 @@
+"""Images: generated scenes, folders, VOC, and a loader that resumes."""

@@ -1,0 +1,1 @@
+"""One protocol, one file: what is said about a backbone."""

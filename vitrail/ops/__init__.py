@@ -1,0 +1,1 @@
+"""Tensor to tensor: the mathematics of the papers."""

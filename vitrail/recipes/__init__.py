@@ -1,0 +1,1 @@
+"""Methods, data and training put together."""

@@ -1,0 +1,1 @@
+"""Losses on tokens that compose with any method."""
