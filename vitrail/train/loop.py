@@ -32,13 +32,7 @@ from vitrail.train.config import TrainConfig
 from vitrail.train.distributed import Ranks, gradient_sync, join, whole_weights, wrap
 from vitrail.train.interruption import Interrupted, Signals
 from vitrail.train.progress import Progress, memory_gb
-from vitrail.train.randomness import (
-    deterministic_kernels,
-    rng_kept,
-    rng_state,
-    seed_everything,
-    set_rng_state,
-)
+from vitrail.train.randomness import deterministic_kernels, seed_everything
 from vitrail.train.run_folder import RunFolder
 from vitrail.train.schedule import learning_rate_at
 
@@ -140,8 +134,7 @@ def fit(
         config: the schedule and the switches.
         folder: an open run folder; rank 0's is written to.
         evaluate: returns numbers for `val/...`. Every rank calls it (it may split the work), in eval mode,
-            with the averaged weights where there are any; rank 0's numbers are kept. What it draws does not
-            move training's random numbers.
+            with the averaged weights where there are any; rank 0's numbers are kept.
         save_exported: writes `method.export()` to a path; called on rank 0 at each checkpoint.
 
     Raises `NonFiniteLoss`, `Interrupted` (a `SystemExit`), `CheckpointError`.
@@ -194,6 +187,7 @@ def _train_step(run: Run, micro_batches: Sequence[Batch]) -> Measured:
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
     run.optimizer.zero_grad()
+    seed_everything(config.seed, run.ranks.rank, run.step)
 
     losses: dict[str, Tensor] = {}
     for number, batch in enumerate(micro_batches, 1):
@@ -318,7 +312,7 @@ def _evaluate(run: Run, evaluate: Callable[[], Mapping[str, float]] | None) -> N
         return
     modes = [(part, part.training) for part in run.method.modules()]
     run.method.eval()
-    with run.signals.stopping_at_once(run.step), rng_kept(), run.averaged(), whole_weights(run.model):
+    with run.signals.stopping_at_once(run.step), run.averaged(), whole_weights(run.model):
         found = run.ranks.agree(dict(evaluate()))
     for part, training in modes:
         part.training = training
@@ -375,7 +369,7 @@ def _assemble(
 
 
 def _restore(run: Run) -> None:
-    """Bring back the newest checkpoint where the folder is resumed; else seed this rank."""
+    """Bring back the newest checkpoint where the folder is resumed."""
     ranks, folder = run.ranks, run.folder
     path = None
     if ranks.agree(folder.resuming):
@@ -383,7 +377,6 @@ def _restore(run: Run) -> None:
         if path is None and ranks.main:
             log.warning("%s holds no checkpoint yet; starting from the beginning", folder.path)
     if path is None:
-        seed_everything(run.config.seed, ranks.rank)
         folder.forget_after(-1)
         return
     state = checkpoint.load(path)
@@ -396,10 +389,6 @@ def _restore(run: Run) -> None:
             {name: checkpoint.like(state["ema"][name], averages[name]) for name in averages}
         )
     run.step, run.seconds = state["step"], state["seconds"]
-    if len(state["rng"]) == ranks.world:
-        set_rng_state(state["rng"][ranks.rank])
-    else:
-        seed_everything(run.config.seed, ranks.rank, run.step)
     folder.forget_after(run.step)
     if ranks.main:
         left = "" if run.step < run.total else "; nothing is left to train, --extend trains longer"
@@ -410,7 +399,6 @@ def _save(run: Run) -> None:
     """Export, then checkpoint: where a checkpoint is, its exported weights are too."""
     ranks, failure = run.ranks, None
     skipped = ranks.gather(dict(run.loader.skipped))
-    rng = ranks.gather(rng_state())
     with run.averaged():
         exported = run.method.export()
         if ranks.main or run.config.fsdp:
@@ -427,7 +415,7 @@ def _save(run: Run) -> None:
             "scaler": run.scaler.state_dict(),
             "ema": None if run.ema is None else run.ema.state_dict(),
         }
-        state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds, "rng": rng}
+        state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds}
     if ranks.main:
         run.folder.write_skipped({index: why for part in skipped for index, why in part.items()})
         try:

@@ -14,8 +14,8 @@ import torch
 def seed_everything(seed: int, rank: int = 0, step: int = 0) -> None:
     """Seed Python, NumPy and torch (all devices); other ranks and steps draw other numbers.
 
-    The trainer calls it before each step. What a step draws is then a function of (seed, rank, step), whatever
-    loaders and evaluations drew before, and a resumed run needs no generator's state.
+    The trainer calls it before each step. What a step draws is then a function of (seed, rank, step),
+    whatever loaders and evaluations drew before, and a resumed run needs no generator's state.
     """
     words = np.random.SeedSequence([seed, rank, step]).generate_state(4).tolist()
     random.seed(words[0])

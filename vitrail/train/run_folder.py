@@ -62,7 +62,7 @@ class RunFolder:
         config: the resolved configuration of the whole run, written to `config.yaml`.
         verb: "new" refuses a folder with anything in it; "resume" goes on with the very same run, so nothing
             may differ but `FREE_KEYS`, which change what is logged or how fast it goes; "extend" allows
-            larger values of `epochs` besides; "overwrite" removes the files that vitrail writes and no others.
+            larger values of `epochs` besides; "overwrite" removes the files that vitrail writes, no others.
             After an elastic restart by torchrun any verb resumes.
         main: whether this process writes (rank 0); other ranks only read paths from it.
 
