@@ -104,7 +104,15 @@ def test_a_nan_on_one_rank_stops_all(tmp_path):
 
 def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
-    options = {"path": str(tmp_path), "epochs": 3, "die_at": 5, "checkpoint_every": 2, "log_every": 1}
+    options = {"epochs": 3, "checkpoint_every": 2, "log_every": 1}
+
+    def before(step: int) -> None:
+        if step == 5:
+            raise KeyError("crash")
+
+    with pytest.raises(KeyError):
+        tiny.train(tmp_path, before=before, **options)
+    options |= {"path": str(tmp_path), "die_at": -1}  # both die once they have found each other
     command = [sys.executable, tiny.__file__, json.dumps(options)]
     assert launch(2, command, restarts=1) == 0
     assert [line["step"] for line in tiny.metrics(tmp_path)] == list(range(1, 10))

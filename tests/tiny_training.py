@@ -158,11 +158,14 @@ def in_process(options: dict[str, Any], place: dict[str, str] | None = None) -> 
     os.environ.update(place or {})
     options = dict(options)
     die_at = options.pop("die_at", None)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if die_at == -1 and not restarted:
+        join("cpu")
+        os.kill(os.getpid(), signal.SIGKILL)
     if die_at is not None:
 
         def before(step: int) -> None:
-            restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-            if step == die_at and not restarted:
+            if step == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         options["before"] = before
