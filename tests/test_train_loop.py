@@ -324,16 +324,23 @@ def test_a_file_system_limit_while_saving_is_outlived(tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
-    _, whole = tiny.train(tmp_path / "a", epochs=3)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    method = fresh()
+    method.after_step = lambda step: signal.raise_signal(number) if step.index == 4 else None
     with pytest.raises(Interrupted) as stopped:
-        tiny.train(
-            tmp_path / "b", epochs=3, before=lambda step: signal.raise_signal(number) if step == 4 else None
-        )
+        tiny.train(tmp_path / "b", epochs=3, method=method)
     assert stopped.value.code == code
     assert "saved at step 5" in str(stopped.value)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert checkpoint.load(tmp_path / "b" / "checkpoints" / "last.pt")["step"] == 5
+
+
+def test_a_signal_while_waiting_for_data_stops_before_the_step(tmp_path):
+    _, whole = tiny.train(tmp_path / "a", epochs=3)
+    with pytest.raises(Interrupted, match="saved at step 4"):
+        tiny.train(
+            tmp_path / "b", epochs=3, before=lambda step: signal.raise_signal(2) if step == 4 else None
+        )
     _, resumed = tiny.train(tmp_path / "b", "resume", epochs=3)
     assert_equal(weights(whole), weights(resumed))
 

@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 
 class Ranks(NamedTuple):
-    """This process among the others. Every method below must be called by all ranks, in the same order."""
+    """This process among the others. Every method below must be called by all ranks, in the same order.
+
+    Tensors may be on the CPU: small ones are better there, where no GPU has to finish its work first.
+    """
 
     rank: int
     world: int

@@ -6,8 +6,8 @@ What is promised, whatever the method:
   rank, then the update, the average of the weights, and the method's own `after_step`;
 - a run that is killed and resumed ends in the same bits as one that was not (same machine, same ranks, and
   `deterministic` where a GPU's kernels need it);
-- Ctrl-C and SIGTERM finish the step, save, and exit with 130 or 143; during an evaluation, which always has a
-  checkpoint before it, they exit at once;
+- Ctrl-C and SIGTERM on any rank finish the step, save, and exit with 130 or 143; during an evaluation, which
+  always has a checkpoint before it, they exit at once;
 - a save that fails leaves the older checkpoints whole; training goes on and stops after three failures in a
   row, or where it would end anyway.
 """
@@ -97,6 +97,7 @@ class Run:
     signals: Signals
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # spent in them
+    saved: int = -1  # the last step that a checkpoint holds
     failed_saves: int = 0
     last: dict[str, float] = field(default_factory=dict)
 
@@ -150,12 +151,13 @@ def fit(
         everything, window = _Meter(), _Meter()
         with Progress(run.total, run.step, shown=ranks.main) as progress:
             for micro_batches, waited in _timed(run):
+                _stop_if_asked(run)
                 started = time.perf_counter()
-                measured = _train_step(run, micro_batches)
+                losses = _train_step(run, micro_batches)
                 seconds = time.perf_counter() - started + waited
                 run.seconds += seconds
                 everything.add(seconds, waited, {})
-                window.add(seconds, waited, measured.losses)
+                window.add(seconds, waited, losses)
                 progress.step()
                 if run.due(config.log_every):
                     numbers = _write_line(run, window)
@@ -163,25 +165,18 @@ def fit(
                         progress.line(numbers)
                     window = _Meter()
                 evaluating = evaluate is not None and run.due(evaluate_every)
-                if measured.stop or evaluating or run.due(checkpoint_every):
-                    _save(run)
-                if measured.stop:
-                    raise Interrupted(measured.stop, run.step)
+                if evaluating or run.due(checkpoint_every):
+                    _save(run, final=run.step == run.total)
                 if evaluating:
+                    _stop_if_asked(run)
                     _evaluate(run, evaluate)
     assert run.step == run.total, f"the loader ended at step {run.step} of {run.total}"
     rate = everything.steps * config.global_batch_size / max(everything.seconds, 1e-9)
     return Outcome(run.step, run.seconds, run.last, rate, everything.wait_share)
 
 
-class Measured(NamedTuple):
-    """What one optimizer step gave."""
-
-    losses: dict[str, Tensor]  # [] each, on the device
-    stop: int  # the signal that asked any rank to stop, 0 for none
-
-
-def _train_step(run: Run, micro_batches: Sequence[Batch]) -> Measured:
+def _train_step(run: Run, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """One optimizer step; returns its losses, [] each, on the device."""
     config, step, share = run.config, Step(run.step, run.total), 1 / len(micro_batches)
     rate = learning_rate_at(run.step, run.loader.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
@@ -203,9 +198,7 @@ def _train_step(run: Run, micro_batches: Sequence[Batch]) -> Measured:
     norm = _gradient_norm(parameters)
     finite = norm.isfinite().item()
     fine = bool(losses["loss"].isfinite().item()) and (finite or config.precision == "fp16")
-    flags = torch.tensor([float(not fine), float(run.signals.caught or 0)], device=run.ranks.device)
-    broken, stop = run.ranks.maximum(flags).tolist() if run.ranks.world > 1 else flags.tolist()
-    if broken:
+    if run.ranks.maximum(torch.tensor(not fine, dtype=torch.uint8)).item():
         _refuse(run, losses["loss"], norm, micro_batches)
     if config.clip_norm is not None and finite:
         nn.utils.clip_grads_with_norm_(parameters, config.clip_norm, norm)
@@ -219,7 +212,7 @@ def _train_step(run: Run, micro_batches: Sequence[Batch]) -> Measured:
     elif run.scaler.get_scale() < SMALLEST_SCALE:
         _refuse(run, losses["loss"], norm, micro_batches)
     run.step += 1
-    return Measured(losses | {"grad_norm": norm}, int(stop))
+    return losses | {"grad_norm": norm}
 
 
 def _gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -251,6 +244,7 @@ def _autocast(run: Run) -> AbstractContextManager[Any]:
 
 
 def _timed(run: Run) -> Iterator[tuple[list[Batch], float]]:
+    """The loader's steps with the seconds that were waited for each; an empty one where stopping lost it."""
     batches = run.loader.batches(run.step, run.total)
     try:
         while True:
@@ -260,14 +254,22 @@ def _timed(run: Run) -> Iterator[tuple[list[Batch], float]]:
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError):  # data workers may have died of the same signal
-                if run.signals.caught is None or run.ranks.world > 1:
+                if run.signals.caught is None:
                     raise
-                _save(run)
-                raise Interrupted(run.signals.caught, run.step) from None
+                micro_batches = []
             yield micro_batches, time.perf_counter() - asked
     finally:
         if run.ranks.main:
             run.folder.write_skipped(run.loader.skipped)
+
+
+def _stop_if_asked(run: Run) -> None:
+    """Save and raise where any rank has caught a signal."""
+    number = int(run.ranks.maximum(torch.tensor(run.signals.caught or 0)).item())
+    if number:
+        if run.saved != run.step:
+            _save(run, final=True)
+        raise Interrupted(number, run.step)
 
 
 class _Meter:
@@ -386,15 +388,15 @@ def _restore(run: Run) -> None:
         run.ema.load_state_dict(
             {name: checkpoint.like(state["ema"][name], averages[name]) for name in averages}
         )
-    run.step, run.seconds = state["step"], state["seconds"]
+    run.step, run.seconds, run.saved = state["step"], state["seconds"], state["step"]
     folder.forget_after(run.step)
     if ranks.main:
         left = "" if run.step < run.total else "; nothing is left to train, --extend trains longer"
         log.info("resuming at step %d of %d, epoch %.2f%s", run.step, run.total, run.epoch, left)
 
 
-def _save(run: Run) -> None:
-    """Export, then checkpoint: where a checkpoint is, its exported weights are too."""
+def _save(run: Run, *, final: bool) -> None:
+    """Export, then checkpoint: where a checkpoint is, exported weights are. A final one must succeed."""
     ranks, failure = run.ranks, None
     skipped = ranks.gather(dict(run.loader.skipped))
     with run.averaged():
@@ -423,9 +425,10 @@ def _save(run: Run) -> None:
     failure = ranks.agree(failure)
     run.failed_saves = 0 if failure is None else run.failed_saves + 1
     if failure is None:
+        run.saved = run.step
         return
     log.error("STEP %d IS NOT SAVED: %s; the checkpoint before it is whole", run.step, failure)
-    if run.failed_saves >= FAILED_SAVES or run.step == run.total or run.signals.caught:
+    if run.failed_saves >= FAILED_SAVES or final:
         raise checkpoint.CheckpointError(
             f"stopping at step {run.step}: {failure}. The older checkpoint is whole: free some space in"
             f" {run.folder.path} and --resume"

@@ -115,6 +115,7 @@ class RunFolder:
         if self._lock is not None:
             os.truncate(self._lock, 0)
             _locks.discard(self._lock)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a worker that is just being forked has a copy still
             os.close(self._lock)
             self._lock = None
 
