@@ -1,8 +1,9 @@
 """Compile numba kernels, and share independent maps out among threads.
 
-The threads are Python's own, running kernels that release the GIL. numba's threading layers are left alone on purpose:
-its OpenMP layer ends a forked data-loader worker that touches it, and its workqueue layer aborts the process when two
-threads (the main one and autograd's) launch kernels at once. Plain threads have neither trouble.
+The threads are Python's own, running kernels that release the GIL. numba's threading layers are left alone on
+purpose: its OpenMP layer ends a forked data-loader worker that touches it, and its workqueue layer aborts the
+process when two threads (the main one and autograd's) launch kernels at once. Plain threads have neither
+trouble.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 import numba
 import torch
 
-_CELLS_PER_THREAD = 20_000  # below this a second thread costs more than it saves
+# About a millisecond of work: torch's OpenMP workers keep spinning on their cores for as long after each
+# parallel region, so that a thread with less to do than that waits for its core longer than it works.
+_CELLS_PER_THREAD = 100_000
 _pool: ThreadPoolExecutor | None = None
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as machine code that releases the GIL, cached on disk where a cache folder can be written."""
+    """`function` as machine code that releases the GIL, cached on disk where that can be written."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
@@ -40,7 +43,9 @@ def share_out(kernel: Callable[..., Any], maps: int, cells: int, *arguments: Any
     """
     threads = max(1, min(torch.get_num_threads(), maps, maps * cells // _CELLS_PER_THREAD))
     bounds = [maps * part // threads for part in range(threads + 1)]
-    others = [_threads().submit(kernel, bounds[part], bounds[part + 1], *arguments) for part in range(1, threads)]
+    others = [
+        _threads().submit(kernel, bounds[part], bounds[part + 1], *arguments) for part in range(1, threads)
+    ]
     kernel(bounds[0], bounds[1], *arguments)
     for other in others:
         other.result()

@@ -1,4 +1,4 @@
-"""Connected components on the CPU: union-find in one raster scan per map (Rosenfeld and Pfaltz 1966), numba."""
+"""Connected components on the CPU: union-find in one raster scan per map, in numba."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def label_map(mask: Any, rows: int, columns: int, diagonal: bool, parent: Any, l
         labels: `[rows * columns]` integers, written: 0 background, 1.. in reading order.
     """
     for cell in range(rows * columns):
+        parent[cell] = cell
         if not mask[cell]:
             continue
-        parent[cell] = cell
         x = cell % columns
         up = cell >= columns and mask[cell - columns]
         left = x > 0 and mask[cell - 1]
@@ -64,18 +64,20 @@ def label_map(mask: Any, rows: int, columns: int, diagonal: bool, parent: Any, l
                 _join(parent, cell, cell - columns + 1)
     count = 0
     for cell in range(rows * columns):
-        if not mask[cell]:
-            labels[cell] = 0
-        elif parent[cell] == cell:
-            count += 1
-            labels[cell] = count
-        else:  # parents come earlier in reading order, so theirs is final
-            labels[cell] = labels[parent[cell]]
+        # Parents come earlier in reading order, so theirs is final. Written without branches: masks are
+        # unpredictable.
+        first = mask[cell] & (parent[cell] == cell)
+        count += first
+        label = labels[parent[cell]]
+        label = count if first else label
+        labels[cell] = label if mask[cell] else 0
     return count
 
 
 @compiled
-def _label_maps(first: int, last: int, masks: Any, rows: int, columns: int, diagonal: bool, labels: Any) -> None:
+def _label_maps(
+    first: int, last: int, masks: Any, rows: int, columns: int, diagonal: bool, labels: Any
+) -> None:
     parent = np.empty(rows * columns, np.int32)
     for index in range(first, last):
         label_map(masks[index], rows, columns, diagonal, parent, labels[index])

@@ -9,15 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MOST_CELLS = 4096  # of one map, 64x64; a larger one does not fit one program's registers and shared memory
-
 
 @triton.jit
-def first_cells(mask, cell, columns, cells, DIAGONAL: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """For every cell `[BLOCK]` the number of its component's first cell in reading order; BLOCK for the background.
+def first_cells(  # type: ignore[no-untyped-def]
+    mask, cell, columns, cells, DIAGONAL: tl.constexpr, BLOCK: tl.constexpr
+):
+    """For every cell `[BLOCK]` the number of its component's first cell in reading order, else BLOCK.
 
-    Each round takes the lowest number among the neighbors, then follows the cell that it names, twice. It ends when
-    nothing moves, so no serpentine is left in pieces; the number of rounds differs from map to map.
+    Each round takes the lowest number among the neighbors, then follows the cell that it names, twice. It
+    ends when nothing moves, so no serpentine is left in pieces; the number of rounds differs from map to map.
     """
     x = cell % columns
     to_left = tl.maximum(cell - 1, 0)
@@ -45,7 +45,9 @@ def first_cells(mask, cell, columns, cells, DIAGONAL: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def _label_map(masks, out, columns, cells, DIAGONAL: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _label_map(  # type: ignore[no-untyped-def]
+    masks, out, columns, cells, DIAGONAL: tl.constexpr, BLOCK: tl.constexpr
+):
     start = tl.program_id(0).to(tl.int64) * cells
     cell = tl.arange(0, BLOCK)
     inside = cell < cells
@@ -63,7 +65,7 @@ def launch_size(cells: int) -> dict[str, Any]:
 
 
 def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
-    """As `vitrail.ops.components.connected_components`, for maps of up to `MOST_CELLS` cells; no host sync."""
+    """As `vitrail.ops.components.connected_components`, for maps of up to 64x64."""
     rows, columns = mask.shape[-2:]
     labels = torch.empty(mask.shape, dtype=torch.int64, device=mask.device)
     if mask.numel() == 0:

@@ -1,4 +1,4 @@
-"""Connected components in plain torch, to convergence: the yardstick, and the way for devices without a kernel."""
+"""Connected components in plain torch, to convergence: the yardstick, and for devices without a kernel."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
     """As `vitrail.ops.components.connected_components`, on any device; reads back once per round.
 
-    Every cell takes the lowest cell number among its neighbors, then the label of the cell that it points to, until
-    nothing moves. At that fixed point all cells of a component hold the number of its first cell.
+    Every cell takes the lowest cell number among its neighbors, then the label of the cell that it points to,
+    until nothing moves. At that fixed point all cells of a component hold the number of its first cell.
     """
     rows, columns = mask.shape[-2:]
     cells = rows * columns

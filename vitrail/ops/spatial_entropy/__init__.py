@@ -1,31 +1,33 @@
 """Spatial entropy of similarity maps: low where a map's high values gather in few large regions.
 
-Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Eq. 5 to 8. For one map S of n
-cells with mean m:
+Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Eq. 5 to 8. For one
+map S of n cells with mean m:
 
     B = max(S - m, 0),  T = sum of B,  C_1..C_r = 8-connected components of {S > m}
-    P_j = (sum of B over C_j) / T,     H = - sum_j P_j ln P_j                            in nats, 0 <= H <= ln r
+    P_j = (sum of B over C_j) / T,     H = - sum_j P_j ln P_j nats, 0 <= H <= ln r
 
-The components are constants of the differentiation, so the gradient is known in closed form. With c(x) the component
-of cell x and G_x = (-ln P_c(x) - H) / T inside the components, 0 outside:
+The components are constants of the differentiation, so the gradient is known in closed form. With c(x) the
+component of cell x and G_x = (-ln P_c(x) - H) / T inside the components, 0 outside:
 
     dH/dS_x = G_x - (1/n) sum_y G_y
 
-One kernel computes both; the backward pass is one multiplication. `cpu` (numba), `cuda` (Triton) and `reference`
-(plain torch and autograd) agree to rounding. H jumps where a component appears, merges or splits.
+One kernel computes both; the backward pass is one multiplication. `cpu` (numba), `cuda` (Triton) and
+`reference` (plain torch and autograd) agree to rounding. H jumps where a component appears, merges or splits.
 
-Deviations from the released code: no 1e-9 is added to B (it moves H by about 1e-8); sums and logarithms are taken in
-float64 whatever the input; a map that is constant has entropy 0 instead of being dropped from the mean.
+Deviations from the released code: no 1e-9 is added to B (it moves H by about 1e-8); sums and logarithms are
+taken in float64 whatever the input; a map that is constant has entropy 0 instead of being dropped from the
+mean.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from vitrail.ops.components import has_gpu_kernel
 
 __all__ = ["spatial_entropy"]
 
@@ -37,39 +39,34 @@ def spatial_entropy(scores: Tensor) -> Tensor:
         scores: `[..., Y, X]` floating point, similarities before the softmax; any leading axes, any grid.
 
     Returns:
-        `[...]`, float64 for float64 scores and float32 otherwise, in [0, ln(ceil(Y/2) * ceil(X/2))]. Differentiable
-        once; the gradient has the type of `scores`.
+        `[...]`, float64 for float64 scores and float32 otherwise, in [0, ln(ceil(Y/2) * ceil(X/2))].
+        Differentiable once; the gradient has the type of `scores`.
 
     Raises:
         ValueError: for scores that are not floating point or have fewer than two axes.
 
-    Corners: a constant map (its part above the mean sums to under 2^-100; 2^-1000 in float64) and a map without cells
-    have entropy 0 and gradient 0. A map that holds inf or NaN has entropy NaN and gradient NaN in each of its cells,
-    and leaves the other maps alone: a guard on the loss sees it, and nothing here waits for the device to look.
+    Corners: a constant map (its part above the mean sums to under 2^-100; 2^-1000 in float64) and a map
+    without cells have entropy 0 and gradient 0. A map that holds inf or NaN has entropy NaN and gradient NaN
+    in each of its cells, and leaves the other maps alone: a guard on the loss sees it, and nothing here waits
+    for the device to look.
 
     Scaling a map (a > 0) or shifting it leaves its entropy unchanged and divides its gradient by a.
-    On a GPU with Triton, maps of up to 64x64 take one kernel and no host sync; larger ones, and other devices, take
-    the plain torch way.
+    On a GPU with Triton, maps of up to 64x64 take one kernel and no host sync; larger ones, and other
+    devices, take the plain torch way.
     """
     if not scores.is_floating_point():
-        raise ValueError(f"scores are {scores.dtype}; spatial entropy needs floating point, as in `scores.float()`")
+        raise ValueError(
+            f"scores are {scores.dtype}; spatial entropy needs floating point, as in `scores.float()`"
+        )
     if scores.ndim < 2:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; they need two axes at least, [..., Y, X]")
-    if scores.device.type == "cpu" or _fits_gpu(scores):
+    if scores.device.type == "cpu" or has_gpu_kernel(scores):
         apply = _compiled_entropy if torch.compiler.is_compiling() else _Entropy.apply
         entropy: Tensor = apply(scores)[0]
         return entropy
     from vitrail.ops.spatial_entropy import reference
 
     return reference.spatial_entropy(scores, _floor(scores.dtype))
-
-
-def _fits_gpu(scores: Tensor) -> bool:
-    if not scores.is_cuda or find_spec("triton") is None:
-        return False
-    from vitrail.ops.components.cuda import MOST_CELLS
-
-    return scores.shape[-2] * scores.shape[-1] <= MOST_CELLS
 
 
 def _floor(dtype: torch.dtype) -> float:
@@ -96,27 +93,26 @@ def _shapes(scores: Tensor) -> tuple[Tensor, Tensor]:
     return scores.new_empty(scores.shape[:-2], dtype=result), scores.new_empty(scores.shape, dtype=result)
 
 
-def _keep_slope(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-    ctx.dtype = inputs[0].dtype
-    ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
-
-
-@once_differentiable
-def _multiply(ctx: Any, upstream: Tensor | None, _: Tensor | None) -> Tensor | None:
-    (slope,) = ctx.saved_tensors
-    return None if upstream is None else (upstream[..., None, None] * slope).to(ctx.dtype)
-
-
 class _Entropy(torch.autograd.Function):
     forward = staticmethod(entropy_and_slope)
-    setup_context = staticmethod(_keep_slope)
-    backward = staticmethod(_multiply)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.dtype = inputs[0].dtype
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (slope,) = ctx.saved_tensors
+        upstream = grad_outputs[0]
+        return None if upstream is None else (upstream[..., None, None] * slope).to(ctx.dtype)
 
 
-# The same as an operator, for torch.compile alone: opaque, so that nothing traces into numba or Triton. Its first
-# eager call would import the compiler (seconds), which is why eager code takes the function above.
+# The same as an operator, for torch.compile alone: opaque, so that nothing traces into numba or Triton. Its
+# first eager call would import the compiler (seconds), which is why eager code takes the function above.
 _compiled_entropy = torch.library.custom_op("vitrail::spatial_entropy", entropy_and_slope, mutates_args=())
 _compiled_entropy.register_fake(_shapes)
-_compiled_entropy.register_autograd(_multiply, setup_context=_keep_slope)
+_compiled_entropy.register_autograd(_Entropy.backward, setup_context=_Entropy.setup_context)

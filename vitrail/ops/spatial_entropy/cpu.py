@@ -24,37 +24,35 @@ def _entropy_maps(
     labels = np.empty(cells, np.int32)
     # One entry per label; two sides never touch inside a 2x1 block, so labels number at most half the cells.
     mass = np.empty(cells // 2 + 2)
+    size = np.empty(cells // 2 + 2, np.int32)
     gain = np.empty(cells // 2 + 2)
     for index in range(first, last):
         mean = 0.0
         for cell in range(cells):
             mean += scores[index, cell]
         mean /= cells
-        total = 0.0
         for cell in range(cells):
             above[cell] = scores[index, cell] - mean
             mask[cell] = above[cell] > 0
-            if mask[cell]:
-                total += above[cell]
-        if not total > floor or total == np.inf:  # constant, or holding inf or NaN
-            entropy[index] = slope[index, :] = mean - mean  # 0, or NaN
-            continue
         count = label_map(mask, rows, columns, True, parent, labels)
         mass[: count + 1] = 0.0
+        size[: count + 1] = 0
         for cell in range(cells):
             mass[labels[cell]] += above[cell]
+            size[labels[cell]] += 1
+        total = mass[1 : count + 1].sum()
+        if not (floor < total < np.inf):  # constant, or holding inf or NaN
+            entropy[index] = slope[index, :] = mean - mean  # 0, or NaN
+            continue
         nats = 0.0
         for label in range(1, count + 1):
-            share = mass[label] / total
+            share = max(mass[label] / total, 2.0**-1022)  # a share that underflows has no logarithm
             gain[label] = -log(share)
             nats += share * gain[label]
+        gain[0] = mean_gain = 0.0
         for label in range(1, count + 1):
             gain[label] = (gain[label] - nats) / total
-        gain[0] = 0.0
-        mean_gain = 0.0
-        for cell in range(cells):
-            mean_gain += gain[labels[cell]]
-        mean_gain /= cells
+            mean_gain += gain[label] * size[label] / cells
         for cell in range(cells):
             slope[index, cell] = gain[labels[cell]] - mean_gain
         entropy[index] = nats

@@ -1,4 +1,4 @@
-"""Spatial entropy and its gradient on a GPU: one Triton program per map, in registers, without a host sync."""
+"""Spatial entropy and its gradient on a GPU: one Triton program per map, no host sync."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vitrail.ops.components.cuda import MOST_CELLS, first_cells, launch_size
-
-__all__ = ["MOST_CELLS", "entropy_and_slope"]
+from vitrail.ops.components.cuda import first_cells, launch_size
 
 
 @triton.jit
 def _entropy_map(  # type: ignore[no-untyped-def]
-    scores, entropy, slope, columns, cells, FLOOR: tl.constexpr, BLOCK: tl.constexpr
+    scores, entropy, slope, columns, cells, FLOOR: tl.constexpr, TINY: tl.constexpr, BLOCK: tl.constexpr
 ):
     index = tl.program_id(0).to(tl.int64)
     cell = tl.arange(0, BLOCK)
@@ -34,7 +32,7 @@ def _entropy_map(  # type: ignore[no-untyped-def]
     lowest = tl.min(rest, 0)
     while lowest < BLOCK:  # one component after the other: their sums need no atomics and no masks in memory
         member = first == lowest
-        share = tl.sum(tl.where(member, above, 0.0), 0) / total
+        share = tl.maximum(tl.sum(tl.where(member, above, 0.0), 0) / total, TINY)
         nats -= share * tl.log(share)
         information = tl.where(member, -tl.log(share), information)
         rest = tl.where(member, BLOCK, rest)
@@ -47,14 +45,15 @@ def _entropy_map(  # type: ignore[no-untyped-def]
 
 
 def entropy_and_slope(scores: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """As `vitrail.ops.spatial_entropy.entropy_and_slope`, for non-empty maps of up to `MOST_CELLS` cells."""
+    """As `vitrail.ops.spatial_entropy.entropy_and_slope`, for non-empty maps of up to 64x64."""
     rows, columns = scores.shape[-2:]
     cells = rows * columns
     result = torch.promote_types(scores.dtype, torch.float32)
     entropy = torch.empty(scores.shape[:-2], dtype=result, device=scores.device)
     slope = torch.empty(scores.shape, dtype=result, device=scores.device)
     grid = (scores.numel() // cells,)
+    flat = scores.contiguous()
     _entropy_map[grid](
-        scores.contiguous(), entropy, slope, columns, cells, FLOOR=floor, **launch_size(cells)
+        flat, entropy, slope, columns, cells, FLOOR=floor, TINY=2.0**-1022, **launch_size(cells)
     )
     return entropy, slope

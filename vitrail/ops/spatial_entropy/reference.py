@@ -1,4 +1,4 @@
-"""Spatial entropy in plain torch, differentiated by autograd: the yardstick, and the way where no kernel fits."""
+"""Spatial entropy in plain torch and autograd: the yardstick, and for devices without a kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vitrail.ops.components.reference import connected_components
 
 
 def spatial_entropy(scores: Tensor, floor: float) -> Tensor:
-    """As `vitrail.ops.spatial_entropy.spatial_entropy`, on any device; reads back once per round of labeling."""
+    """As `vitrail.ops.spatial_entropy.spatial_entropy`, on any device; waits for it while labeling."""
     cells = scores.shape[-2] * scores.shape[-1]
     result = torch.promote_types(scores.dtype, torch.float32)
     wide = scores.to(result if scores.device.type == "mps" else torch.float64)  # mps has no float64
