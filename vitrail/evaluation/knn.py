@@ -1,0 +1,180 @@
+"""Weighted k-nearest-neighbor classification with frozen features: the protocol of DINO.
+
+Definition: every image is resized to 256 px on its short side (bicubic) and cropped to the central 224; its feature
+is the CLS token after the final norm, divided by its Euclidean length. The k training features of highest cosine
+vote for their class with weight exp(cosine / 0.07). Reported for k = 10, 20, 100, 200, and the best of them
+(usually k = 20), as top-1 and top-5 in percent.
+
+Source: Wu et al. 2018 (arXiv 1805.01978) for the vote, Caron et al. 2021 (arXiv 2104.14294) for the settings.
+Expected on ImageNet-1k: DINO ViT-S/16 (300 epochs) 74.5 top-1, DINO ViT-B/16 76.1.
+
+Deviations: none in the arithmetic. A k above the number of training images is dropped, and said so; top-5 is left
+out where there are 5 classes or fewer. `best_*` is chosen on the validation set itself, as published.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from vitrail.config import Config
+from vitrail.contracts import Backbone, ImageSet
+from vitrail.data.transforms import EvalTransformConfig
+from vitrail.evaluation.features import (
+    NO_INFLUENCE,
+    FeatureConfig,
+    Features,
+    Precision,
+    eval_transform,
+    extract,
+    pick_device,
+    require_labels,
+    shared_classes,
+    transform_values,
+    weights_digest,
+)
+from vitrail.evaluation.result import Report, changes, make_card
+from vitrail.metrics.classification import topk_accuracy
+from vitrail.ops.neighbors import knn_vote, nearest
+
+SOURCE = "DINO, Caron et al. 2021, arXiv 2104.14294; vote of Wu et al. 2018, arXiv 1805.01978"
+
+
+class KnnConfig(Config):
+    """The published settings by default; a small model asks for another `transform`."""
+
+    k: tuple[int, ...] = Field((10, 20, 100, 200), description="numbers of neighbors that vote")
+    temperature: float = Field(0.07, gt=0, description="divides the cosine in the vote's exponential")
+    features: FeatureConfig = FeatureConfig()
+    transform: EvalTransformConfig = EvalTransformConfig()
+    batch_size: int = Field(64, ge=1, description="images per forward pass; no influence on the result")
+    workers: int = Field(0, ge=0, description="loading processes")
+    precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
+
+    @field_validator("k")
+    @classmethod
+    def _positive(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+        if not k or min(k) < 1:
+            raise ValueError("give one or more k's, each at least 1")
+        return tuple(sorted(set(k)))
+
+
+def evaluate(
+    backbone: Backbone,
+    train: ImageSet,
+    val: ImageSet,
+    config: KnnConfig | None = None,
+    *,
+    cache: Path | None = None,
+    device: str = "auto",
+) -> Report:
+    """Classify `val` by its neighbors in `train`.
+
+    Returns:
+        A report with `knn{k}_top1`, `knn{k}_top5`, `best_top1`, `best_top5`, in percent.
+
+    Raises:
+        ValueError: empty or unlabeled data, different class lists, or no k that fits the training set.
+    """
+    config = config or KnnConfig()
+    sets = {"train": train, "val": val}
+    classes = shared_classes(train, val)
+    found = {role: _features(backbone, data, role, config, cache, device) for role, data in sets.items()}
+    bank, queries = found["train"], found["val"]
+    place = pick_device(device, backbone)
+    labels = {role: require_labels(features, role) for role, features in found.items()}
+    notes = [*bank.notes, *queries.notes]
+    ks = fitting_ks(config.k, len(bank.values), notes)
+    if train.digest() == val.digest():
+        notes.append("train and val are the same images: every query finds itself, so the numbers are too high")
+    accuracies = classify(
+        queries.values.to(place),
+        labels["val"].to(place),
+        bank.values.to(place),
+        labels["train"].to(place),
+        ks=ks,
+        classes=classes,
+        temperature=config.temperature,
+    )
+    numbers, best = _numbers(accuracies)
+    layer, token = config.features.words()
+    card = make_card(
+        protocol="knn",
+        source=SOURCE,
+        data=sets,
+        transform=transform_values(config.transform, backbone),
+        layer=layer,
+        token=f"{token}, divided by its Euclidean length",
+        averaging="share of validation images, in percent",
+        weights=weights_digest(backbone),
+        config=config.plain(),
+        backbone=backbone,
+        deviations=changes(KnnConfig().plain(), config.plain(), NO_INFLUENCE),
+        precision=config.precision,
+    )
+    return Report("knn", numbers, card, {"best_k": best, "used_k": list(ks), "notes": notes})
+
+
+def classify(
+    queries: Tensor,
+    query_labels: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    *,
+    ks: tuple[int, ...],
+    classes: int,
+    temperature: float = 0.07,
+) -> dict[int, dict[int, float]]:
+    """Accuracy in percent, `{k: {1: top-1, 5: top-5}}`, of neighbors' votes.
+
+    Args:
+        queries, bank: features `[Q, D]`, `[M, D]`, of any length.
+        query_labels, bank_labels: int64 `[Q]`, `[M]` in 0..classes-1.
+        ks: numbers of neighbors, each 1..M.
+    """
+    values, ids = nearest(queries, bank, max(ks), metric="cosine")
+    return {
+        k: topk_accuracy(
+            knn_vote(values[:, :k], ids[:, :k], bank_labels, classes=classes, temperature=temperature), query_labels
+        )
+        for k in ks
+    }
+
+
+def fitting_ks(ks: tuple[int, ...], count: int, notes: list[str]) -> tuple[int, ...]:
+    """The k's that a training set of `count` images can serve; the others are said in `notes`."""
+    fitting = tuple(k for k in ks if k <= count)
+    if not fitting:
+        raise ValueError(f"k = {list(ks)}, but there are only {count} training images; ask for a smaller k")
+    if dropped := [k for k in ks if k > count]:
+        notes.append(f"k = {dropped} left out: there are only {count} training images")
+    return fitting
+
+
+def _features(
+    backbone: Backbone, data: ImageSet, role: str, config: KnnConfig, cache: Path | None, device: str
+) -> Features:
+    return extract(
+        backbone,
+        data,
+        eval_transform(config.transform, backbone),
+        config.features,
+        transform_key=transform_values(config.transform, backbone),
+        batch_size=config.batch_size,
+        workers=config.workers,
+        precision=config.precision,
+        device=device,
+        cache=cache,
+        title=f"k-NN features, {role}",
+    )
+
+
+def _numbers(accuracies: dict[int, dict[int, float]]) -> tuple[dict[str, float], int]:
+    numbers: dict[str, float] = {}
+    for k, accuracy in accuracies.items():
+        numbers |= {f"knn{k}_top{top}": value for top, value in accuracy.items()}
+    best = max(accuracies, key=lambda k: accuracies[k][1])
+    numbers |= {f"best_top{top}": value for top, value in accuracies[best].items()}
+    return numbers, best
