@@ -1,8 +1,8 @@
 """Where each head's CLS token looks: attention over the image.
 
-A map is the softmax of one head's CLS scores over the patches. That leaves the CLS token's own key out, which scales
-all patches by one factor and changes no picture. Each map is drawn from its lowest to its highest weight, and the
-caption states the highest, because a map that is almost uniform would otherwise look as sharp as one that is not.
+A map is the softmax of one head's CLS scores over the patches. That leaves the CLS token's own key out, which
+scales all patches by one factor and changes no picture. Each map is drawn from its lowest to its highest weight,
+and the caption states the highest: a map that is almost uniform would otherwise look as sharp as any other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def overlay(
         image: what the map was computed from.
         values: `[Y, X]`, finite; any grid, stretched over the image.
         smooth: bicubic instead of the patches as they are.
-        opacity: of the map's color, in [0, 1]. The same everywhere, so that a color means the same value everywhere.
+        opacity: of the map's color, in [0, 1]; the same everywhere, so that equal colors mean equal values.
         colormap: one of matplotlib's; the default is perceptually uniform.
         low, high: values of the ends of the colormap; the map's own lowest and highest by default.
     """

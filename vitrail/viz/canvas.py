@@ -1,7 +1,7 @@
 """From numbers to pictures, and from pictures to one sheet with captions.
 
-Everything that the other files of this room draw goes through here: pixels are un-normalized, small maps are enlarged,
-captions are set in Pillow's own typeface, so a sheet looks the same on every machine.
+Everything that the other files of this room draw goes through here: pixels are un-normalized, small maps are
+enlarged, captions are set in Pillow's own typeface, so a sheet looks the same on every machine.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ def to_image(
     """A picture from a tensor, with normalization taken back.
 
     Args:
-        pixels: `[3, H, W]` or `[1, H, W]`; floating point in [0, 1] after un-normalizing (the rest is clipped), or uint8.
-        mean, std: per channel, as they were subtracted and divided by; None for pixels that are not normalized.
+        pixels: `[3, H, W]` or `[1, H, W]`; uint8, or floating point that un-normalizes to [0, 1] (the rest is
+            clipped).
+        mean, std: per channel, as they were subtracted and divided by; None where pixels are not normalized.
 
     Raises:
         ValueError: another shape, NaN or infinite pixels, or only one of mean and std.
@@ -65,13 +66,12 @@ def to_image(
 
 
 def as_map(values: Tensor | Array, name: str = "map") -> Array:
-    """A float64 array `[Y, X]` of finite numbers. Raises `ValueError`, naming the map, for anything else."""
-    array = as_maps(values, name, axes=2)
-    return array
+    """A float64 array `[Y, X]` of finite numbers; `ValueError`, naming the map, for anything else."""
+    return as_maps(values, name, axes=2)
 
 
 def as_maps(values: Tensor | Array, name: str = "maps", axes: int = 3) -> Array:
-    """A float64 array `[H, Y, X]` of finite numbers. Raises `ValueError`, naming the maps, for anything else."""
+    """A float64 array `[H, Y, X]` of finite numbers; `ValueError`, naming the maps, for anything else."""
     array = np.asarray(
         values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64
     )
@@ -87,7 +87,7 @@ def as_maps(values: Tensor | Array, name: str = "maps", axes: int = 3) -> Array:
 
 
 def to_unit(values: Array, low: float | None = None, high: float | None = None) -> Array:
-    """`values` moved so that [low, high] (lowest and highest by default) becomes [0, 1]; a constant map becomes 0."""
+    """`values` with [low, high] (by default their lowest and highest) moved to [0, 1]; constant ones become 0."""
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
     # Halved first, so that even the range of the largest floats does not overflow.
@@ -101,7 +101,7 @@ def to_unit(values: Array, low: float | None = None, high: float | None = None) 
 def enlarge(values: Array, size: tuple[int, int], smooth: bool = False) -> Array:
     """A map `[Y, X]` with values in [0, 1] at `size` (width, height) in pixels: `[height, width]`.
 
-    Nearest shows the patches as they are; `smooth` is bicubic, clipped to the map's own range (bicubic overshoots).
+    Nearest shows the patches as they are; `smooth` is bicubic, clipped to the map's range, which it overshoots.
     """
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     large = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, method), dtype=np.float64)
@@ -117,7 +117,7 @@ def paint(values: Array, colormap: str = "inferno") -> Image.Image:
 
 
 def fit(image: Image.Image, longest: int) -> Image.Image:
-    """The picture as RGB with its longer side `longest` pixels; small ones grow by whole pixels where possible."""
+    """The picture as RGB with its longer side `longest` pixels, shrunk or grown."""
     image = image.convert("RGB")
     scale = longest / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -156,7 +156,9 @@ def sheet(
         raise ValueError("a sheet needs at least one picture")
     _check_counts(rows, captions, row_titles, column_titles, columns)
     cells = [[*row, *[None] * (columns - len(row))] for row in rows]
-    widths = [max(row[x].width if row[x] is not None else 1 for row in cells) for x in range(columns)]
+    widths = [
+        max((cell.width for row in cells if (cell := row[x]) is not None), default=1) for x in range(columns)
+    ]
     heights = [max((cell.height for cell in row if cell is not None), default=1) for row in cells]
     under = [
         [_paragraph(text, width, text_size, theme.faint, theme) for text, width in zip(texts, widths)]
@@ -270,11 +272,11 @@ def _lines(text: str, width: int, size: int) -> list[str]:
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
-        for word in (piece for word in paragraph.split() for piece in _pieces(word, width, size)):
-            longer = f"{line} {word}".strip()
+        for piece in (piece for word in paragraph.split() for piece in _pieces(word, width, size)):
+            longer = f"{line} {piece}".strip()
             if line and _line(longer, size).width > width:
                 lines.append(line)
-                line = word
+                line = piece
             else:
                 line = longer
         lines.append(line)

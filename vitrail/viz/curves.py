@@ -1,7 +1,7 @@
 """Training curves of several runs in one axis, with a band where a run was repeated with other seeds.
 
-The line is the mean over seeds, the band reaches from the lowest to the highest. A figure is a matplotlib `Figure` of
-its own: nothing of pyplot's global state is touched, so it can be drawn from any thread or notebook.
+The line is the mean over seeds, the band reaches from the lowest to the highest. A figure is a matplotlib `Figure`
+of its own: nothing of pyplot's global state is touched, so it can be drawn from any thread or notebook.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def curves_figure(
         size: inches.
 
     Raises:
-        ValueError: no curve, x and y of different length, x that does not ascend, or a run without a finite value.
+        ValueError: no curve, x and y of different length, x that does not ascend, or a run without finite values.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
@@ -95,7 +95,7 @@ def curves_figure(
 def curves_png(
     curves: Mapping[str, Curve | Sequence[Curve]], *, dots_per_inch: int = 160, **how: Any
 ) -> Image.Image:
-    """The figure as pixels: RGBA where `look="both"`, RGB otherwise. Other arguments as for `curves_figure`."""
+    """The figure as pixels: RGBA where `look="both"`, RGB otherwise. Other arguments: see `curves_figure`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = curves_figure(curves, **how)
@@ -121,8 +121,8 @@ def curves_svg(curves: Mapping[str, Curve | Sequence[Curve]], **how: Any) -> str
 def mean_and_band(curves: Sequence[Curve], name: str = "run") -> tuple[Array, Array, Array, Array]:
     """x, mean, lowest and highest over seeds, `[n]` each.
 
-    x are those of the first seed, cut to the range that all seeds have; the other seeds are interpolated linearly
-    there. A point that is not finite in one seed is a gap (NaN) in all four but x.
+    x are those of the first seed, cut to the range that all seeds have; the other seeds are interpolated
+    linearly there. A point that is not finite in one seed is a gap (NaN) in all four but x.
 
     Raises `ValueError` for curves that cannot be drawn.
     """

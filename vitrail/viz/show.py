@@ -60,7 +60,7 @@ def tokens_figure(
     cell: int = 224,
     theme: Theme = PAPER,
 ) -> Image.Image:
-    """One image: attention and blobs (where scores are given), similarity maps, and PCA of its patch features.
+    """One image: attention and blobs (where scores are given), similarity maps, PCA of its patch features.
 
     Args:
         image: as the backbone saw it, un-normalized.
@@ -96,10 +96,10 @@ def compare_attention(
     cell: int = 160,
     theme: Theme = PAPER,
 ) -> Image.Image:
-    """The same images through several models: a row per image; per model the mean attention and a typical head's blobs.
+    """The same images through several models: a row per image, two pictures per model.
 
-    The typical head is the one of median spatial entropy (the lower of two middle ones); captions name it and give the
-    mean entropy over heads.
+    They are the mean attention over heads, and the blobs of a typical head: the one of median spatial entropy (the
+    lower of two middle ones). Captions name that head and give the mean entropy over heads.
 
     Args:
         images: `[B]` pictures.

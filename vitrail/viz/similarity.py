@@ -88,7 +88,7 @@ def _features(patches: Tensor | Array, grid: tuple[int, int]) -> Array:
     features = as_maps(patches, "patch features", axes=2)
     if grid[0] * grid[1] != len(features):
         raise ValueError(
-            f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} patches, features are of {len(features)}"
+            f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} patches, not {len(features)}"
         )
     return features
 
