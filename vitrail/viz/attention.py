@@ -1,8 +1,9 @@
 """Where each head's CLS token looks: attention over the image.
 
 A map is the softmax of one head's CLS scores over the patches. That leaves the CLS token's own key out, which
-scales all patches by one factor and changes no picture. Each map is drawn from its lowest to its highest weight,
-and the caption states the highest: a map that is almost uniform would otherwise look as sharp as any other.
+scales all patches by one factor and changes no picture. Each map is drawn from its lowest to its highest
+weight, and the caption states the highest: a map that is almost uniform would otherwise look as sharp as any
+other.
 """
 
 from __future__ import annotations

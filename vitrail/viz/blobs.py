@@ -1,8 +1,8 @@
 """What spatial entropy sees: the regions above the mean, and how the map's mass is shared among them.
 
 Each map is cut at its mean; every 8-connected region that stays is a blob and gets a color. Within a blob the
-color is brighter where the score is higher. The caption gives the number of blobs and the spatial entropy in nats:
-0 for one blob, ln(r) for r blobs of equal mass.
+color is brighter where the score is higher. The caption gives the number of blobs and the spatial entropy in
+nats: 0 for one blob, ln(r) for r blobs of equal mass.
 """
 
 from __future__ import annotations

@@ -101,7 +101,8 @@ def to_unit(values: Array, low: float | None = None, high: float | None = None) 
 def enlarge(values: Array, size: tuple[int, int], smooth: bool = False) -> Array:
     """A map `[Y, X]` with values in [0, 1] at `size` (width, height) in pixels: `[height, width]`.
 
-    Nearest shows the patches as they are; `smooth` is bicubic, clipped to the map's range, which it overshoots.
+    Nearest shows the patches as they are; `smooth` is bicubic, clipped to the map's range, which it
+    overshoots.
     """
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     large = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, method), dtype=np.float64)

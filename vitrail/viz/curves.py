@@ -1,7 +1,8 @@
 """Training curves of several runs in one axis, with a band where a run was repeated with other seeds.
 
-The line is the mean over seeds, the band reaches from the lowest to the highest. A figure is a matplotlib `Figure`
-of its own: nothing of pyplot's global state is touched, so it can be drawn from any thread or notebook.
+The line is the mean over seeds, the band reaches from the lowest to the highest. A figure is a matplotlib
+`Figure` of its own: nothing of pyplot's global state is touched, so it can be drawn from any thread or
+notebook.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def curves_figure(
         size: inches.
 
     Raises:
-        ValueError: no curve, x and y of different length, x that does not ascend, or a run without finite values.
+        ValueError: no curve, x and y of different length, x that does not ascend, or a run without finite
+            values.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter

@@ -28,8 +28,8 @@ def principal_components(features: Array, count: int = 3) -> tuple[Array, Array,
         count: components wanted.
 
     Returns:
-        mean `[D]`, directions `[count, D]` (each of length 1, its entry of largest magnitude positive), and each
-        one's share of the variance `[count]`. Directions that the data do not have are 0, with share 0.
+        mean `[D]`, directions `[count, D]` (each of length 1, its entry of largest magnitude positive), and
+        each one's share of the variance `[count]`. Directions that the data do not have are 0, with share 0.
     """
     mean = features.mean(0)
     centered = features - mean
@@ -71,11 +71,12 @@ def pca_colors(
     Args:
         features: per image `[N, D]` in raster order; N may differ between images, D may not.
         grids: per image (Y, X).
-        gates: per image Bool `[Y, X]`; the analysis and its range take patches inside alone, others become NaN.
+        gates: per image Bool `[Y, X]`; the analysis and its range take patches inside alone, others become
+            NaN.
 
     Returns:
-        Per image `[Y, X, 3]` in [0, 1] (1st to 99th percentile of each component become 0 and 1; a component that
-        the features do not have is 0.5), and the three components' shares of the variance.
+        Per image `[Y, X, 3]` in [0, 1] (1st to 99th percentile of each component become 0 and 1; a component
+        that the features do not have is 0.5), and the three components' shares of the variance.
 
     Raises:
         ValueError: no image, NaN or infinite features, sizes that do not match, or gates that leave nothing.
@@ -106,7 +107,8 @@ def foreground_gates(features: Sequence[Tensor | Array], grids: Sequence[Grid]) 
     """A guess at the foreground: one side of the first principal component, split at 0, over all images.
 
     The side that holds the smaller share of the images' border patches is called foreground, because objects
-    touch the border less than what surrounds them. Features that do not vary give gates that are True everywhere.
+    touch the border less than what surrounds them. Features that do not vary give gates that are True
+    everywhere.
 
     Returns:
         Per image Bool `[Y, X]`.

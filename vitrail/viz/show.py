@@ -98,8 +98,8 @@ def compare_attention(
 ) -> Image.Image:
     """The same images through several models: a row per image, two pictures per model.
 
-    They are the mean attention over heads, and the blobs of a typical head: the one of median spatial entropy (the
-    lower of two middle ones). Captions name that head and give the mean entropy over heads.
+    They are the mean attention over heads, and the blobs of a typical head: the one of median spatial entropy
+    (the lower of two middle ones). Captions name that head and give the mean entropy over heads.
 
     Args:
         images: `[B]` pictures.
