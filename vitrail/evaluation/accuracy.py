@@ -32,7 +32,6 @@ from vitrail.evaluation.features import (
     extract,
     frozen,
     require_labels,
-    transform_values,
     weights_digest,
 )
 from vitrail.evaluation.result import Report, changes, make_card
@@ -77,7 +76,6 @@ def evaluate(
         backbone,
         val,
         eval_transform(config.transform, backbone),
-        transform_key=transform_values(config.transform, backbone),
         batch_size=config.batch_size,
         workers=config.workers,
         precision=config.precision,
@@ -93,7 +91,7 @@ def evaluate(
         protocol="accuracy",
         source=SOURCE,
         data={"val": val},
-        transform=transform_values(config.transform, backbone),
+        transform=eval_transform(config.transform, backbone).config,
         layer="last block, after the final norm",
         token="CLS, linear head",
         averaging="share of images, in percent",

@@ -44,7 +44,7 @@ from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.attention import Seen, attend
-from vitrail.evaluation.features import Precision, eval_transform, transform_values, weights_digest
+from vitrail.evaluation.features import Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.segmentation import iou
 from vitrail.ops.attention_mass import mass_mask
@@ -167,7 +167,7 @@ def evaluate(
     config = config or JaccardConfig()
     settings = config.settings()
     grid_of(settings.image_size, settings.image_size, backbone.patch_size)
-    transform_config = EvalTransformConfig(size=settings.image_size, mode="squash")
+    transform_config = EvalTransformConfig(image_size=settings.image_size, mode="squash")
     found = _Tally(settings.mass, settings.void)
     notes = attend(
         backbone,
@@ -189,7 +189,7 @@ def evaluate(
         protocol="attention_jaccard",
         source=SOURCES[config.preset],
         data={"val": data},
-        transform=transform_values(transform_config, backbone),
+        transform=eval_transform(transform_config, backbone).config,
         layer="last block" if config.block == -1 else f"block {config.block}",
         token="CLS query on patch keys, softmax",
         averaging="best head per class; mean over an image's classes, then over images; percent",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone, Batch, ImageSet, Sample
+from vitrail.data.loader import ordered_batches
+from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import write_atomically
 
@@ -53,10 +55,9 @@ class Features(NamedTuple):
 def extract(
     backbone: Backbone,
     data: ImageSet,
-    transform: Callable[[Any], Tensor],
+    transform: EvalTransform,
     config: FeatureConfig | None = None,
     *,
-    transform_key: Mapping[str, Any],
     batch_size: int = 64,
     workers: int = 0,
     precision: Precision = "fp32",
@@ -67,8 +68,7 @@ def extract(
     """Run the backbone over a data set, or read what an earlier run left in `cache`.
 
     Args:
-        transform: PIL image -> `[3, H, W]` float, as in `vitrail.data.transforms`.
-        transform_key: plain values that say what the transform does; part of the cache's name.
+        transform: as `eval_transform` makes it for the backbone.
         batch_size, workers: of the loading alone; they do not change the features' meaning or the cache's name.
         precision: "bf16" runs the backbone under autocast; features come back as float32 either way.
         device: "auto" (the backbone's own device where that is no CPU, else CUDA where there is one), or a name.
@@ -83,7 +83,7 @@ def extract(
         raise ValueError(f"{title}: the data set is empty; an evaluation needs at least one image")
     folder = None
     if cache is not None:
-        folder = Path(cache) / cache_name(backbone, data, transform_key, config, precision)
+        folder = Path(cache) / cache_name(backbone, data, transform.config, config, precision)
     notes: list[str] = []
     shards: list[dict[str, Tensor]] = []
     with frozen(backbone, device) as place, progress(title, len(data)) as advance:
@@ -92,7 +92,7 @@ def extract(
             path = None if folder is None else folder / f"{start:09d}.safetensors"
             shard = None if path is None else read_shard(path, notes)
             if shard is None:
-                batches = _batches(_Slice(data, start, stop), transform, batch_size, workers)
+                batches = ordered_batches(_Slice(data, start, stop), transform, batch_size, workers)
                 with autocast(place, precision):
                     shard = _compute(backbone, batches, config, place, start, advance)
                 if path is not None:
@@ -104,14 +104,14 @@ def extract(
 
 
 def cache_name(
-    backbone: Backbone, data: ImageSet, transform_key: Mapping[str, Any], config: FeatureConfig, precision: Precision
+    backbone: Backbone, data: ImageSet, transform: EvalTransformConfig, config: FeatureConfig, precision: Precision
 ) -> str:
     """The folder's name: 24 hex digits over everything that decides the features."""
     parts = {
         "weights": weights_digest(backbone),
         "architecture": _architecture(backbone),
         "data": data.digest(),
-        "transform": dict(transform_key),
+        "transform": transform.plain(),
         "features": config.plain(),
         "precision": precision,
     }
@@ -159,6 +159,15 @@ def device_of(backbone: object) -> torch.device:
     """Where the module's first parameter lies; the CPU for one without parameters."""
     first = next(backbone.parameters(), None) if isinstance(backbone, nn.Module) else None
     return torch.device("cpu") if first is None else first.device
+
+
+def eval_transform(config: EvalTransformConfig, backbone: object) -> EvalTransform:
+    """The transform, with the pixels' mean and std that the backbone was trained with where it knows them.
+
+    Normalization belongs to the weights: a backbone's own `mean` and `std` win over the configuration's.
+    """
+    own = {name: tuple(getattr(backbone, name)) for name in ("mean", "std") if hasattr(backbone, name)}
+    return EvalTransform(config.model_copy(update=own))
 
 
 def require_labels(features: Features, role: str) -> Tensor:
@@ -257,7 +266,7 @@ class _Slice:
 
 def _compute(
     backbone: Backbone,
-    batches: Iterator[Batch],
+    batches: Iterable[Batch],
     config: FeatureConfig,
     place: torch.device,
     start: int,

@@ -32,7 +32,6 @@ from vitrail.evaluation.features import (
     pick_device,
     require_labels,
     shared_classes,
-    transform_values,
     weights_digest,
 )
 from vitrail.evaluation.result import Report, changes, make_card
@@ -104,7 +103,7 @@ def evaluate(
         protocol="knn",
         source=SOURCE,
         data=sets,
-        transform=transform_values(config.transform, backbone),
+        transform=eval_transform(config.transform, backbone).config,
         layer=layer,
         token=f"{token}, divided by its Euclidean length",
         averaging="share of validation images, in percent",
@@ -161,7 +160,6 @@ def _features(
         data,
         eval_transform(config.transform, backbone),
         config.features,
-        transform_key=transform_values(config.transform, backbone),
         batch_size=config.batch_size,
         workers=config.workers,
         precision=config.precision,

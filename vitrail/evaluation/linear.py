@@ -35,7 +35,7 @@ from torch import Tensor
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.loader import Loader
-from vitrail.data.transforms import EvalTransformConfig, TrainTransformConfig
+from vitrail.data.transforms import EvalTransformConfig, TrainTransform, TrainTransformConfig
 from vitrail.evaluation.features import (
     NO_INFLUENCE,
     FeatureConfig,
@@ -48,8 +48,6 @@ from vitrail.evaluation.features import (
     read_features,
     require_labels,
     shared_classes,
-    train_transform,
-    transform_values,
     weights_digest,
 )
 from vitrail.evaluation.progress import progress
@@ -103,7 +101,7 @@ class LinearConfig(Config):
     learning_rates: tuple[float, ...] | None = Field(None, description="per 256 images of the batch")
     momentum: float | None = Field(None, ge=0, lt=1)
     transform: EvalTransformConfig = EvalTransformConfig()
-    train_transform: TrainTransformConfig = TRAIN_TRANSFORM
+    train_transform: TrainTransformConfig = TrainTransformConfig()
     forward_batch_size: int = Field(64, ge=1, description="images per forward pass of the backbone; no influence")
     workers: int = Field(0, ge=0, description="loading processes")
     precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
@@ -220,7 +218,7 @@ def _augmented(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     loader = Loader(
         train,
-        train_transform(config.train_transform, backbone),
+        _train_transform(config.train_transform, backbone),
         global_batch_size=min(settings.batch_size, len(train)),
         seed=config.seed,
         workers=config.workers,
@@ -237,6 +235,11 @@ def _augmented(
                 yield step // steps, values, batch.labels.to(place)
             advance(1)
     notes += [f"train image {path} could not be read ({reason})" for path, reason in loader.skipped.values()]
+
+
+def _train_transform(config: TrainTransformConfig, backbone: Backbone) -> TrainTransform:
+    own = {name: tuple(getattr(backbone, name)) for name in ("mean", "std") if hasattr(backbone, name)}
+    return TrainTransform(config.model_copy(update=own))
 
 
 def _score(heads: LinearHeads, values: Tensor, labels: Tensor, notes: list[str]) -> dict[int, list[float]]:
@@ -258,7 +261,6 @@ def _extract(
         data,
         eval_transform(config.transform, backbone),
         config.settings().features(),
-        transform_key=transform_values(config.transform, backbone),
         batch_size=config.forward_batch_size,
         workers=config.workers,
         precision=config.precision,
@@ -280,7 +282,7 @@ def _card(
         protocol="linear",
         source=SOURCES[config.preset],
         data={"train": train, "val": val},
-        transform=transform_values(config.transform, backbone),
+        transform=eval_transform(config.transform, backbone).config,
         layer=layer,
         token=token,
         averaging="share of validation images after the last epoch, in percent",

@@ -28,7 +28,7 @@ from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.attention import Seen, attend
-from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, transform_values, weights_digest
+from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.localization import clip_boxes, points_in_boxes
 from vitrail.ops.patches import grid_of
@@ -104,7 +104,7 @@ def evaluate(
     """
     config = config or PointingConfig()
     grid_of(config.image_size, config.image_size, backbone.patch_size)
-    transform_config = EvalTransformConfig(size=config.image_size, mode="squash")
+    transform_config = EvalTransformConfig(image_size=config.image_size, mode="squash")
     games: list[Hits] = []
     images: list[dict[str, Any]] = []
     without: list[int] = []
@@ -137,7 +137,7 @@ def evaluate(
         protocol="pointing",
         source=SOURCE,
         data={"val": data},
-        transform=transform_values(transform_config, backbone),
+        transform=eval_transform(transform_config, backbone).config,
         layer="last block" if config.block == -1 else f"block {config.block}",
         token="CLS query on patch keys, softmax, mean over heads",
         averaging="share of images with a hit, in percent",
