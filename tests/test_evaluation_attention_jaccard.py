@@ -54,7 +54,10 @@ def brute_force(region: Tensor, mask: Tensor, void: str) -> list[list[float]]:
                 for x in range(width):
                     if void == "excluded" and mask[y, x] == 255:
                         continue
-                    a, b = bool(region[head, y * rows // height, x * columns // width]), bool(mask[y, x] == value)
+                    a, b = (
+                        bool(region[head, y * rows // height, x * columns // width]),
+                        bool(mask[y, x] == value),
+                    )
                     both, either = both + (a and b), either + (a or b)
             overlaps.append(both / either)
         result.append(overlaps)
@@ -67,7 +70,8 @@ def test_brute_force_on_a_non_square_image(void: module.Void) -> None:
     regions = torch.rand(2, 3, 4, generator=generator) > 0.5
     mask = torch.tensor([0, 1, 7, 255])[torch.randint(0, 4, (6, 16), generator=generator)]
     torch.testing.assert_close(
-        image_jaccard(regions, mask, void), torch.tensor(brute_force(regions, mask, void), dtype=torch.float64)
+        image_jaccard(regions, mask, void),
+        torch.tensor(brute_force(regions, mask, void), dtype=torch.float64),
     )
 
 
@@ -98,8 +102,10 @@ def test_attention_that_is_the_object_scores_100() -> None:
 
 def test_attention_that_avoids_the_object_does_not() -> None:
     blind = TinyBackbone()
-    blind.forward = lambda *a, **k: (t := TinyBackbone.forward(blind, *a, **k))._replace(  # type: ignore[method-assign]
-        scores={block: -scores[:, :1] for block, scores in t.scores.items()}
+    blind.forward = (
+        lambda *a, **k: (t := TinyBackbone.forward(blind, *a, **k))._replace(  # type: ignore[method-assign]
+            scores={block: -scores[:, :1] for block, scores in t.scores.items()}
+        )
     )
     report = evaluate(blind, object_set(), SMALL)
     assert report.numbers["jaccard"] == pytest.approx(0)

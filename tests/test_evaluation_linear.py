@@ -11,7 +11,9 @@ SMALL = EvalTransformConfig(image_size=16)
 
 
 def quick(**values: object) -> LinearConfig:
-    return LinearConfig.parse({"preset": "features", "epochs": 20, "batch_size": 32, "transform": SMALL, **values})
+    return LinearConfig.parse(
+        {"preset": "features", "epochs": 20, "batch_size": 32, "transform": SMALL, **values}
+    )
 
 
 def test_it_tells_separable_from_shuffled() -> None:
@@ -48,7 +50,12 @@ def test_the_published_way_augments_and_learns() -> None:
 
 
 def test_the_card_says_that_it_did_not_augment() -> None:
-    report = evaluate(TinyBackbone(), colored_set(24), colored_set(8, seed=1), quick(preset="dino", augment=False, cls_blocks=3))
+    report = evaluate(
+        TinyBackbone(),
+        colored_set(24),
+        colored_set(8, seed=1),
+        quick(preset="dino", augment=False, cls_blocks=3),
+    )
     words = report.card["deviations"]
     assert "epochs = 20 (standard 100)" in words
     assert any(line.startswith("no augmentation") for line in words)
@@ -62,15 +69,22 @@ def test_presets() -> None:
     assert SWEEP[-1] == 9.0
     dino = LinearConfig().settings()
     assert (dino.cls_blocks, dino.augment, dino.epochs, dino.learning_rates) == (4, True, 100, (1e-3,))
-    assert LinearConfig().override(["preset=ibot", "epochs=3"]).settings() == PRESETS["ibot"]._replace(epochs=3)
+    assert LinearConfig().override(["preset=ibot", "epochs=3"]).settings() == PRESETS["ibot"]._replace(
+        epochs=3
+    )
 
 
 def test_one_head_equals_its_place_in_a_sweep() -> None:
     generator = torch.Generator().manual_seed(0)
-    features, labels = torch.randn(50, 6, generator=generator), torch.randint(0, 3, (50,), generator=generator)
+    features, labels = (
+        torch.randn(50, 6, generator=generator),
+        torch.randint(0, 3, (50,), generator=generator),
+    )
     settings = PRESETS["features"]._replace(epochs=4, batch_size=16)
     sweep, losses = fit_heads(shuffled(features, labels, 4, 16, 0), 6, 3, settings)
-    alone, loss = fit_heads(shuffled(features, labels, 4, 16, 0), 6, 3, settings._replace(learning_rates=(0.1,)))
+    alone, loss = fit_heads(
+        shuffled(features, labels, 4, 16, 0), 6, 3, settings._replace(learning_rates=(0.1,))
+    )
     place = settings.learning_rates.index(0.1)
     torch.testing.assert_close(sweep.weight[place], alone.weight[0])
     assert [epoch[place] for epoch in losses] == pytest.approx([epoch[0] for epoch in loss])

@@ -6,11 +6,20 @@ from evaluation_doubles import TinyBackbone, colored_set
 
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation import result
-from vitrail.evaluation.result import CARD_KEYS, Report, changes, describe_transform, make_card, write_atomically
+from vitrail.evaluation.result import (
+    CARD_KEYS,
+    Report,
+    changes,
+    describe_transform,
+    make_card,
+    write_atomically,
+)
 
 
 def report(**numbers: float) -> Report:
-    return Report("knn", numbers or {"top1": 12.5}, {"protocol": "knn"}, {"notes": ["é"], "deep": {"a": [1, None]}})
+    return Report(
+        "knn", numbers or {"top1": 12.5}, {"protocol": "knn"}, {"notes": ["é"], "deep": {"a": [1, None]}}
+    )
 
 
 def test_a_report_survives_the_disk(tmp_path: Path) -> None:
@@ -90,5 +99,7 @@ def test_the_transform_in_words() -> None:
     assert published["resolution"] == [224, 224]
     assert published["resize"] == "shorter side to 256 px, bicubic"
     assert published["crop"] == "center 224 x 224 px"
-    assert describe_transform(EvalTransformConfig(image_size=(32, 48), mode="squash"))["resize"].startswith("squashed to 32 x 48")
+    assert describe_transform(EvalTransformConfig(image_size=(32, 48), mode="squash"))["resize"].startswith(
+        "squashed to 32 x 48"
+    )
     assert "multiples of 16" in describe_transform(EvalTransformConfig(mode="pad"))["crop"]

@@ -47,7 +47,8 @@ class Report(NamedTuple):
     """The outcome of one protocol.
 
     `numbers` are what one compares (percent unless the name says otherwise), `card` says how they came about
-    (every key of `CARD_KEYS`), `details` hold what explains them: per head, per image, per learning rate, notes.
+    (every key of `CARD_KEYS`), `details` hold what explains them: per head, per image, per learning rate,
+    notes.
     """
 
     protocol: str
@@ -182,7 +183,8 @@ def library_versions() -> dict[str, str | None]:
 
 
 def changes(standard: Mapping[str, Any], actual: Mapping[str, Any], silent: Sequence[str] = ()) -> list[str]:
-    """What differs from a standard, in words: `epochs = 10 (standard 100)`. Keys in `silent` do not matter."""
+    """What differs from a standard, in words: `epochs = 10 (standard 100)`. Keys in `silent` do not
+    matter."""
     words = []
     for key, value in actual.items():
         usual = standard.get(key)
