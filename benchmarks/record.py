@@ -1,4 +1,4 @@
-"""Write what a benchmark measured, with the machine, the date, the commit and the versions, as one JSON file."""
+"""Write what a benchmark measured, with machine, date, commit and versions, as one JSON file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def record(name: str, numbers: dict[str, Any], path: str | Path | None = None) -
     Returns:
         The path written. A commit that ends in "+changes" was measured on a tree with uncommitted work.
     """
-    machine = machine_words()
+    machine = MACHINE
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     if path is None:
         chip = re.sub(r"[^a-z0-9]+", "-", (machine.get("gpu") or machine["cpu"]).lower()).strip("-")
@@ -53,13 +53,15 @@ def record(name: str, numbers: dict[str, Any], path: str | Path | None = None) -
 
 
 def machine_words() -> dict[str, Any]:
-    """The processor's model, the cores this process may use, the GPU if any, the system; no names of hosts."""
+    """The processor, the cores this process may use, the GPU if any, how busy it is; no host's name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     words: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": cores,
         "system": f"{platform.system()} {platform.machine()}",
     }
+    if hasattr(os, "getloadavg"):
+        words["load_1min"] = round(os.getloadavg()[0], 2)  # above 1 before a benchmark starts: measure again
     if torch.cuda.is_available():
         words["gpu"] = torch.cuda.get_device_name(0)
     return words
@@ -100,3 +102,6 @@ def _cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+MACHINE = machine_words()  # on import, before the benchmark itself makes the machine busy

@@ -126,10 +126,12 @@ def on_gpu(scores: Tensor) -> dict[str, Any]:
     def step() -> Tensor:
         return torch.autograd.grad(fused(leaf), leaf, gradient)[0]
 
-    numbers = {
-        "kernel_us": microseconds(lambda: entropy_and_slope(scores)),
-        "forward_backward_us": microseconds(step),
-    }
+    numbers = {"forward_backward_us": microseconds(step)}
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        typed = scores.to(dtype)
+        numbers[f"kernel_{str(dtype).removeprefix('torch.')}_us"] = microseconds(
+            lambda typed=typed: entropy_and_slope(typed)
+        )
     torch.cuda.set_sync_debug_mode("error")
     step()
     torch.cuda.set_sync_debug_mode("default")
@@ -166,13 +168,7 @@ def main() -> None:
     if torch.cuda.is_available():
         for name in ("noise", "smooth"):
             scores = maps(name == "smooth", "cuda")
-            numbers[f"gpu_{name}"] = on_gpu(scores) | {
-                f"kernel_{str(dtype).removeprefix('torch.')}_us": microseconds(
-                    lambda s=scores.to(dtype): entropy_and_slope(s)
-                )
-                for dtype in (torch.bfloat16, torch.float64)
-            }
-            numbers[f"gpu_{name}"] |= {"against_alternative": compare(scores, options.pairs)}
+            numbers[f"gpu_{name}"] = on_gpu(scores) | {"pairs": compare(scores, options.pairs)}
     path = record("spatial_entropy", numbers, options.out)
     for kind in ("noise", "smooth"):
         result = numbers[kind]
