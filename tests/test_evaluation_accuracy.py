@@ -69,3 +69,13 @@ def test_errors() -> None:
     unlabeled = ListSet([sample._replace(label=None) for sample in data.samples], None)
     with pytest.raises(ValueError, match="have no label"):
         evaluate(backbone, nn.Linear(12, 4), unlabeled, SMALL)
+
+
+def test_a_head_may_know_more_classes_than_the_data() -> None:
+    backbone, data = TinyBackbone(), colored_set(8)
+    head = nn.Linear(12, 9)
+    with torch.no_grad():
+        head.bias[8] = 100.0
+    report = evaluate(backbone, head, data, SMALL)
+    assert report.numbers["top1"] == 0
+    assert {entry["predicted"] for entry in report.details["confused"]} == {"8"}

@@ -207,3 +207,15 @@ def test_cache_files_are_readable_by_others_like_any_file(tmp_path: Path) -> Non
     mask = os.umask(0)
     os.umask(mask)
     assert files(tmp_path)[0].stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_workers_change_nothing() -> None:
+    backbone, data = TinyBackbone(), colored_set(9)
+    with_workers = extract(backbone, data, eval_transform(SMALL, backbone), batch_size=4, workers=2)
+    assert torch.equal(with_workers.values, run(backbone, data).values)
+
+
+def test_the_backbones_own_normalization_wins() -> None:
+    backbone = TinyBackbone()
+    assert eval_transform(SMALL, backbone).config.mean == (0.5, 0.5, 0.5)
+    assert eval_transform(SMALL, object()).config.mean == SMALL.mean

@@ -54,13 +54,15 @@ def test_the_card_says_that_it_did_not_augment() -> None:
         TinyBackbone(),
         colored_set(24),
         colored_set(8, seed=1),
-        quick(preset="dino", augment=False, cls_blocks=3),
+        quick(preset="dino", augment=False, cls_blocks=3, batch_size=None),
     )
     words = report.card["deviations"]
     assert "epochs = 20 (standard 100)" in words
     assert any(line.startswith("no augmentation") for line in words)
+    assert "batch_size = 24 (standard 1024)" in words
+    assert "train_transform" not in " ".join(words)
     assert report.card["layer"] == "last 3 blocks, after the final norm"
-    assert report.card["config"]["learning_rates"] == (1e-3,)
+    assert report.card["config"]["learning_rates"] == [1e-3]
 
 
 def test_presets() -> None:

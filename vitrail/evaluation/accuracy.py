@@ -136,7 +136,7 @@ def _logits(head: nn.Module, values: Tensor) -> Tensor:
 
 def _per_class(logits: Tensor, labels: Tensor, names: Sequence[str] | None) -> dict[str, object]:
     counts = confusion_matrix(logits.argmax(1), labels, logits.shape[1])
-    known = list(names) if names is not None else [str(index) for index in range(len(counts))]
+    known = [*(names or ()), *(str(index) for index in range(len(names or ()), len(counts)))]
     totals = counts.sum(1)
     right = {
         known[index]: 100.0 * counts[index, index].item() / totals[index].item()

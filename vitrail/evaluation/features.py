@@ -174,8 +174,15 @@ def eval_transform(config: EvalTransformConfig, backbone: object) -> EvalTransfo
 
     Normalization belongs to the weights: a backbone's own `mean` and `std` win over the configuration's.
     """
-    own = {name: tuple(getattr(backbone, name)) for name in ("mean", "std") if hasattr(backbone, name)}
-    return EvalTransform(config.model_copy(update=own))
+    return EvalTransform(config.model_copy(update=pixel_statistics(backbone)))
+
+
+def pixel_statistics(backbone: object) -> dict[str, tuple[float, ...]]:
+    """The `mean` and `std` that a backbone knows, three numbers each; empty where it knows none."""
+    known = {name: getattr(backbone, name, None) for name in ("mean", "std")}
+    return {
+        name: tuple(float(value) for value in values) for name, values in known.items() if values is not None
+    }
 
 
 def require_labels(features: Features, role: str) -> Tensor:

@@ -19,9 +19,11 @@ Source: DINO, Caron et al. 2021 (arXiv 2104.14294); iBOT, Zhou et al. 2021 (arXi
 Expected on ImageNet-1k: DINO ViT-S/16 77.0, ViT-B/16 78.2; iBOT ViT-S/16 77.9 top-1.
 
 Deviations: the number is that of the last epoch (the published script keeps the best epoch on the validation
-set). `augment=False` trains on the features of the validation transform instead of augmented images: it is
-quick and ranks models alike, but it is not the published number; the card says so. `linear_best_*` of a sweep
-is chosen on the validation set itself, as published.
+set). With augmentation, images that do not fill an epoch's last batch are left out of that epoch, others in
+the next. A batch is never larger than the training set, and the learning rate follows it. `augment=False`
+trains on the features of the validation transform instead of augmented images: it is quick, but it is not the
+published number, and the card says so. `linear_best_*` of a sweep is chosen on the validation set itself, as
+published.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from vitrail.evaluation.features import (
     eval_transform,
     extract,
     frozen,
+    pixel_statistics,
     read_features,
     require_labels,
     shared_classes,
@@ -150,6 +153,7 @@ def evaluate(
     """
     config = config or LinearConfig()
     settings = config.settings()
+    settings = settings._replace(batch_size=min(settings.batch_size, max(len(train), 1)))
     classes = shared_classes(train, val)
     with frozen(backbone, device) as place:
         target = _extract(backbone, val, "val", config, cache, device)
@@ -238,7 +242,7 @@ def _augmented(
     loader = Loader(
         train,
         _train_transform(config.train_transform, backbone),
-        global_batch_size=min(settings.batch_size, len(train)),
+        global_batch_size=settings.batch_size,
         seed=config.seed,
         workers=config.workers,
     )
@@ -259,8 +263,7 @@ def _augmented(
 
 
 def _train_transform(config: TrainTransformConfig, backbone: Backbone) -> TrainTransform:
-    own = {name: tuple(getattr(backbone, name)) for name in ("mean", "std") if hasattr(backbone, name)}
-    return TrainTransform(config.model_copy(update=own))
+    return TrainTransform(config.model_copy(update=pixel_statistics(backbone)))
 
 
 def _score(heads: LinearHeads, values: Tensor, labels: Tensor, notes: list[str]) -> dict[int, list[float]]:

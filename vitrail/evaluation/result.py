@@ -168,7 +168,7 @@ def make_card(
         "versions": library_versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return {key: card[key] for key in CARD_KEYS}
+    return json.loads(json.dumps({key: card[key] for key in CARD_KEYS}, allow_nan=False))
 
 
 def library_versions() -> dict[str, str | None]:
