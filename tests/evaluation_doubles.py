@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitrail.contracts import Sample, Tokens
-from vitrail.data import UnreadableImage
+from vitrail.data.images import UnreadableImage
 
 
 class ListSet:
@@ -25,7 +25,13 @@ class ListSet:
         broken: Sequence[int] = (),
         name: str = "list",
     ) -> None:
-        self.samples, self.classes, self.split, self.broken, self.name = list(samples), classes, split, broken, name
+        self.samples, self.classes, self.split, self.broken, self.name = (
+            list(samples),
+            classes,
+            split,
+            broken,
+            name,
+        )
         self.reads = 0
 
     def __len__(self) -> int:
@@ -53,7 +59,8 @@ def colored_set(
     split: str = "val",
     broken: Sequence[int] = (),
 ) -> ListSet:
-    """Images whose color tells the class, with noise; `shuffled` labels are the control that nothing can learn."""
+    """Images whose color tells the class, with noise; `shuffled` labels are the control that nothing can
+    learn."""
     rng = np.random.default_rng(seed)
     palette = np.random.default_rng(7).integers(40, 216, (classes, 3))
     labels = np.arange(count) % classes
@@ -63,7 +70,10 @@ def colored_set(
         samples.append((Image.fromarray(pixels), int(label)))
     given = rng.permutation(labels) if shuffled else labels
     return ListSet(
-        [Sample(image, int(label), path=f"{i}.png") for i, ((image, _), label) in enumerate(zip(samples, given))],
+        [
+            Sample(image, int(label), path=f"{i}.png")
+            for i, ((image, _), label) in enumerate(zip(samples, given))
+        ],
         tuple(f"class{index}" for index in range(classes)),
         split,
         broken,
@@ -72,9 +82,15 @@ def colored_set(
 
 
 def object_set(
-    count: int = 6, size: int = 48, cell: int = 8, seed: int = 0, void: bool = False, empty: Sequence[int] = ()
+    count: int = 6,
+    size: int = 48,
+    cell: int = 8,
+    seed: int = 0,
+    void: bool = False,
+    empty: Sequence[int] = (),
 ) -> ListSet:
-    """White rectangles on black, aligned to cells; mask (class 1 or 2) and box of each. `empty` have no object."""
+    """White rectangles on black, aligned to cells; mask (class 1 or 2) and box of each. `empty` have no
+    object."""
     rng = np.random.default_rng(seed)
     cells = size // cell
     samples = []
@@ -83,7 +99,9 @@ def object_set(
         x1, y1 = x0 + cell * rng.integers(1, 3), y0 + cell * rng.integers(1, 3)
         pixels, mask = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8)
         if index in empty:
-            samples.append(Sample(Image.fromarray(pixels), 0, mask, np.zeros((0, 4), np.float32), f"{index}.png"))
+            samples.append(
+                Sample(Image.fromarray(pixels), 0, mask, np.zeros((0, 4), np.float32), f"{index}.png")
+            )
             continue
         pixels[y0:y1, x0:x1] = 255
         mask[y0:y1, x0:x1] = 1 + index % 2
@@ -95,15 +113,20 @@ def object_set(
 
 
 class TinyBackbone(nn.Module):
-    """Random patches, a little mixing, and scores that follow brightness: head 0 up, head 1 down, head 2 nothing."""
+    """Random patches, a little mixing, and scores that follow brightness: head 0 up, head 1 down, head 2
+    nothing."""
 
-    def __init__(self, patch: int = 8, embed_dim: int = 12, depth: int = 3, seed: int = 0, sign: float = 1.0) -> None:
+    def __init__(
+        self, patch: int = 8, embed_dim: int = 12, depth: int = 3, seed: int = 0, sign: float = 1.0
+    ) -> None:
         super().__init__()
         state = torch.random.get_rng_state()
         torch.manual_seed(seed)
         self.embed_dim, self.depth, self.heads, self.patch_size = embed_dim, depth, 3, (patch, patch)
         self.embed = nn.Conv2d(3, embed_dim, patch, patch)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU()) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU()) for _ in range(depth)
+        )
         self.drop = nn.Dropout(0.5)
         self.norm = nn.LayerNorm(embed_dim)
         self.mean, self.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -111,7 +134,12 @@ class TinyBackbone(nn.Module):
         torch.random.set_rng_state(state)
 
     def forward(
-        self, images: Tensor, *, layers: Sequence[int] = (), scores: Sequence[int] = (), keep: Tensor | None = None
+        self,
+        images: Tensor,
+        *,
+        layers: Sequence[int] = (),
+        scores: Sequence[int] = (),
+        keep: Tensor | None = None,
     ) -> Tokens:
         self.calls += 1
         grid = self.embed(images)
@@ -121,7 +149,9 @@ class TinyBackbone(nn.Module):
         for block in self.blocks:
             tokens = tokens + self.drop(block(tokens))
             outputs.append(tokens)
-        bright = nn.functional.avg_pool2d(images.mean(1, keepdim=True), self.patch_size)[:, 0] * 20 * self.sign
+        bright = (
+            nn.functional.avg_pool2d(images.mean(1, keepdim=True), self.patch_size)[:, 0] * 20 * self.sign
+        )
         heads = torch.stack([bright, -bright, torch.zeros_like(bright)], 1)
         normed = self.norm(tokens)
         return Tokens(

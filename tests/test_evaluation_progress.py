@@ -13,9 +13,15 @@ def test_the_line_names_rate_and_time_left() -> None:
     assert progress_line("x", 6, 6, 6.0) == "x 6/6 images, 1.00/s"
 
 
-def test_without_a_terminal_it_logs(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_it_logs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.0)
     with caplog.at_level(logging.INFO), progress("x", 4) as advance:
         advance(2)
         advance(2)
-    assert [message.split(",")[0] for message in caplog.messages] == ["x 2/4 images", "x 4/4 images", "x 4/4 images"]
+    assert [message.split(",")[0] for message in caplog.messages] == [
+        "x 2/4 images",
+        "x 4/4 images",
+        "x 4/4 images",
+    ]

@@ -4,12 +4,22 @@ from pathlib import Path
 import pytest
 from evaluation_doubles import TinyBackbone, colored_set
 
+from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation import result
-from vitrail.evaluation.result import CARD_KEYS, Report, changes, make_card, write_atomically
+from vitrail.evaluation.result import (
+    CARD_KEYS,
+    Report,
+    changes,
+    describe_transform,
+    make_card,
+    write_atomically,
+)
 
 
 def report(**numbers: float) -> Report:
-    return Report("knn", numbers or {"top1": 12.5}, {"protocol": "knn"}, {"notes": ["é"], "deep": {"a": [1, None]}})
+    return Report(
+        "knn", numbers or {"top1": 12.5}, {"protocol": "knn"}, {"notes": ["é"], "deep": {"a": [1, None]}}
+    )
 
 
 def test_a_report_survives_the_disk(tmp_path: Path) -> None:
@@ -53,7 +63,7 @@ def test_a_card_has_every_key_and_says_what_is_unknown() -> None:
         protocol="knn",
         source="somewhere",
         data={"val": data},
-        transform={"resolution": [16, 16], "resize": "resize 16", "crop": "none", "normalization": {}},
+        transform=EvalTransformConfig(image_size=16),
         layer="last",
         token="CLS",
         averaging="mean",
@@ -82,3 +92,14 @@ def test_changes_are_said_in_words() -> None:
         "transform.size = 48 (standard 224)",
     ]
     assert changes(standard, standard) == []
+
+
+def test_the_transform_in_words() -> None:
+    published = describe_transform(EvalTransformConfig())
+    assert published["resolution"] == [224, 224]
+    assert published["resize"] == "shorter side to 256 px, bicubic"
+    assert published["crop"] == "center 224 x 224 px"
+    assert describe_transform(EvalTransformConfig(image_size=(32, 48), mode="squash"))["resize"].startswith(
+        "squashed to 32 x 48"
+    )
+    assert "multiples of 16" in describe_transform(EvalTransformConfig(mode="pad"))["crop"]

@@ -17,13 +17,21 @@ def test_brute_force_and_leading_axes() -> None:
     scores = torch.randn(4, 50, 9, generator=generator)
     labels = torch.randint(0, 9, (50,), generator=generator)
     for k in (1, 3, 9):
-        expected = [[labels[q] in scores[h, q].argsort(descending=True)[:k] for q in range(50)] for h in range(4)]
+        expected = [
+            [labels[q] in scores[h, q].argsort(descending=True)[:k] for q in range(50)] for h in range(4)
+        ]
         assert topk_correct(scores, labels, k).tolist() == expected
 
 
 def test_a_constant_prediction_is_at_chance() -> None:
     labels = torch.arange(8).repeat(10)
     assert topk_accuracy(torch.zeros(80, 8), labels, (1,)) == {1: 12.5}
+
+
+def test_of_equal_scores_the_lower_ids_are_chosen() -> None:
+    scores = torch.zeros(3, 40)
+    scores[:, 30] = 1.0
+    assert topk_correct(scores, torch.tensor([30, 3, 4]), 5).tolist() == [True, True, False]
 
 
 def test_nan_is_wrong_and_infinity_is_a_score() -> None:

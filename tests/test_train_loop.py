@@ -14,6 +14,7 @@ import numpy
 import pytest
 import tiny_training as tiny
 import torch
+from safetensors.torch import load_file
 
 from vitrail.config import ConfigError
 from vitrail.train import Interrupted, NonFiniteLoss, checkpoint
@@ -85,7 +86,7 @@ def test_a_run_learns_and_leaves_its_folder(tmp_path):
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 12
     assert state["config"]["train"]["ema"] == 0.9
-    exported = torch.load(tmp_path / "exported" / "backbone.safetensors")
+    exported = load_file(tmp_path / "exported" / "backbone.safetensors")
     assert torch.equal(exported["head.weight"], state["ema"]["head.weight"])
     assert not torch.equal(exported["head.weight"], method.head.weight)
 

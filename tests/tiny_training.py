@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -107,7 +108,7 @@ class TinyLoader:
 
 
 def save_exported(exported: Exported, path: Path) -> None:
-    torch.save(exported.state, path)
+    save_file(exported.state, path)
 
 
 def train(
@@ -118,6 +119,10 @@ def train(
     batch: int = 16,
     workers: int = 0,
     method: Tiny | None = None,
+    noise: float = 0.1,
+    fail_at: int = -1,
+    fail_rank: int = 0,
+    probe: bool = False,
     before: Callable[[int], None] | None = None,
     delay: float = 0.0,
     evaluate: Any = None,
@@ -128,7 +133,13 @@ def train(
     config = TrainConfig(**{"device": "cpu", "global_batch_size": batch, "warmup_epochs": 1, **options})
     ranks = join("cpu")
     seed_everything(config.seed)
-    method = method or Tiny()
+    method = method or Tiny(noise, fail_at, fail_rank)
+    if probe:  # calls a part of the method by itself, as a real evaluation does with the backbone
+
+        def evaluate() -> dict[str, float]:
+            with torch.no_grad():
+                return {"answer": float(method(torch.ones(2, 3, 4, 4)).square().sum())}
+
     loader = TinyLoader(
         count, batch, rank=ranks.rank, world=ranks.world, accumulate=config.accumulate, workers=workers
     )
@@ -143,14 +154,18 @@ def train(
 def in_process(options: dict[str, Any], place: dict[str, str] | None = None) -> None:
     """What another process runs: `train(**options)` as one of the ranks; leaves weights and gradients."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers
     os.environ.update(place or {})
     options = dict(options)
     die_at = options.pop("die_at", None)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if die_at == -1 and not restarted:
+        join("cpu")
+        os.kill(os.getpid(), signal.SIGKILL)
     if die_at is not None:
 
         def before(step: int) -> None:
-            restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-            if step == die_at and not restarted:
+            if step == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         options["before"] = before

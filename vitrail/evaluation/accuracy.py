@@ -1,12 +1,12 @@
 """Top-1 and top-5 accuracy of a backbone with the classifier it was trained with.
 
-Definition: every image is resized to 256 px on its short side (bicubic) and cropped to the central 224; the linear
-head reads the CLS token after the final norm; a prediction is right when the label is the best (top-1) or among the
-five best classes (top-5). Percent of the validation images.
+Definition: every image is resized to 256 px on its short side (bicubic) and cropped to the central 224; the
+linear head reads the CLS token after the final norm; a prediction is right when the label is the best (top-1)
+or among the five best classes (top-5). Percent of the validation images.
 
 Source: Krizhevsky et al. 2012; the resize and crop of DeiT, Touvron et al. 2021 (arXiv 2012.12877).
-Expected on ImageNet-1k: SAR reports 79.8 for ViT-S/16 (300 epochs) and 80.7 with SAR; 74.22 and 76.72 on ImageNet-100
-after 100 epochs.
+Expected on ImageNet-1k: SAR reports 79.8 for ViT-S/16 (300 epochs) and 80.7 with SAR; 74.22 and 76.72 on
+ImageNet-100 after 100 epochs.
 
 Deviations: none. Where the head's class names are given, labels are matched by name and not by position, and
 classes that the head does not know are refused: a silently shifted class list is how 0.1 % top-1 comes about.
@@ -32,7 +32,6 @@ from vitrail.evaluation.features import (
     extract,
     frozen,
     require_labels,
-    transform_values,
     weights_digest,
 )
 from vitrail.evaluation.result import Report, changes, make_card
@@ -45,9 +44,12 @@ class AccuracyConfig(Config):
     """The published settings by default; a small model asks for another `transform`."""
 
     transform: EvalTransformConfig = EvalTransformConfig()
-    batch_size: int = Field(64, ge=1, description="images per forward pass; no influence on the result")
-    workers: int = Field(0, ge=0, description="loading processes")
-    precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
+    batch_size: int = Field(default=64, ge=1)
+    """Images per forward pass; no influence on the result."""
+    workers: int = Field(default=0, ge=0)
+    """Loading processes."""
+    precision: Precision = "fp32"
+    """Of the backbone: fp32 or bf16 autocast."""
 
 
 def evaluate(
@@ -67,7 +69,8 @@ def evaluate(
         classes: names of the head's C outputs; None takes them to be in the data set's order.
 
     Returns:
-        A report with `top1`, `top5` in percent; details hold the accuracy per class and the most frequent confusions.
+        A report with `top1`, `top5` in percent; details hold the accuracy per class and the most frequent
+        confusions.
 
     Raises:
         ValueError: empty or unlabeled data, or classes that the head does not know.
@@ -77,7 +80,6 @@ def evaluate(
         backbone,
         val,
         eval_transform(config.transform, backbone),
-        transform_key=transform_values(config.transform, backbone),
         batch_size=config.batch_size,
         workers=config.workers,
         precision=config.precision,
@@ -93,7 +95,7 @@ def evaluate(
         protocol="accuracy",
         source=SOURCE,
         data={"val": val},
-        transform=transform_values(config.transform, backbone),
+        transform=eval_transform(config.transform, backbone).config,
         layer="last block, after the final norm",
         token="CLS, linear head",
         averaging="share of images, in percent",
@@ -134,7 +136,7 @@ def _logits(head: nn.Module, values: Tensor) -> Tensor:
 
 def _per_class(logits: Tensor, labels: Tensor, names: Sequence[str] | None) -> dict[str, object]:
     counts = confusion_matrix(logits.argmax(1), labels, logits.shape[1])
-    known = list(names) if names is not None else [str(index) for index in range(len(counts))]
+    known = [*(names or ()), *(str(index) for index in range(len(names or ()), len(counts)))]
     totals = counts.sum(1)
     right = {
         known[index]: 100.0 * counts[index, index].item() / totals[index].item()

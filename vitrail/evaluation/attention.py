@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrail.contracts import Backbone, ImageSet
-from vitrail.data import UnreadableImage
+from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import EvalTransform
 from vitrail.evaluation.features import Precision, autocast, frozen
 from vitrail.evaluation.progress import progress
@@ -18,7 +18,7 @@ from vitrail.evaluation.progress import progress
 class Seen(NamedTuple):
     """One image as the backbone saw it."""
 
-    index: int  # position in the data set
+    number: int  # position in the data set
     path: str
     scores: Tensor  # [H, Y, X] float32, CLS query . patch keys / sqrt(d), before the softmax
     mask: Tensor | None  # [h, w] uint8 class ids, moved by the transform
@@ -59,11 +59,7 @@ def attend(
                 with autocast(place, precision):
                     scores = backbone(images, scores=(block,)).scores[block].float().cpu()
                 for own, (_, seen) in zip(scores, waiting, strict=True):
-                    if not own.isfinite().all():
-                        raise ValueError(
-                            f"attention of image {seen.index} {seen.path} is not finite; check the weights, or use fp32"
-                        )
-                    visit(seen._replace(scores=own))
+                    visit(_with_scores(seen, own))
             advance(len(indices))
     if not unreadable:
         return []
@@ -77,3 +73,10 @@ def _look(data: ImageSet, index: int, transform: EvalTransform) -> tuple[Tensor,
         return None
     image, mask, boxes = transform.with_targets(sample)
     return image, Seen(index, sample.path, torch.empty(0), mask, boxes, (image.shape[-2], image.shape[-1]))
+
+
+def _with_scores(seen: Seen, scores: Tensor) -> Seen:
+    if not scores.isfinite().all():
+        where = f"image {seen.number} {seen.path}"
+        raise ValueError(f"attention of {where} is not finite; check the weights, or use precision fp32")
+    return seen._replace(scores=scores)

@@ -1,32 +1,34 @@
 """Does attention see objects? Jaccard index between thresholded CLS attention and object masks.
 
-Definition: image and mask are squashed to a square (480 px, the mask by nearest neighbor). Per head of the last
-block, the softmax of the CLS token's scores over the patches is cut to the smallest set of patches that holds more
-than 60 % of its mass, and each patch becomes a square of patch-size pixels. For each class in the mask (neither
-background 0 nor void 255) the IoU of each head's region with the class's region is taken, and the best head counts.
-The image's value is the mean over its classes, the data set's the mean over images, in percent.
+Definition: image and mask are squashed to a square (480 px, the mask by nearest neighbor). Per head of the
+last block, the softmax of the CLS token's scores over the patches is cut to the smallest set of patches that
+holds more than 60 % of its mass, and each patch becomes a square of patch-size pixels. For each class in the
+mask (neither background 0 nor void 255) the IoU of each head's region with the class's region is taken, and
+the best head counts. The image's value is the mean over its classes, the data set's the mean over images, in
+percent.
 
-Softmax over the patches alone is not what a ViT computes (its softmax includes the CLS key), but the share of the
-patches' mass is the same for both: each patch's weight is scaled by one and the same factor, which renormalizing
-takes out again. A test asserts it.
+Softmax over the patches alone is not what a ViT computes (its softmax includes the CLS key), but the share of
+the patches' mass is the same for both: each patch's weight is scaled by one and the same factor, which
+renormalizing takes out again. A test asserts it.
 
 Presets:
     default     the definition above. Void pixels count in neither intersection nor union.
-    sar, dino   as released with both papers: void pixels do count in the union (the script's handling of them does
-                nothing). On the golden example of the tests, where 4 % of the pixels are void, this gives 5.63
-                where the default gives 5.70; on the four pixels in the docstring of `image_jaccard`, 67 and 100.
+    sar, dino   as released with both papers: void pixels do count in the union (the script's handling of them
+                does nothing). On the golden example of the tests, where 4 % of the pixels are void, this
+                gives 5.63 where the default gives 5.70; on the four pixels in the docstring of
+                `image_jaccard`, 67 and 100.
     intriguing  512 px, 90 % of the mass, void counted.
 
-Source: Naseer et al. 2021, "Intriguing properties of vision transformers" (arXiv 2105.10497); Caron et al. 2021
-(arXiv 2104.14294); Peruzzo et al. 2022, SAR (arXiv 2206.04636).
-Expected on VOC 2012 val (1,449 images): SAR reports 19.18 for the ViT-S/16 baseline and 31.19 with SAR, 27.40 and
-33.10 for MoCo-v3, 35.06 and 35.28 for DINO.
+Source: Naseer et al. 2021, "Intriguing properties of vision transformers" (arXiv 2105.10497); Caron et al.
+2021 (arXiv 2104.14294); Peruzzo et al. 2022, SAR (arXiv 2206.04636).
+Expected on VOC 2012 val (1,449 images): SAR reports 19.18 for the ViT-S/16 baseline and 31.19 with SAR, 27.40
+and 33.10 for MoCo-v3, 35.06 and 35.28 for DINO.
 
-Deviations: images without a labeled object are left out and counted (the released script divides by zero there).
-The best head per class is an oracle: it looks at the answer. Beside it stand `jaccard_fixed_head` (one head for
-all images, chosen on this data), `jaccard_head_mean` (a head at random), and two floors: `floor_whole_image`
-(attention everywhere) and `floor_other_image` (the attention of the image before this one, best head as well: what a
-taste for the image's center earns).
+Deviations: images without a labeled object are left out and counted (the released script divides by zero
+there). The best head per class is an oracle: it looks at the answer. Beside it stand `jaccard_fixed_head`
+(one head for all images, chosen on this data), `jaccard_head_mean` (a head at random), and two floors:
+`floor_whole_image` (attention everywhere) and `floor_other_image` (the attention of the image before this
+one, best head as well: what a taste for the image's center earns).
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.attention import Seen, attend
-from vitrail.evaluation.features import Precision, eval_transform, transform_values, weights_digest
+from vitrail.evaluation.features import Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.segmentation import iou
 from vitrail.ops.attention_mass import mass_mask
@@ -80,17 +82,25 @@ class JaccardConfig(Config):
     """A preset, and what differs from it (null: as the preset says)."""
 
     preset: Literal["default", "sar", "dino", "intriguing"] = "default"
-    image_size: int | None = Field(None, ge=1, description="pixels; image and mask are squashed to this square")
-    mass: float | None = Field(None, gt=0, le=1, description="share of the attention that a region holds")
-    void: Void | None = Field(None, description="whether void pixels (255) count in the union")
-    block: int = Field(-1, description="whose attention; negative counts from the last")
-    batch_size: int = Field(16, ge=1, description="images per forward pass; no influence on the result")
-    precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
+    image_size: int | None = Field(default=None, ge=1)
+    """Pixels; image and mask are squashed to this square."""
+    mass: float | None = Field(default=None, gt=0, le=1)
+    """Share of the attention that a region holds."""
+    void: Void | None = None
+    """Whether void pixels (255) count in the union."""
+    block: int = -1
+    """Whose attention; negative counts from the last."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images per forward pass; no influence on the result."""
+    precision: Precision = "fp32"
+    """Of the backbone: fp32 or bf16 autocast."""
 
     def settings(self) -> Settings:
         """The preset with the fields that were given."""
         given = {name: getattr(self, name) for name in Settings._fields}
-        return PRESETS[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
+        return PRESETS[self.preset]._replace(
+            **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 def attention_regions(scores: Tensor, mass: float) -> Tensor:
@@ -134,7 +144,9 @@ def image_jaccard(regions: Tensor, mask: Tensor, void: Void = "excluded") -> Ten
     heads, rows, columns = regions.shape
     height, width = mask.shape
     if height % rows or width % columns:
-        raise ValueError(f"a mask of {height} x {width} px does not divide into a grid of {rows} x {columns} patches")
+        raise ValueError(
+            f"a mask of {height} x {width} px does not divide into a grid of {rows} x {columns} patches"
+        )
     large = regions.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)
     present = [value for value in mask.unique().tolist() if value not in (BACKGROUND, VOID)]
     if not present:
@@ -154,8 +166,8 @@ def evaluate(
     """Jaccard index of CLS attention and the objects of `data`, whose samples hold masks.
 
     Args:
-        cache: taken so that all protocols are called alike; attention is not cached, because decoding the masks
-            takes longer than a cache would save.
+        cache: taken so that all protocols are called alike; attention is not cached, because decoding the
+            masks takes longer than a cache would save.
 
     Returns:
         A report in percent: `jaccard` (the protocol's number), `jaccard_fixed_head`, `jaccard_head_mean`,
@@ -167,7 +179,7 @@ def evaluate(
     config = config or JaccardConfig()
     settings = config.settings()
     grid_of(settings.image_size, settings.image_size, backbone.patch_size)
-    transform_config = EvalTransformConfig(size=settings.image_size, mode="squash")
+    transform_config = EvalTransformConfig(image_size=settings.image_size, mode="squash")
     found = _Tally(settings.mass, settings.void)
     notes = attend(
         backbone,
@@ -189,7 +201,7 @@ def evaluate(
         protocol="attention_jaccard",
         source=SOURCES[config.preset],
         data={"val": data},
-        transform=transform_values(transform_config, backbone),
+        transform=eval_transform(transform_config, backbone).config,
         layer="last block" if config.block == -1 else f"block {config.block}",
         token="CLS query on patch keys, softmax",
         averaging="best head per class; mean over an image's classes, then over images; percent",
@@ -200,7 +212,12 @@ def evaluate(
         deviations=changes(PRESETS[config.preset]._asdict(), settings._asdict()),
         precision=config.precision,
     )
-    details = {"per_head": per_head, "per_image": found.images, "without_objects": found.without, "notes": notes}
+    details = {
+        "per_head": per_head,
+        "per_image": found.images,
+        "without_objects": found.without,
+        "notes": notes,
+    }
     return Report("attention_jaccard", numbers, card, details)
 
 
@@ -220,7 +237,7 @@ class _Tally:
     def add(self, seen: Seen) -> None:
         regions = attention_regions(seen.scores, self.mass)
         if seen.mask is None or not len(overlap := image_jaccard(regions, seen.mask, self.void)):
-            self.without.append(seen.index)
+            self.without.append(seen.number)
             return
         heads, best = overlap.mean(0), overlap.amax(1).mean().item()
         self.best.append(best)
@@ -230,7 +247,9 @@ class _Tally:
             self.other.append(image_jaccard(self.before, seen.mask, self.void).amax(1).mean().item())
         self.before = regions
         per_head = [round(100 * value, 4) for value in heads.tolist()]
-        self.images.append({"index": seen.index, "path": seen.path, "jaccard": 100 * best, "heads": per_head})
+        self.images.append(
+            {"index": seen.number, "path": seen.path, "jaccard": 100 * best, "heads": per_head}
+        )
 
 
 def _numbers(found: _Tally) -> tuple[dict[str, float], list[float]]:

@@ -1,8 +1,8 @@
 """Features of a whole data set by a frozen backbone, computed once and kept on disk.
 
-The cache is a folder per (weights, architecture, data, transform, what is read, precision), named by their digest,
-with one file per `SHARD` images. Files appear whole or not at all, so an interrupted extraction goes on at the next
-shard, and a file that does not match its own checksum is computed again, with a warning.
+The cache is a folder per (weights, architecture, data, transform, what is read, precision), named by their
+digest, with one file per `SHARD` images. Files appear whole or not at all, so an interrupted extraction goes
+on at the next shard, and a file that does not match its own checksum is computed again, with a warning.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone, Batch, ImageSet, Sample
+from vitrail.data.loader import ordered_batches
+from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import write_atomically
 
@@ -32,8 +34,10 @@ Precision = Literal["fp32", "bf16"]
 class FeatureConfig(Config):
     """Which tokens become the feature of an image."""
 
-    cls_blocks: int = Field(1, ge=1, description="concatenate the CLS of the last n blocks, each after the final norm")
-    mean_patch: bool = Field(False, description="append the mean of the last block's patches, after the final norm")
+    cls_blocks: int = Field(default=1, ge=1)
+    """Concatenate the CLS of the last n blocks, each after the final norm."""
+    mean_patch: bool = False
+    """Append the mean of the last block's patches, after the final norm."""
 
     def words(self) -> tuple[str, str]:
         """Layer and token, for the protocol card."""
@@ -53,10 +57,9 @@ class Features(NamedTuple):
 def extract(
     backbone: Backbone,
     data: ImageSet,
-    transform: Callable[[Any], Tensor],
+    transform: EvalTransform,
     config: FeatureConfig | None = None,
     *,
-    transform_key: Mapping[str, Any],
     batch_size: int = 64,
     workers: int = 0,
     precision: Precision = "fp32",
@@ -67,11 +70,11 @@ def extract(
     """Run the backbone over a data set, or read what an earlier run left in `cache`.
 
     Args:
-        transform: PIL image -> `[3, H, W]` float, as in `vitrail.data.transforms`.
-        transform_key: plain values that say what the transform does; part of the cache's name.
-        batch_size, workers: of the loading alone; they do not change the features' meaning or the cache's name.
+        transform: as `eval_transform` makes it for the backbone.
+        batch_size, workers: of the loading alone; they do not change the features' meaning or the cache's
+            name.
         precision: "bf16" runs the backbone under autocast; features come back as float32 either way.
-        device: "auto" (the backbone's own device where that is no CPU, else CUDA where there is one), or a name.
+        device: a name, or "auto": the backbone's own where that is no CPU, else CUDA where there is one.
         cache: folder to keep features in; None keeps nothing.
         title: stands before the progress.
 
@@ -83,7 +86,7 @@ def extract(
         raise ValueError(f"{title}: the data set is empty; an evaluation needs at least one image")
     folder = None
     if cache is not None:
-        folder = Path(cache) / cache_name(backbone, data, transform_key, config, precision)
+        folder = Path(cache) / cache_name(backbone, data, transform.config, config, precision)
     notes: list[str] = []
     shards: list[dict[str, Tensor]] = []
     with frozen(backbone, device) as place, progress(title, len(data)) as advance:
@@ -92,7 +95,7 @@ def extract(
             path = None if folder is None else folder / f"{start:09d}.safetensors"
             shard = None if path is None else read_shard(path, notes)
             if shard is None:
-                batches = _batches(_Slice(data, start, stop), transform, batch_size, workers)
+                batches = ordered_batches(_Slice(data, start, stop), transform, batch_size, workers)
                 with autocast(place, precision):
                     shard = _compute(backbone, batches, config, place, start, advance)
                 if path is not None:
@@ -104,14 +107,18 @@ def extract(
 
 
 def cache_name(
-    backbone: Backbone, data: ImageSet, transform_key: Mapping[str, Any], config: FeatureConfig, precision: Precision
+    backbone: Backbone,
+    data: ImageSet,
+    transform: EvalTransformConfig,
+    config: FeatureConfig,
+    precision: Precision,
 ) -> str:
     """The folder's name: 24 hex digits over everything that decides the features."""
     parts = {
         "weights": weights_digest(backbone),
         "architecture": _architecture(backbone),
         "data": data.digest(),
-        "transform": dict(transform_key),
+        "transform": transform.plain(),
         "features": config.plain(),
         "precision": precision,
     }
@@ -119,7 +126,8 @@ def cache_name(
 
 
 def weights_digest(module: object) -> str:
-    """16 hex digits of the SHA-256 over names, types, shapes and bytes of a module's state; "none" without one."""
+    """16 hex digits of the SHA-256 over names, types, shapes and bytes of a module's state; "none" for a
+    backbone that is no module."""
     if not isinstance(module, nn.Module):
         return "none"
     digest = hashlib.sha256()
@@ -132,21 +140,21 @@ def weights_digest(module: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def _bytes(value: Tensor) -> memoryview:
-    # numpy knows no bfloat16, so the bytes are taken as uint8; reshape first: a 0-d tensor cannot be viewed so.
-    return memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+def _bytes(value: Tensor) -> Any:
+    # numpy knows no bfloat16, so the bytes are taken as uint8; a 0-d tensor must be reshaped first.
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _architecture(backbone: Backbone) -> str:
-    # Switches that hold no weights (a skipped residual, another image size) change features too: the config names
-    # them where there is one, the module's repr shows most of the others.
+    # Switches that hold no weights (a skipped residual, another image size) change features too: the config
+    # names them where there is one, the module's repr shows most of the others.
     config = getattr(backbone, "config", None)
     plain = config.plain() if isinstance(config, Config) else str(config)
     return hashlib.sha256(f"{type(backbone).__qualname__} {plain} {backbone!r}".encode()).hexdigest()
 
 
 def pick_device(device: str, backbone: object) -> torch.device:
-    """ "auto" is the backbone's own device where that is no CPU, else CUDA where there is one, else the CPU."""
+    """A device by name; "auto" is the backbone's own where that is no CPU, else CUDA where there is one."""
     if device != "auto":
         return torch.device(device)
     own = device_of(backbone)
@@ -161,11 +169,29 @@ def device_of(backbone: object) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def eval_transform(config: EvalTransformConfig, backbone: object) -> EvalTransform:
+    """The transform, with the pixels' mean and std that the backbone was trained with where it knows them.
+
+    Normalization belongs to the weights: a backbone's own `mean` and `std` win over the configuration's.
+    """
+    return EvalTransform(config.model_copy(update=pixel_statistics(backbone)))
+
+
+def pixel_statistics(backbone: object) -> dict[str, tuple[float, ...]]:
+    """The `mean` and `std` that a backbone knows, three numbers each; empty where it knows none."""
+    known = {name: getattr(backbone, name, None) for name in ("mean", "std")}
+    return {
+        name: tuple(float(value) for value in values) for name, values in known.items() if values is not None
+    }
+
+
 def require_labels(features: Features, role: str) -> Tensor:
     """The labels `[N]`. Raises `ValueError` where images have none."""
     if features.labels is None or bool((features.labels < 0).any()):
         without = "all" if features.labels is None else int((features.labels < 0).sum())
-        raise ValueError(f"{without} of {role}'s {len(features.values)} images have no label; give class folders")
+        raise ValueError(
+            f"{without} of {role}'s {len(features.values)} images have no label; give class folders"
+        )
     return features.labels
 
 
@@ -173,7 +199,9 @@ def shared_classes(train: ImageSet, val: ImageSet) -> int:
     """How many classes both sets have. Raises `ValueError` where their lists differ or one has none."""
     for role, data in (("train", train), ("val", val)):
         if not data.classes:
-            raise ValueError(f"{role} has no class list; give class folders, or use a protocol without labels")
+            raise ValueError(
+                f"{role} has no class list; give class folders, or use a protocol without labels"
+            )
     known, asked = tuple(train.classes or ()), tuple(val.classes or ())
     if unknown := [name for name in asked if name not in known]:
         raise ValueError(
@@ -182,8 +210,8 @@ def shared_classes(train: ImageSet, val: ImageSet) -> int:
         )
     if known != asked:
         raise ValueError(
-            f"train has {len(known)} classes, val {len(asked)} in another list, so their numbers do not agree; "
-            "build val with classes=train.classes"
+            f"train has {len(known)} classes, val {len(asked)} in another list: the same number would mean "
+            "another class; build val with classes=train.classes"
         )
     return len(known)
 
@@ -223,14 +251,18 @@ def read_features(backbone: Backbone, images: Tensor, config: FeatureConfig) -> 
     """
     blocks = config.cls_blocks
     if blocks > backbone.depth:
-        raise ValueError(f"cls_blocks = {blocks}, but the backbone has {backbone.depth} blocks; ask for fewer")
+        raise ValueError(
+            f"cls_blocks = {blocks}, but the backbone has {backbone.depth} blocks; ask for fewer"
+        )
     earlier = tuple(range(-blocks, -1))
     tokens = backbone(images, layers=earlier)
     parts: list[Tensor] = []
     if earlier:
         norm = getattr(backbone, "norm", None)
         if norm is None:
-            raise ValueError(f"cls_blocks = {blocks} needs `backbone.norm`, the final norm; add it, or use cls_blocks=1")
+            raise ValueError(
+                f"cls_blocks = {blocks} needs `backbone.norm`, the final norm; add it, or use cls_blocks=1"
+            )
         parts = [norm(tokens.layers[block][:, 0]) for block in earlier]
     parts.append(tokens.cls)
     if config.mean_patch:
@@ -257,7 +289,7 @@ class _Slice:
 
 def _compute(
     backbone: Backbone,
-    batches: Iterator[Batch],
+    batches: Iterable[Batch],
     config: FeatureConfig,
     place: torch.device,
     start: int,
@@ -268,7 +300,9 @@ def _compute(
         found = read_features(backbone, batch.images.to(place, non_blocking=True), config).cpu()
         if not found.isfinite().all():
             bad = batch.indices[~found.isfinite().all(1)] + start
-            raise ValueError(f"features of images {bad.tolist()[:8]} are not finite; check the weights, or use fp32")
+            raise ValueError(
+                f"features of images {bad.tolist()[:8]} are not finite; check the weights, or use fp32"
+            )
         values.append(found)
         labels.append(torch.full((len(found),), -1) if batch.labels is None else batch.labels.cpu())
         indices.append(batch.indices.cpu() + start)
@@ -282,15 +316,20 @@ def _compute(
 def _join(shards: list[dict[str, Tensor]], count: int, notes: list[str], title: str) -> Features:
     kept = [shard for shard in shards if len(shard["indices"])]
     if not kept:
-        raise ValueError(f"{title}: none of the {count} images could be read; run `vitrail doctor` on the folder")
-    values, labels, indices = (torch.cat([shard[key] for shard in kept]) for key in ("values", "labels", "indices"))
+        raise ValueError(
+            f"{title}: none of the {count} images could be read; run `vitrail doctor` on the folder"
+        )
+    values, labels, indices = (
+        torch.cat([shard[key] for shard in kept]) for key in ("values", "labels", "indices")
+    )
     if len(indices) < count:
         notes.append(f"{title}: {count - len(indices)} of {count} images could not be read and were left out")
     return Features(values, None if bool((labels < 0).all()) else labels, indices, tuple(notes))
 
 
 def read_shard(path: Path, notes: list[str]) -> dict[str, Tensor] | None:
-    """A shard from disk; None where there is none, or (with a warning and a note) where the file is broken."""
+    """A shard from disk; None where there is none, or (with a warning and a note) where the file is
+    broken."""
     if not path.is_file():
         return None
     from safetensors import SafetensorError, safe_open
@@ -308,7 +347,8 @@ def read_shard(path: Path, notes: list[str]) -> dict[str, Tensor] | None:
 
 
 def write_shard(path: Path, shard: dict[str, Tensor], notes: list[str]) -> None:
-    """Write a shard atomically; a full disk costs the cache, not the evaluation (with a warning and a note)."""
+    """Write a shard atomically; a full disk costs the cache, not the evaluation (with a warning and a
+    note)."""
     from safetensors.torch import save
 
     content = save({name: value.contiguous() for name, value in shard.items()}, {"sha256": _checksum(shard)})
@@ -329,4 +369,3 @@ def _checksum(shard: dict[str, Tensor]) -> str:
 def _warn(text: str, notes: list[str]) -> None:
     notes.append(text)
     warnings.warn(text, stacklevel=3)
-

@@ -1,21 +1,30 @@
 """Weighted k-nearest-neighbor classification with frozen features: the protocol of DINO.
 
-Definition: every image is resized to 256 px on its short side (bicubic) and cropped to the central 224; its feature
-is the CLS token after the final norm, divided by its Euclidean length. The k training features of highest cosine
-vote for their class with weight exp(cosine / 0.07). Reported for k = 10, 20, 100, 200, and the best of them
-(usually k = 20), as top-1 and top-5 in percent.
+Definition: every image is resized to 256 px on its short side (bicubic) and cropped to the central 224; its
+feature is the CLS token after the final norm, divided by its Euclidean length. The k training features of
+highest cosine vote for their class with weight exp(cosine / 0.07). Reported for k = 10, 20, 100, 200, and the
+best of them (usually k = 20), as top-1 and top-5 in percent.
 
 Source: Wu et al. 2018 (arXiv 1805.01978) for the vote, Caron et al. 2021 (arXiv 2104.14294) for the settings.
-Expected on ImageNet-1k: DINO ViT-S/16 (300 epochs) 74.5 top-1, DINO ViT-B/16 76.1.
+Expected on ImageNet-1k: DINO ViT-S/16 74.5 top-1, DINO ViT-B/16 76.1.
 
-Deviations: none in the arithmetic. A k above the number of training images is dropped, and said so; top-5 is left
-out where there are 5 classes or fewer. `best_*` is chosen on the validation set itself, as published.
+Presets:
+    default   a class that no neighbor voted for is never predicted.
+    dino      as released: where fewer than five classes got a vote, the five best are filled up from the
+              others in the order in which an unstable sort leaves them, which depends on the version of torch
+              and on the device. On the golden example of the tests (20 classes, k = 10) this gives 58.2 top-5
+              where the default gives 56.8. Top-1 is the same.
+
+Deviations: the preset `default` above. A k above the number of training images is dropped, and said so; top-5
+is left out where there are 5 classes or fewer. `best_*` is chosen on the validation set itself, as published.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -32,26 +41,33 @@ from vitrail.evaluation.features import (
     pick_device,
     require_labels,
     shared_classes,
-    transform_values,
     weights_digest,
 )
 from vitrail.evaluation.result import Report, changes, make_card
-from vitrail.metrics.classification import topk_accuracy
 from vitrail.ops.neighbors import knn_vote, nearest
 
+Preset = Literal["default", "dino"]
 SOURCE = "DINO, Caron et al. 2021, arXiv 2104.14294; vote of Wu et al. 2018, arXiv 1805.01978"
 
 
 class KnnConfig(Config):
     """The published settings by default; a small model asks for another `transform`."""
 
-    k: tuple[int, ...] = Field((10, 20, 100, 200), description="numbers of neighbors that vote")
-    temperature: float = Field(0.07, gt=0, description="divides the cosine in the vote's exponential")
+    preset: Preset = "default"
+    """"default" or "dino": what becomes of classes without a vote."""
+
+    k: tuple[int, ...] = (10, 20, 100, 200)
+    """Numbers of neighbors that vote."""
+    temperature: float = Field(default=0.07, gt=0)
+    """Divides the cosine in the vote's exponential."""
     features: FeatureConfig = FeatureConfig()
     transform: EvalTransformConfig = EvalTransformConfig()
-    batch_size: int = Field(64, ge=1, description="images per forward pass; no influence on the result")
-    workers: int = Field(0, ge=0, description="loading processes")
-    precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
+    batch_size: int = Field(default=64, ge=1)
+    """Images per forward pass; no influence on the result."""
+    workers: int = Field(default=0, ge=0)
+    """Loading processes."""
+    precision: Precision = "fp32"
+    """Of the backbone: fp32 or bf16 autocast."""
 
     @field_validator("k")
     @classmethod
@@ -88,7 +104,9 @@ def evaluate(
     notes = [*bank.notes, *queries.notes]
     ks = fitting_ks(config.k, len(bank.values), notes)
     if train.digest() == val.digest():
-        notes.append("train and val are the same images: every query finds itself, so the numbers are too high")
+        notes.append(
+            "train and val are the same images: every query finds itself, so the numbers are too high"
+        )
     accuracies = classify(
         queries.values.to(place),
         labels["val"].to(place),
@@ -97,6 +115,7 @@ def evaluate(
         ks=ks,
         classes=classes,
         temperature=config.temperature,
+        preset=config.preset,
     )
     numbers, best = _numbers(accuracies)
     layer, token = config.features.words()
@@ -104,14 +123,15 @@ def evaluate(
         protocol="knn",
         source=SOURCE,
         data=sets,
-        transform=transform_values(config.transform, backbone),
+        transform=eval_transform(config.transform, backbone).config,
         layer=layer,
         token=f"{token}, divided by its Euclidean length",
         averaging="share of validation images, in percent",
         weights=weights_digest(backbone),
         config=config.plain(),
         backbone=backbone,
-        deviations=changes(KnnConfig().plain(), config.plain(), NO_INFLUENCE),
+        preset=config.preset,
+        deviations=changes(KnnConfig().plain(), config.plain(), (*NO_INFLUENCE, "preset")),
         precision=config.precision,
     )
     return Report("knn", numbers, card, {"best_k": best, "used_k": list(ks), "notes": notes})
@@ -126,21 +146,35 @@ def classify(
     ks: tuple[int, ...],
     classes: int,
     temperature: float = 0.07,
+    preset: Preset = "default",
 ) -> dict[int, dict[int, float]]:
-    """Accuracy in percent, `{k: {1: top-1, 5: top-5}}`, of neighbors' votes.
+    """Accuracy in percent, `{k: {1: top-1, 5: top-5}}`, of neighbors' votes; no top-5 of five classes or
+    fewer.
 
     Args:
         queries, bank: features `[Q, D]`, `[M, D]`, of any length.
         query_labels, bank_labels: int64 `[Q]`, `[M]` in 0..classes-1.
         ks: numbers of neighbors, each 1..M.
+        preset: what becomes of classes that no neighbor voted for.
     """
     values, ids = nearest(queries, bank, max(ks), metric="cosine")
-    return {
-        k: topk_accuracy(
-            knn_vote(values[:, :k], ids[:, :k], bank_labels, classes=classes, temperature=temperature), query_labels
+    labels, neighbors = query_labels[:, None], bank_labels[ids]
+    accuracies: dict[int, dict[int, float]] = {}
+    for k in ks:
+        votes = knn_vote(values[:, :k], ids[:, :k], bank_labels, classes=classes, temperature=temperature)
+        # The released script sorts unstably; doing the same is the only way to meet its numbers.
+        ranked = votes.sort(dim=1, descending=True, stable=preset == "default").indices
+        voted = (
+            (neighbors[:, :k] == labels).any(1)
+            if preset == "default"
+            else torch.ones_like(query_labels).bool()
         )
-        for k in ks
-    }
+        accuracies[k] = {
+            top: 100.0 * ((ranked[:, :top] == labels).any(1) & voted).double().mean().item()
+            for top in (1, 5)
+            if top == 1 or top < classes
+        }
+    return accuracies
 
 
 def fitting_ks(ks: tuple[int, ...], count: int, notes: list[str]) -> tuple[int, ...]:
@@ -161,7 +195,6 @@ def _features(
         data,
         eval_transform(config.transform, backbone),
         config.features,
-        transform_key=transform_values(config.transform, backbone),
         batch_size=config.batch_size,
         workers=config.workers,
         precision=config.precision,

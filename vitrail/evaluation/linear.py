@@ -1,24 +1,29 @@
 """A linear classifier on frozen features: the probes of DINO and of iBOT.
 
-Definition: SGD with momentum 0.9, no weight decay, learning rate 1e-3 times batch size / 256, one cosine per run
-stepped once per epoch down to 0, 100 epochs, batch 1024; weights start at normal(0, 0.01). Training images pass
-RandomResizedCrop to 224 px and a horizontal flip, validation images a resize to 256 px (bicubic) and the central 224.
+Definition: SGD with momentum 0.9, no weight decay, learning rate 1e-3 times batch size / 256, one cosine per
+run stepped once per epoch down to 0, 100 epochs, batch 1024; weights start at normal(0, 0.01). Training
+images pass RandomResizedCrop to 224 px and a horizontal flip, validation images a resize to 256 px (bicubic)
+and the central 224.
 
 Presets:
     dino       the feature is the CLS of the last 4 blocks, each after the final norm, joined (ViT-S)
     dino_vitb  the feature is the last CLS joined with the mean patch (ViT-B)
     ibot       the feature of `dino`, 45 learning rates {1..9} x 10^{-4..0}, the best of them reported as such
-    features   quick: no augmentation, so features are computed once and cached; last CLS, 9 learning rates, batch 256
+    features   quick: no augmentation, so features are computed once and cached; last CLS, 9 learning rates,
+        batch 256
 
-All learning rates train at once on the same features (`vitrail.nn.linear_heads`): 45 cost little more than one.
+All learning rates train at once on the same features (`vitrail.nn.linear_heads`): 45 cost little more than
+one.
 
 Source: DINO, Caron et al. 2021 (arXiv 2104.14294); iBOT, Zhou et al. 2021 (arXiv 2111.07832).
 Expected on ImageNet-1k: DINO ViT-S/16 77.0, ViT-B/16 78.2; iBOT ViT-S/16 77.9 top-1.
 
-Deviations: the number is that of the last epoch (the published script keeps the best epoch on the validation set).
-`augment=False` trains on the features of the validation transform instead of augmented images: it is quick and
-ranks models alike, but it is not the published number; the card says so. `linear_best_*` of a sweep is chosen on the
-validation set itself, as published.
+Deviations: the number is that of the last epoch (the published script keeps the best epoch on the validation
+set). With augmentation, images that do not fill an epoch's last batch are left out of that epoch, others in
+the next. A batch is never larger than the training set, and the learning rate follows it. `augment=False`
+trains on the features of the validation transform instead of augmented images: it is quick, but it is not the
+published number, and the card says so. `linear_best_*` of a sweep is chosen on the validation set itself, as
+published.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from torch import Tensor
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.loader import Loader
-from vitrail.data.transforms import EvalTransformConfig, TrainTransformConfig
+from vitrail.data.transforms import EvalTransformConfig, TrainTransform, TrainTransformConfig
 from vitrail.evaluation.features import (
     NO_INFLUENCE,
     FeatureConfig,
@@ -45,11 +50,10 @@ from vitrail.evaluation.features import (
     eval_transform,
     extract,
     frozen,
+    pixel_statistics,
     read_features,
     require_labels,
     shared_classes,
-    train_transform,
-    transform_values,
     weights_digest,
 )
 from vitrail.evaluation.progress import progress
@@ -95,24 +99,35 @@ class LinearConfig(Config):
     """A preset, and what differs from it (null: as the preset says)."""
 
     preset: Literal["dino", "dino_vitb", "ibot", "features"] = "dino"
-    cls_blocks: int | None = Field(None, ge=1, description="join the CLS of the last n blocks")
-    mean_patch: bool | None = Field(None, description="append the mean patch of the last block")
-    augment: bool | None = Field(None, description="RandomResizedCrop and flip, the backbone runs every epoch")
-    epochs: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(None, ge=1, description="images per step; the learning rate grows with it")
-    learning_rates: tuple[float, ...] | None = Field(None, description="per 256 images of the batch")
-    momentum: float | None = Field(None, ge=0, lt=1)
+    cls_blocks: int | None = Field(default=None, ge=1)
+    """Join the CLS of the last n blocks."""
+    mean_patch: bool | None = None
+    """Append the mean patch of the last block."""
+    augment: bool | None = None
+    """RandomResizedCrop and flip, the backbone runs every epoch."""
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images per step; the learning rate grows with it."""
+    learning_rates: tuple[float, ...] | None = None
+    """Per 256 images of the batch."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
     transform: EvalTransformConfig = EvalTransformConfig()
-    train_transform: TrainTransformConfig = TRAIN_TRANSFORM
-    forward_batch_size: int = Field(64, ge=1, description="images per forward pass of the backbone; no influence")
-    workers: int = Field(0, ge=0, description="loading processes")
-    precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
-    seed: int = Field(0, description="of the heads' start, the order and the augmentation")
+    train_transform: TrainTransformConfig = TrainTransformConfig()
+    forward_batch_size: int = Field(default=64, ge=1)
+    """Images per forward pass of the backbone; no influence."""
+    workers: int = Field(default=0, ge=0)
+    """Loading processes."""
+    precision: Precision = "fp32"
+    """Of the backbone: fp32 or bf16 autocast."""
+    seed: int = 0
+    """Of the heads' start, the order and the augmentation."""
 
     def settings(self) -> Settings:
         """The preset with the fields that were given."""
         given = {name: getattr(self, name) for name in Settings._fields}
-        return PRESETS[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
+        return PRESETS[self.preset]._replace(
+            **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 def evaluate(
@@ -138,6 +153,7 @@ def evaluate(
     """
     config = config or LinearConfig()
     settings = config.settings()
+    settings = settings._replace(batch_size=min(settings.batch_size, max(len(train), 1)))
     classes = shared_classes(train, val)
     with frozen(backbone, device) as place:
         target = _extract(backbone, val, "val", config, cache, device)
@@ -149,8 +165,12 @@ def evaluate(
             source = _extract(backbone, train, "train", config, cache, device)
             notes += source.notes
             known = require_labels(source, "train").to(place)
-            batches = shuffled(source.values.to(place), known, settings.epochs, settings.batch_size, config.seed)
-        heads, losses = fit_heads(batches, target.values.shape[1], classes, settings, seed=config.seed, device=place)
+            batches = shuffled(
+                source.values.to(place), known, settings.epochs, settings.batch_size, config.seed
+            )
+        heads, losses = fit_heads(
+            batches, target.values.shape[1], classes, settings, seed=config.seed, device=place
+        )
         accuracies = _score(heads, target.values.to(place), labels.to(place), notes)
     best = max(range(len(settings.learning_rates)), key=accuracies[1].__getitem__)
     prefix = "linear" if len(settings.learning_rates) == 1 else "linear_best"
@@ -193,7 +213,8 @@ def fit_heads(
         batches: (epoch, features `[B, width]`, labels `[B]`), epochs 0 to settings.epochs - 1 in order.
         width: D of the features.
         classes: C.
-        settings: learning rates are multiplied by batch_size / 256 and follow a cosine, constant within an epoch.
+        settings: learning rates are multiplied by batch_size / 256 and follow a cosine, constant within an
+            epoch.
 
     Returns:
         The heads, and the mean training loss per epoch and head (nats; None where it diverged).
@@ -220,8 +241,8 @@ def _augmented(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     loader = Loader(
         train,
-        train_transform(config.train_transform, backbone),
-        global_batch_size=min(settings.batch_size, len(train)),
+        _train_transform(config.train_transform, backbone),
+        global_batch_size=settings.batch_size,
         seed=config.seed,
         workers=config.workers,
     )
@@ -233,17 +254,25 @@ def _augmented(
                     raise ValueError("train has images without a label; a linear probe needs class folders")
                 with autocast(place, config.precision):
                     chunks = batch.images.split(config.forward_batch_size)
-                    values = torch.cat([read_features(backbone, chunk.to(place), reading) for chunk in chunks])
+                    values = torch.cat(
+                        [read_features(backbone, chunk.to(place), reading) for chunk in chunks]
+                    )
                 yield step // steps, values, batch.labels.to(place)
             advance(1)
     notes += [f"train image {path} could not be read ({reason})" for path, reason in loader.skipped.values()]
+
+
+def _train_transform(config: TrainTransformConfig, backbone: Backbone) -> TrainTransform:
+    return TrainTransform(config.model_copy(update=pixel_statistics(backbone)))
 
 
 def _score(heads: LinearHeads, values: Tensor, labels: Tensor, notes: list[str]) -> dict[int, list[float]]:
     logits = torch.cat([heads(part).cpu() for part in values.split(1024)], dim=1)
     diverged = [rate for own, rate in zip(logits, heads.learning_rates.tolist()) if not own.isfinite().all()]
     if len(diverged) == len(logits):
-        raise ValueError(f"training diverged at every learning rate ({diverged}); give smaller learning_rates")
+        raise ValueError(
+            f"training diverged at every learning rate ({diverged}); give smaller learning_rates"
+        )
     if diverged:
         notes.append(f"training diverged at the learning rates {diverged} and counts as wrong there")
     per_head = [topk_accuracy(own, labels.cpu()) for own in logits]
@@ -258,7 +287,6 @@ def _extract(
         data,
         eval_transform(config.transform, backbone),
         config.settings().features(),
-        transform_key=transform_values(config.transform, backbone),
         batch_size=config.forward_batch_size,
         workers=config.workers,
         precision=config.precision,
@@ -275,12 +303,14 @@ def _card(
     words = changes(PRESETS[config.preset]._asdict(), settings._asdict())
     if not settings.augment:
         words.append("no augmentation: trained on the features of the validation transform")
-    words += changes(LinearConfig().plain(), config.plain(), (*NO_INFLUENCE, "preset", "seed", *Settings._fields))
+    words += changes(
+        LinearConfig().plain(), config.plain(), (*NO_INFLUENCE, "preset", "seed", *Settings._fields)
+    )
     return make_card(
         protocol="linear",
         source=SOURCES[config.preset],
         data={"train": train, "val": val},
-        transform=transform_values(config.transform, backbone),
+        transform=eval_transform(config.transform, backbone).config,
         layer=layer,
         token=token,
         averaging="share of validation images after the last epoch, in percent",

@@ -1,18 +1,18 @@
 """The pointing game: does the patch that CLS attends to most lie on an object?
 
-Definition: the image is squashed to 224 x 224 px, so that no object is cut off; the softmax attention of the CLS
-token of the last block over the patches is averaged over heads; the center of the patch where it is largest is a hit
-when it lies in a ground-truth box of the image (moved by the same squash). The number is the share of images with a
-hit, in percent.
+Definition: the image is squashed to 224 x 224 px, so that no object is cut off; the softmax attention of the
+CLS token of the last block over the patches is averaged over heads; the center of the patch where it is
+largest is a hit when it lies in a ground-truth box of the image (moved by the same squash). The number is the
+share of images with a hit, in percent.
 
-Source: Zhang et al. 2016, "Top-down neural attention by excitation backprop" (arXiv 1608.00507), which points with a
-class's map and grants 15 px of tolerance.
+Source: Zhang et al. 2016, "Top-down neural attention by excitation backprop" (arXiv 1608.00507), which points
+with a class's map and grants 15 px of tolerance.
 Expected: no published number for this setting; the floors stand beside it.
 
-Deviations: attention of the CLS token belongs to no class, so a box of any class counts; no tolerance by default.
-`pointing_best_head` is an oracle: the head is chosen on this data. Floors: `floor_center` (always point at the
-image's center) and `floor_anywhere` (point at a patch at random). Of equal maxima the first patch in reading order is
-taken. Images without a box are left out and counted.
+Deviations: attention of the CLS token belongs to no class, so a box of any class counts; no tolerance by
+default. `pointing_best_head` is an oracle: the head is chosen on this data. Floors: `floor_center` (always
+point at the image's center) and `floor_anywhere` (point at a patch at random). Of equal maxima the first
+patch in reading order is taken. Images without a box are left out and counted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.attention import Seen, attend
-from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, transform_values, weights_digest
+from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.localization import clip_boxes, points_in_boxes
 from vitrail.ops.patches import grid_of
@@ -39,11 +39,16 @@ SOURCE = "Zhang et al. 2016, arXiv 1608.00507, with CLS attention in place of a 
 class PointingConfig(Config):
     """How the image is shown and what counts as a hit."""
 
-    image_size: int = Field(224, ge=1, description="pixels; the image is squashed to this square")
-    tolerance: float = Field(0.0, ge=0, description="pixels by which boxes are widened; the source grants 15")
-    block: int = Field(-1, description="whose attention; negative counts from the last")
-    batch_size: int = Field(16, ge=1, description="images per forward pass; no influence on the result")
-    precision: Precision = Field("fp32", description="of the backbone: fp32 or bf16 autocast")
+    image_size: int = Field(default=224, ge=1)
+    """Pixels; the image is squashed to this square."""
+    tolerance: float = Field(default=0.0, ge=0)
+    """Pixels by which boxes are widened; the source grants 15."""
+    block: int = -1
+    """Whose attention; negative counts from the last."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images per forward pass; no influence on the result."""
+    precision: Precision = "fp32"
+    """Of the backbone: fp32 or bf16 autocast."""
 
 
 class Hits(NamedTuple):
@@ -104,7 +109,7 @@ def evaluate(
     """
     config = config or PointingConfig()
     grid_of(config.image_size, config.image_size, backbone.patch_size)
-    transform_config = EvalTransformConfig(size=config.image_size, mode="squash")
+    transform_config = EvalTransformConfig(image_size=config.image_size, mode="squash")
     games: list[Hits] = []
     images: list[dict[str, Any]] = []
     without: list[int] = []
@@ -112,10 +117,10 @@ def evaluate(
     def play(seen: Seen) -> None:
         boxes = None if seen.boxes is None else clip_boxes(seen.boxes, *seen.size)
         if boxes is None or not len(boxes):
-            without.append(seen.index)
+            without.append(seen.number)
             return
         games.append(hit := point_at(seen.scores, boxes, seen.size, config.tolerance))
-        images.append({"index": seen.index, "path": seen.path, "hit": hit.mean, "point": list(hit.point)})
+        images.append({"index": seen.number, "path": seen.path, "hit": hit.mean, "point": list(hit.point)})
 
     notes = attend(
         backbone,
@@ -137,7 +142,7 @@ def evaluate(
         protocol="pointing",
         source=SOURCE,
         data={"val": data},
-        transform=transform_values(transform_config, backbone),
+        transform=eval_transform(transform_config, backbone).config,
         layer="last block" if config.block == -1 else f"block {config.block}",
         token="CLS query on patch keys, softmax, mean over heads",
         averaging="share of images with a hit, in percent",

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`; every call may update the line `title 512/2,500 images, 310/s, 6 s left` on stderr.
+    """Yields `advance(n)`; every call may update the line `title 512/2,500 images, 310/s, 6 s left` on
+    stderr.
 
     Without a terminal the line goes to the log of this module (level INFO), every 30 s and at the end.
     """

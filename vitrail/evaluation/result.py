@@ -10,13 +10,14 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitrail.contracts import ImageSet
+from vitrail.data.transforms import EvalTransformConfig
 
 LIBRARIES = ("vitrail", "torch", "torchvision", "timm", "numpy", "pillow")
 CARD_KEYS = (
@@ -46,7 +47,8 @@ class Report(NamedTuple):
     """The outcome of one protocol.
 
     `numbers` are what one compares (percent unless the name says otherwise), `card` says how they came about
-    (every key of `CARD_KEYS`), `details` hold what explains them: per head, per image, per learning rate, notes.
+    (every key of `CARD_KEYS`), `details` hold what explains them: per head, per image, per learning rate,
+    notes.
     """
 
     protocol: str
@@ -76,15 +78,16 @@ class Report(NamedTuple):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside `path`, flush it to disk, and move it into place. Makes the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # No tempfile: it makes files that only their owner may read, and caches are shared.
+    waiting = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with waiting.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        waiting.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        waiting.unlink(missing_ok=True)
         raise
 
 
@@ -100,12 +103,34 @@ def describe_data(data: ImageSet) -> dict[str, Any]:
     }
 
 
+def describe_transform(config: EvalTransformConfig) -> dict[str, Any]:
+    """Resolution `[height, width]` in pixels, resize, crop and normalization, in words and numbers."""
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    resize = {
+        "crop": f"shorter side to {round(min(height, width) / config.kept)} px, {config.interpolation}",
+        "squash": f"squashed to {height} x {width} px, {config.interpolation}; masks nearest",
+        "pad": "none",
+    }
+    crop = {
+        "crop": f"center {height} x {width} px",
+        "squash": "none",
+        "pad": f"padded right and below to multiples of {config.multiple} px",
+    }
+    return {
+        "resolution": "each image's own" if config.mode == "pad" else [height, width],
+        "resize": resize[config.mode],
+        "crop": crop[config.mode],
+        "normalization": {"mean": list(config.mean), "std": list(config.std)},
+    }
+
+
 def make_card(
     *,
     protocol: str,
     source: str,
     data: Mapping[str, ImageSet],
-    transform: Mapping[str, Any],
+    transform: EvalTransformConfig,
     layer: str,
     token: str,
     averaging: str,
@@ -121,9 +146,9 @@ def make_card(
 
     Args:
         data: role ("train", "val") -> data set.
-        transform: the evaluation transform in plain values.
+        transform: the configuration that was really used, with the backbone's mean and std.
         weights: digest of the weights.
-        backbone: asked for `mean`, `std`, and `branch` ("teacher" or "student") where it knows them.
+        backbone: asked for `branch` ("teacher" or "student") where it knows it.
     """
     card = {
         "protocol": protocol,
@@ -131,7 +156,7 @@ def make_card(
         "preset": preset,
         "deviations": list(deviations),
         "data": {role: describe_data(entry) for role, entry in data.items()},
-        **_describe_transform(transform, backbone),
+        **describe_transform(transform),
         "layer": layer,
         "token": token,
         "averaging": averaging,
@@ -143,7 +168,7 @@ def make_card(
         "versions": library_versions(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return {key: card[key] for key in CARD_KEYS}
+    return json.loads(json.dumps({key: card[key] for key in CARD_KEYS}, allow_nan=False))
 
 
 def library_versions() -> dict[str, str | None]:
@@ -158,7 +183,8 @@ def library_versions() -> dict[str, str | None]:
 
 
 def changes(standard: Mapping[str, Any], actual: Mapping[str, Any], silent: Sequence[str] = ()) -> list[str]:
-    """What differs from a standard, in words: `epochs = 10 (standard 100)`. Keys in `silent` do not matter."""
+    """What differs from a standard, in words: `epochs = 10 (standard 100)`. Keys in `silent` do not
+    matter."""
     words = []
     for key, value in actual.items():
         usual = standard.get(key)

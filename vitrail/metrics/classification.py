@@ -21,7 +21,7 @@ def topk_correct(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         k: 1 to C.
 
     Returns:
-        Bool `[..., Q]`. Exactly k classes are chosen per row: ties never widen the choice.
+        Bool `[..., Q]`. Exactly k classes are chosen per row; of equal scores the lower class ids.
 
     Raises:
         ValueError: k outside 1..C, or shapes that do not fit.
@@ -31,7 +31,10 @@ def topk_correct(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         raise ValueError(f"k = {k} is outside 1..{classes}, the number of classes; choose a smaller k")
     if labels.shape != scores.shape[-2:-1]:
         raise ValueError(f"{tuple(labels.shape)} labels do not fit scores of shape {tuple(scores.shape)}")
-    best = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).topk(k, dim=-1).indices
+    # Not topk: which of equal scores it takes is undefined, and the votes of few neighbors are full of equal
+    # zeros.
+    filled = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    best = filled.argsort(dim=-1, descending=True, stable=True)[..., :k]
     return (best == labels[..., None]).any(-1) & ~scores.isnan().any(-1)
 
 

@@ -1,4 +1,5 @@
-"""Points and boxes. Boxes are half-open `x0 y0 x1 y1` in pixels; a pixel (column, row) covers [column, column + 1)."""
+"""Points and boxes. Boxes are half-open `x0 y0 x1 y1` in pixels; a pixel (column, row) covers [column, column
++ 1)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Many linear classifiers on the same features, trained at once, one learning rate each.
 
 The gradient of the cross-entropy of a linear layer is closed: with p = softmax(W f + b),
-dW = (p - onehot)^T f / B and db = mean(p - onehot). So a sweep of learning rates is one matrix product forward
-and one backward, without autograd, and every head equals what SGD with momentum alone would have made of it.
+dW = (p - onehot)^T f / B and db = mean(p - onehot). So a sweep of learning rates is one matrix product
+forward and one backward, without autograd, and every head equals what SGD with momentum alone would have made
+of it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ class LinearHeads(nn.Module):
     learning_rates: Tensor  # [L]
 
     def __init__(
-        self, features: int, classes: int, learning_rates: Sequence[float], momentum: float = 0.9, seed: int = 0
+        self,
+        features: int,
+        classes: int,
+        learning_rates: Sequence[float],
+        momentum: float = 0.9,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         rates = torch.tensor(list(learning_rates), dtype=torch.float64)

@@ -83,7 +83,10 @@ def join(device: str = "auto") -> Ranks:
             _name_main_host()
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         patience = datetime.timedelta(minutes=30)
-        dist.init_process_group(backend, rank=rank, world_size=world, timeout=patience)
+        board, _, _ = next(dist.rendezvous("env://", rank, world, timeout=patience))
+        # torchrun keeps its board over a restart, with the addresses of the processes that died.
+        board = dist.PrefixStore("attempt " + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), board)
+        dist.init_process_group(backend, store=board, rank=rank, world_size=world, timeout=patience)
     return Ranks(rank, world, place)
 
 
@@ -105,7 +108,9 @@ def wrap(module: nn.Module, ranks: Ranks, fsdp: bool) -> nn.Module:
     for value in (*module.parameters(), *module.buffers()):
         dist.broadcast(value.detach(), src=0)
     if not fsdp:
-        return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        copied = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        copied.broadcast_buffers = False  # the argument of this name is deprecated, its successor too new
+        return copied
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

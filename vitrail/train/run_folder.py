@@ -245,6 +245,10 @@ class RunFolder:
     def _compare(self, verb: Verb) -> None:
         changed = differences(read_yaml(self.path / "config.yaml"), self.config)
         if verb == "extend":
+            if not changed:
+                raise ConfigError(
+                    f"nothing to extend: {self.path} is planned as this already; --resume goes on"
+                )
             for key, (old, new) in list(changed.items()):
                 if key.split(".")[-1] == "epochs":
                     if new is None or old is None or new <= old:

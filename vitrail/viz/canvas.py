@@ -87,7 +87,7 @@ def as_maps(values: Tensor | Array, name: str = "maps", axes: int = 3) -> Array:
 
 
 def to_unit(values: Array, low: float | None = None, high: float | None = None) -> Array:
-    """`values` with [low, high] (by default their lowest and highest) moved to [0, 1]; constant ones become 0."""
+    """`values` with [low, high] (by default lowest and highest) moved to [0, 1]; constant ones become 0."""
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
     # Halved first, so that even the range of the largest floats does not overflow.
