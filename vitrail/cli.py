@@ -85,9 +85,9 @@ def demo(
 
     Example: vitrail demo --out my-demo
     """
-    from vitrail.demo import run
+    from vitrail.demo import run_demo
 
-    page = run(out, seed=seed, budget=budget)
+    page = run_demo(out, seed=seed, budget=budget)
     typer.echo(f"\nopen {page}")
 
 
@@ -148,10 +148,11 @@ def train(
     if dry_run:
         typer.echo(config.yaml(), nl=False)
         return
-    if devices > 1 and "LOCAL_RANK" not in os.environ:
-        from vitrail.train.launch import launch
+    if devices > 1:
+        from vitrail.train import launch, launched
 
-        raise typer.Exit(launch(sys.argv[1:], devices))
+        if not launched():
+            raise typer.Exit(launch(devices))
     run(config, verbs, out)
     if int(os.environ.get("RANK", "0")) == 0:
         typer.echo(f"done: {out}   look at it with: vitrail report {out}")

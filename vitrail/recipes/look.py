@@ -63,7 +63,8 @@ def draw(
 def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
     """Resize so that the shorter side is `size` (default: the model's own) and both sides hold whole patches."""
     fitted = _whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
-    config = EvalTransformConfig(size=None, mode="none", mean=backbone.mean, std=backbone.std)
+    shape = (fitted.height, fitted.width)
+    config = EvalTransformConfig(image_size=shape, mode="squash", mean=backbone.mean, std=backbone.std)
     device = next(backbone.parameters()).device
     pixels = build_eval_transform(config)(fitted)[None].to(device)
     return Seen(fitted, backbone(pixels, scores=(block,)))

@@ -90,7 +90,7 @@ def native(config: Config, backbone: TimmViT) -> Config:
     plain = config.plain()
     changes: dict[str, Any] = {}
     if "transform" in plain:
-        changes["transform"] = plain["transform"] | {"size": side, "resize": side}
+        changes["transform"] = plain["transform"] | {"image_size": side}
     if "image_size" in plain:
         changes["image_size"] = side
     return type(config).parse(plain | changes)

@@ -73,8 +73,8 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
     train = config.train  # type: ignore[attr-defined]
     ranks = join(train.device)
     with RunFolder(out, config, verbs.folder, main=ranks.main) as folder:
-        seed_everything(train.seed, rank=0)  # the same weights on every rank
-        parts = importlib.import_module(type(config).__module__).build(config, ranks.index, ranks.count)
+        seed_everything(train.seed)  # the same weights on every rank
+        parts = importlib.import_module(type(config).__module__).build(config, ranks.rank, ranks.world)
         draw = parts.draw if ranks.main else None
         if draw and not folder.resuming:
             draw(folder.pictures, "before")

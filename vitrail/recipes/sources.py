@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,8 +82,9 @@ def open_splits(config: DataConfig) -> Splits:
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
 
 
+@functools.lru_cache(maxsize=2)
 def scenes(config: ScenesConfig) -> Splits:
-    """Generated scenes, kept in memory after their first use."""
+    """Generated scenes, kept in memory after their first use; asked again, the same ones."""
     size, classes, seed = config.image_size, config.classes, config.seed
     return Splits(
         SyntheticScenes(config.count, image_size=size, classes=classes, seed=seed, split="train", cache=True),
