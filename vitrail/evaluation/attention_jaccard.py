@@ -11,8 +11,8 @@ Softmax over the patches alone is not what a ViT computes (its softmax includes 
 the patches' mass is the same for both: each patch's weight is scaled by one and the same factor, which
 renormalizing takes out again. A test asserts it.
 
-A trap: 100 is not what perfect attention earns. Attention spread evenly over exactly the object is cut to 60
-% of the object, and scores 60; to score more it must leave the object a little, or be uneven within it.
+A trap: 100 is not what perfect attention earns. Attention spread evenly over exactly the object keeps 60 % of
+it and scores 60; for more, the other 40 % of the mass must lie thinly outside of the object.
 
 Presets:
     default     the definition above. Void pixels count in neither intersection nor union.
