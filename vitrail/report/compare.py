@@ -14,9 +14,10 @@ from vitrail.report.collect import RunRecord
 Direction = Literal["higher", "lower", ""]
 Verdict = Literal["better", "worse", ""]
 _NEUTRAL = re.compile(
-    r"floor|chance|entropy|(^|[/_])lr$|learning_rate|count|temperature|grad_norm|scale|(^|/)best_k"
+    r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
 )
-_LOWER = re.compile(r"loss|error|perplexity|seconds|minutes|memory|data_wait|variance|distance")
+_LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
+_PASSING = re.compile(r"train/(lr|grad_norm|loss_scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
 _IDENTITY = frozenset({"weights", "date", "versions", "branch", "seed"})
 # Runs that differ in these alone are the same experiment.
@@ -90,7 +91,7 @@ def number_groups(records: Sequence[RunRecord]) -> list[Group]:
     finals = [_final_numbers(record) for record in records]
     rows = [_row(key, [numbers.get(key) for numbers in finals]) for key in _union(finals)]
     if rows:
-        groups.append(Group("training, last values", rows, []))
+        groups.append(Group("training, last values", rows, _length_warnings(records)))
     return [group for group in groups if group.rows]
 
 
@@ -262,6 +263,7 @@ def _final_numbers(record: RunRecord) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for line in record.metrics:
         numbers |= {key: value for key, value in line.items() if key.startswith(("val/", "train/"))}
+    numbers = {key: value for key, value in numbers.items() if not _PASSING.match(key)}
     ordered = {
         key: numbers[key] for key in sorted(numbers, key=lambda key: (not key.startswith("val/"), key))
     }
@@ -275,6 +277,14 @@ def _final_numbers(record: RunRecord) -> dict[str, float]:
     if time is not None:
         ordered["seconds"] = time
     return ordered
+
+
+def _length_warnings(records: Sequence[RunRecord]) -> list[str]:
+    lengths = {record.name: record.last("epoch") or record.last("step") for record in records}
+    if len({round(length, 6) for length in lengths.values() if length is not None}) < 2:
+        return []
+    reached = ", ".join(f"{name} {length:.4g}" for name, length in lengths.items() if length is not None)
+    return [f"trained for different lengths ({reached})"]
 
 
 def _card_warnings(cards: Sequence[Mapping[str, Any]]) -> list[str]:
