@@ -100,6 +100,16 @@ def test_attention_that_is_the_object_scores_100() -> None:
     assert [entry["index"] for entry in report.details["per_image"]] == list(range(6))
 
 
+def test_even_attention_on_the_object_scores_its_mass() -> None:
+    scores = torch.full((1, 20, 20), -30.0)
+    scores[0, 5:15, 5:15] = 0.0
+    mask = torch.zeros(80, 80, dtype=torch.uint8)
+    mask[20:60, 20:60] = 3
+    for mass in (0.6, 0.9):
+        found = image_jaccard(attention_regions(scores, mass), mask).item()
+        assert found == pytest.approx(mass, abs=0.011)
+
+
 def test_attention_that_avoids_the_object_does_not() -> None:
     blind = TinyBackbone()
     blind.forward = (

@@ -11,6 +11,8 @@ def test_the_line_names_rate_and_time_left() -> None:
     assert progress_line("x", 500, 2500, 2.0) == "x 500/2,500 images, 250/s, 8 s left"
     assert progress_line("x", 3, 6, 6.0, "steps") == "x 3/6 steps, 0.50/s, 6 s left"
     assert progress_line("x", 6, 6, 6.0) == "x 6/6 images, 1.00/s"
+    assert progress_line("x", 6, 8, 2.0, ready=4) == "x 6/8 images (4 from the cache), 1.00/s, 2 s left"
+    assert progress_line("x", 8, 8, 0.01, ready=8) == "x 8/8 images (8 from the cache)"
 
 
 def test_without_a_terminal_it_logs(

@@ -187,6 +187,19 @@ def test_a_nan_loss_stops_before_the_step(tmp_path):
     assert_equal({name: value.detach() for name, value in method.state_dict().items()}, state["method"])
 
 
+def test_compiled_steps_are_the_same_and_few(tmp_path, monkeypatch):
+    """The step number must not be compiled in; run with a backend that needs no C++ compiler."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, real = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: real(function, backend=counter))
+    _, compiled = tiny.train(tmp_path / "a", epochs=4, noise=0.0, compile=True)
+    _, eager = tiny.train(tmp_path / "b", epochs=4, noise=0.0)
+    assert 1 <= counter.frame_count <= 2
+    for one, other in zip(compiled.parameters(), eager.parameters()):
+        torch.testing.assert_close(one, other)
+
+
 def test_crash_and_resume_gives_the_same_bits_and_no_step_twice(tmp_path):
     options = {"epochs": 4, "ema": 0.9, "accumulate": 2, "log_every": 1, "checkpoint_every": 2, "workers": 1}
     _, whole = tiny.train(tmp_path / "a", **options)
@@ -407,12 +420,13 @@ def wait_for_step(path: Path, step: int, process) -> None:
     raise AssertionError(f"step {step} was not reached")
 
 
-def test_ctrl_c_in_a_real_process_exits_130_and_can_be_resumed(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_a_process_and_its_workers_can_be_resumed(tmp_path, number, code):
     options = {"epochs": 8, "workers": 1, "checkpoint_every": 1}
     (process,) = tiny.start({"path": tmp_path, "delay": 0.1, **options})
     wait_for_step(tmp_path, 2, process)
-    os.kill(process.pid, signal.SIGINT)
-    assert tiny.wait([process]) == [130]
+    os.killpg(process.pid, number)
+    assert tiny.wait([process]) == [code]
     assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["step"] < 24
     outcome, _ = tiny.train(tmp_path, "resume", **options)
     assert outcome.steps == 24

@@ -154,6 +154,8 @@ def train(
 def in_process(options: dict[str, Any], place: dict[str, str] | None = None) -> None:
     """What another process runs: `train(**options)` as one of the ranks; leaves weights and gradients."""
     torch.set_num_threads(1)
+    if os.getpgrp() != os.getpid():
+        os.setsid()  # signals to this process and its data workers alone
     multiprocessing.set_start_method("fork", force=True)  # of data workers
     os.environ.update(place or {})
     options = dict(options)

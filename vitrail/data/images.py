@@ -92,7 +92,7 @@ def open_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An open image of any mode, upright and in 8-bit RGB. Raises `UnreadableImage` where a mode has no RGB."""
+    """An open image of any mode, upright, in 8-bit RGB. Raises `UnreadableImage` where a mode has no RGB."""
     turn = _UPRIGHT.get(_orientation(image))
     if image.mode != "RGB" or "transparency" in image.info:
         image = _converted(image)

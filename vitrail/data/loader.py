@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -329,15 +330,31 @@ def _load(reader: _Reader, requests: Any, config: LoaderConfig) -> Iterator[_Loa
             loaded = next(iterator)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            crash = _last_words(error)
+            if crash is None:
                 raise
-            raise WorkerCrashed(
-                f"a loading process died ({error}). Usual causes: the system ran out of memory, /dev/shm is "
-                "too small (in containers: --shm-size), or the process was killed; "
-                f"try fewer workers than {config.workers}"
-            ) from error
+            break
         yield loaded
+    del iterator  # outside of the except block nothing else refers to it, so this ends the other workers
+    raise WorkerCrashed(
+        f"a loading process died ({crash}). Usual causes: the system ran out of memory, /dev/shm is too "
+        "small (in containers: --shm-size), or the process was killed; "
+        f"try fewer workers than {config.workers}"
+    )
+
+
+def _last_words(error: Exception) -> str | None:
+    """What torch says of a worker's death; None for an error that a worker raised."""
+    words = str(error)
+    if words.startswith("Caught ") or (isinstance(error, RuntimeError) and "DataLoader worker (pid" not in words):
+        return None
+    try:
+        # A worker's pipe breaks before the signal of its end arrives, and then torch raises wherever we are.
+        time.sleep(0.2)
+    except RuntimeError as late:
+        words = str(late)
+    return words.strip() or "its pipe broke"
 
 
 def _tuples(skipped: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:

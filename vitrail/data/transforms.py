@@ -65,7 +65,7 @@ class TrainTransformConfig(Config):
 
     @classmethod
     def deit(cls, image_size: int | tuple[int, int] = 224) -> Self:
-        """DeiT's and SAR's values. Their color jitter of 0.4 has no effect beside RandAugment and is left out."""
+        """DeiT's and SAR's values. Their color jitter has no effect beside RandAugment and is left out."""
         return cls(image_size=image_size, rand_augment="rand-m9-mstd0.5-inc1", erase=0.25)
 
     @classmethod

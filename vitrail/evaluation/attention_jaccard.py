@@ -11,6 +11,9 @@ Softmax over the patches alone is not what a ViT computes (its softmax includes 
 the patches' mass is the same for both: each patch's weight is scaled by one and the same factor, which
 renormalizing takes out again. A test asserts it.
 
+A trap: 100 is not what perfect attention earns. Attention spread evenly over exactly the object keeps 60 % of
+it and scores 60; for more, the other 40 % of the mass must lie thinly outside of the object.
+
 Presets:
     default     the definition above. Void pixels count in neither intersection nor union.
     sar, dino   as released with both papers: void pixels do count in the union (the script's handling of them
@@ -166,8 +169,7 @@ def evaluate(
     """Jaccard index of CLS attention and the objects of `data`, whose samples hold masks.
 
     Args:
-        cache: taken so that all protocols are called alike; attention is not cached, because decoding the
-            masks takes longer than a cache would save.
+        cache: taken so that all protocols are called alike; attention is computed anew each time.
 
     Returns:
         A report in percent: `jaccard` (the protocol's number), `jaccard_fixed_head`, `jaccard_head_mean`,

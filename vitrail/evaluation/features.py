@@ -101,7 +101,7 @@ def extract(
                 if path is not None:
                     write_shard(path, shard, notes)
             else:
-                advance(stop - start)
+                advance(stop - start, ready=True)
             shards.append(shard)
     return _join(shards, len(data), notes, title)
 
@@ -293,7 +293,7 @@ def _compute(
     config: FeatureConfig,
     place: torch.device,
     start: int,
-    advance: Callable[[int], None],
+    advance: Callable[..., None],
 ) -> dict[str, Tensor]:
     values, labels, indices = [], [], []
     for batch in batches:

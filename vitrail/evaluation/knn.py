@@ -170,7 +170,7 @@ def classify(
             else torch.ones_like(query_labels).bool()
         )
         accuracies[k] = {
-            top: 100.0 * ((ranked[:, :top] == labels).any(1) & voted).double().mean().item()
+            top: 100.0 * ((ranked[:, :top] == labels).any(1) & voted).sum().item() / len(labels)
             for top in (1, 5)
             if top == 1 or top < classes
         }

@@ -221,11 +221,11 @@ def fit_heads(
     """
     rates = [rate * settings.batch_size / 256 for rate in settings.learning_rates]
     heads = LinearHeads(width, classes, rates, settings.momentum, seed).to(device)
-    sums = torch.zeros(settings.epochs, len(rates), dtype=torch.float64, device=device)
+    sums = torch.zeros(settings.epochs, len(rates), device=device)
     seen = [0] * settings.epochs
     for epoch, features, labels in batches:
         factor = 0.5 * (1.0 + math.cos(math.pi * epoch / settings.epochs))
-        sums[epoch] += heads.sgd_step(features, labels, factor).double() * len(labels)
+        sums[epoch] += heads.sgd_step(features, labels, factor) * len(labels)
         seen[epoch] += len(labels)
     means = sums.cpu() / torch.tensor(seen).clamp(min=1)[:, None]
     return heads, [[loss if math.isfinite(loss) else None for loss in epoch] for epoch in means.tolist()]

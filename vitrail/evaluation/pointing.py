@@ -98,7 +98,7 @@ def evaluate(
     """Pointing accuracy of CLS attention on `data`, whose samples hold boxes.
 
     Args:
-        cache: taken so that all protocols are called alike; attention is not cached.
+        cache: taken so that all protocols are called alike; attention is computed anew each time.
 
     Returns:
         A report in percent: `pointing`, `pointing_best_head`, `pointing_head_mean`, `floor_center`,

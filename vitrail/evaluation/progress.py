@@ -14,37 +14,42 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`; every call may update the line `title 512/2,500 images, 310/s, 6 s left` on
-    stderr.
+def progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
+    """Yields `advance(n, ready=False)`; a call may update the line `title 512/2,500 images, 310/s, 6 s left`.
 
-    Without a terminal the line goes to the log of this module (level INFO), every 30 s and at the end.
+    What was `ready` already (read from a cache) counts as done, but not for the rate. Without a terminal on
+    stderr the line goes to the log of this module (level INFO), every 30 s and at the end.
     """
     terminal = sys.stderr.isatty()
     start = shown = time.monotonic()
-    done = 0
+    done = found = 0
 
-    def advance(count: int) -> None:
-        nonlocal done, shown
+    def advance(count: int, ready: bool = False) -> None:
+        nonlocal done, found, shown
         done += count
+        found += count if ready else 0
         now = time.monotonic()
         if now - shown >= (REFRESH if terminal else PATIENCE):
             shown = now
-            _show(progress_line(title, done, total, now - start, unit), terminal)
+            _show(progress_line(title, done, total, now - start, unit, found), terminal)
 
     try:
         yield advance
     finally:
-        _show(progress_line(title, done, total, time.monotonic() - start, unit), terminal)
+        _show(progress_line(title, done, total, time.monotonic() - start, unit, found), terminal)
         if terminal:
             sys.stderr.write("\n")
 
 
-def progress_line(title: str, done: int, total: int, seconds: float, unit: str = "images") -> str:
+def progress_line(
+    title: str, done: int, total: int, seconds: float, unit: str = "images", ready: int = 0
+) -> str:
     """The line's words; the rate appears once something is done, the time left until all is."""
     line = f"{title} {done:,}/{total:,} {unit}"
-    if done and seconds > 0:
-        rate = done / seconds
+    if ready:
+        line += f" ({ready:,} from the cache)"
+    if done > ready and seconds > 0:
+        rate = (done - ready) / seconds
         line += f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2f}/s"
         if done < total:
             line += f", {(total - done) / rate:,.0f} s left"

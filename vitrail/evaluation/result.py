@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vitrail import __version__
 from vitrail.contracts import ImageSet
 from vitrail.data.transforms import EvalTransformConfig
 
-LIBRARIES = ("vitrail", "torch", "torchvision", "timm", "numpy", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 CARD_KEYS = (
     "protocol",
     "source",
@@ -92,10 +93,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def describe_data(data: ImageSet) -> dict[str, Any]:
-    """Name, split, size and digest of a data set; the name is its `name`, else its `root`, else its type."""
+    """Name, split, size and digest of a data set; the name is its `name`, else its folder's, else its
+    type."""
     root = getattr(data, "root", None)
     return {
-        "name": str(getattr(data, "name", None) or root or type(data).__name__),
+        "name": str(getattr(data, "name", None) or (Path(root).name if root else type(data).__name__)),
         "split": getattr(data, "split", None),
         "images": len(data),
         "classes": None if data.classes is None else len(data.classes),
@@ -172,8 +174,9 @@ def make_card(
 
 
 def library_versions() -> dict[str, str | None]:
-    """Versions of Python and of the libraries that decide a number; None for one that is not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
+    """Versions of Python, of this library and of those that decide a number; None for one that is not
+    installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version(), "vitrail": __version__}
     for name in LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)

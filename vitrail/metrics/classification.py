@@ -52,7 +52,7 @@ def topk_accuracy(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) ->
     if not len(scores):
         raise ValueError("the accuracy of 0 predictions is undefined; give at least one")
     kept = [k for k in ks if k == 1 or k < scores.shape[-1]]
-    return {k: 100.0 * topk_correct(scores, labels, k).double().mean().item() for k in kept}
+    return {k: 100.0 * topk_correct(scores, labels, k).sum().item() / len(scores) for k in kept}
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -14,9 +14,10 @@ from vitrail.report.collect import RunRecord
 Direction = Literal["higher", "lower", ""]
 Verdict = Literal["better", "worse", ""]
 _NEUTRAL = re.compile(
-    r"floor|chance|entropy|(^|[/_])lr$|learning_rate|count|temperature|grad_norm|scale|(^|/)best_k"
+    r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
 )
-_LOWER = re.compile(r"loss|error|perplexity|seconds|minutes|memory|data_wait|variance|distance")
+_LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
+_PASSING = re.compile(r"train/(lr|grad_norm|loss_scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
 _IDENTITY = frozenset({"weights", "date", "versions", "branch", "seed"})
 # Runs that differ in these alone are the same experiment.
@@ -90,7 +91,7 @@ def number_groups(records: Sequence[RunRecord]) -> list[Group]:
     finals = [_final_numbers(record) for record in records]
     rows = [_row(key, [numbers.get(key) for numbers in finals]) for key in _union(finals)]
     if rows:
-        groups.append(Group("training, last values", rows, []))
+        groups.append(Group("training, last values", rows, _length_warnings(records)))
     return [group for group in groups if group.rows]
 
 
@@ -133,7 +134,7 @@ def spread_groups(records: Sequence[RunRecord], repeats: Sequence[Repeats]) -> l
     return groups
 
 
-def config_differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+def config_differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str], bool]]:
     """Keys `a.b` whose values differ between the readable configurations, with each run's value in words."""
     flat = [None if record.config is None else flatten(record.config) for record in records]
     known = [values for values in flat if values is not None]
@@ -141,7 +142,7 @@ def config_differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str
     for key in _union(known):
         if len({json.dumps(values.get(key, "\0")) for values in known}) > 1:
             words = ["not known" if v is None else words_of(v[key]) if key in v else "not set" for v in flat]
-            rows.append((key, words))
+            rows.append((key, words, True))
     return rows
 
 
@@ -210,58 +211,53 @@ def _row(name: str, values: Sequence[float | None]) -> Row:
     direction = direction_of(name)
     present = [value for value in values if value is not None and math.isfinite(value)]
     decimals = decimals_for(present)
-    best = None
-    if direction and len(present) > 1 and max(present) > min(present):
-        best = max(present) if direction == "higher" else min(present)
+    texts = ["" if value is None else format_number(value, decimals) for value in values]
+    best = _best(present, direction, decimals)
     cells = []
-    for number, value in enumerate(values):
-        if value is None:
-            cells.append(Cell(""))
-            continue
+    for number, (value, text) in enumerate(zip(values, texts)):
         first = values[0] if number else None
         difference, verdict = _difference(first, value, decimals, direction)
-        cells.append(Cell(format_number(value, decimals), difference, verdict, value == best))
+        cells.append(Cell(text, difference, verdict, best is not None and text == best))
     return Row(name, direction, cells)
+
+
+def _best(present: Sequence[float], direction: Direction, decimals: int | None) -> str | None:
+    """The best number as it is written, None where all are written alike: unseen digits do not win."""
+    if not direction or len({format_number(value, decimals) for value in present}) < 2:
+        return None
+    return format_number(max(present) if direction == "higher" else min(present), decimals)
 
 
 def _difference(
-    first: float | None, value: float, decimals: int | None, direction: Direction
+    first: float | None, value: float | None, decimals: int | None, direction: Direction
 ) -> tuple[str, Verdict]:
-    if first is None or not math.isfinite(first) or not math.isfinite(value):
+    if first is None or value is None or not math.isfinite(first) or not math.isfinite(value):
         return "", ""
     gap = value - first
-    verdict: Verdict = ""
-    if gap and direction:
-        verdict = "better" if (gap > 0) == (direction == "higher") else "worse"
-    return format_number(gap, decimals, signed=True), verdict
+    text = format_number(gap, decimals, signed=True)
+    if not direction or text == "±0":
+        return text, ""
+    return text, "better" if (gap > 0) == (direction == "higher") else "worse"
 
 
 def _spread_row(name: str, values: Sequence[Sequence[float]]) -> Row:
-    direction = direction_of(name)
-    decimals = decimals_for([value for found in values for value in found])
-    if decimals == 0 and any(len(found) > 1 for found in values):
-        decimals = 2  # a mean of whole numbers is none
     means = [math.fsum(found) / len(found) if found else None for found in values]
     row = _row(name, means)
+    decimals = decimals_for([mean for mean in means if mean is not None])
     cells = []
-    for number, (mean, found) in enumerate(zip(means, values)):
-        if mean is None:
-            cells.append(Cell(""))
-            continue
-        text = format_number(mean, decimals)
+    for cell, found in zip(row.cells, values):
         if len(found) > 1:
             low, high = format_number(min(found), decimals), format_number(max(found), decimals)
-            text = f"{text} ({low} to {high}, n = {len(found)})"
-        first = means[0] if number else None
-        difference, verdict = _difference(first, mean, decimals, direction)
-        cells.append(Cell(text, difference, verdict, row.cells[number].best))
-    return Row(name, direction, cells)
+            cell = cell._replace(text=f"{cell.text} ({low} to {high}, n = {len(found)})")
+        cells.append(cell)
+    return row._replace(cells=cells)
 
 
 def _final_numbers(record: RunRecord) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for line in record.metrics:
         numbers |= {key: value for key, value in line.items() if key.startswith(("val/", "train/"))}
+    numbers = {key: value for key, value in numbers.items() if not _PASSING.match(key)}
     ordered = {
         key: numbers[key] for key in sorted(numbers, key=lambda key: (not key.startswith("val/"), key))
     }
@@ -275,6 +271,17 @@ def _final_numbers(record: RunRecord) -> dict[str, float]:
     if time is not None:
         ordered["seconds"] = time
     return ordered
+
+
+def _length_warnings(records: Sequence[RunRecord]) -> list[str]:
+    reached = [record.last("epoch") or record.last("step") for record in records]
+    lengths = {round(length, 6) for length in reached if length is not None}
+    if len(lengths) < 2:
+        return []
+    shortest, longest = min(lengths), max(lengths)
+    return [
+        f"trained for different lengths: {shortest:.4g} to {longest:.4g} epochs (or steps, where none are logged)"
+    ]
 
 
 def _card_warnings(cards: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -32,10 +32,10 @@ LIMIT = 10_000_000  # bytes
 _COLORS = 8  # run colors in page.css
 _SKIPPED_SHOWN = 50
 _CONFIG_SHOWN = 60_000  # characters
-_CHART_GROUPS = (
-    ("Loss and its parts", re.compile(r"train/(?!lr$|grad_norm|loss_scale)")),
-    ("Validation", re.compile(r"val/")),
-    ("Schedule and machine", re.compile(r"")),
+_CHART_GROUPS = (  # title, whether folded, what belongs there
+    ("Training", False, re.compile(r"train/(?!grad_norm|loss_scale)")),
+    ("Validation", False, re.compile(r"val/")),
+    ("Machine and gradients", True, re.compile(r"")),
 )
 # Attributes and rules that make a browser fetch something, unless it is data: or an anchor in the page.
 _FETCHES = re.compile(
@@ -129,8 +129,8 @@ def _contents(
         "repeats": repeats,
         "spread": spread_groups(records, repeats) if together else [],
         "charts": charts,
-        "gathered": max((chart.gathered for _, group in charts for chart in group), default=1),
-        "payload": [chart.payload for _, group in charts for chart in group],
+        "gathered": max((chart.gathered for _, _, group in charts for chart in group), default=1),
+        "payload": [chart.payload for _, _, group in charts for chart in group],
         "pictures": pictures,
         "sections": list(zip(sections, extra)),
         "all_pictures": [
@@ -140,7 +140,8 @@ def _contents(
         "cards": _cards(records),
         "differences": differences,
         "configs": [_short(record.config_text, _CONFIG_SHOWN) for record in records],
-        "environment": table_of([record.versions for record in records]),
+        "environment": table_of([record.versions for record in records if record.versions is not None]),
+        "known": [number for number, record in enumerate(records) if record.versions is not None],
         "skipped": [(record.skipped[:_SKIPPED_SHOWN], len(record.skipped)) for record in records],
         "logs": [record.log for record in records],
     }
@@ -186,13 +187,15 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, list[Chart]]]:
+def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, bool, list[Chart]]]:
     keys = dict.fromkeys(key for record in records for line in record.metrics for key in line)
-    left = sorted(set(keys) - {"step", "epoch", "time"}, key=lambda key: (key != "train/loss", key))
+    left = sorted(
+        set(keys) - {"step", "epoch", "time"}, key=lambda k: (k != "train/loss", k == "train/lr", k)
+    )
     most_points = max(30, min(240, 2400 // len(records)))
     names = [record.name for record in records]
     groups = []
-    for title, pattern in _CHART_GROUPS:
+    for title, folded, pattern in _CHART_GROUPS:
         chosen = [key for key in left if pattern.match(key)]
         left = [key for key in left if key not in chosen]
         series = {key: [record.series(key, axis) for record in records] for key in chosen}
@@ -201,7 +204,7 @@ def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, list[Cha
             for key, found in series.items()
         ]
         if kept := [chart for chart in charts if chart is not None]:
-            groups.append((title, kept))
+            groups.append((title, folded, kept))
     return groups
 
 
@@ -245,21 +248,19 @@ def _section_pictures(sections: Sequence[Section]) -> list[list[dict[str, Any]]]
 def _cards(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     cards = []
     for name in dict.fromkeys(name for record in records for name in record.evaluations):
-        reports = [record.evaluations.get(name) for record in records]
+        members = [number for number, record in enumerate(records) if name in record.evaluations]
+        reports = [records[number].evaluations[name] for number in members]
         notes = []
-        for record, report in zip(records, reports):
-            given = report.details.get("notes") if report else None
-            notes += [
-                f"{record.name}: {words_of(note)}" for note in (given if isinstance(given, list) else [])
-            ]
-        details = [
-            None if report is None else {k: _brief(v) for k, v in report.details.items() if k != "notes"}
-            for report in reports
-        ]
+        for number, report in zip(members, reports):
+            given = report.details.get("notes")
+            for note in given if isinstance(given, list) else []:
+                notes.append(f"{records[number].name}: {words_of(note)}")
+        details = [{k: _brief(v) for k, v in report.details.items() if k != "notes"} for report in reports]
         cards.append(
             {
                 "name": name,
-                "rows": table_of([report.card if report else None for report in reports]),
+                "members": members,
+                "rows": table_of([report.card for report in reports]),
                 "details": table_of(details),
                 "notes": list(dict.fromkeys(notes)),
             }
@@ -302,9 +303,17 @@ def _render(values: dict[str, Any], embedded: Sequence[Embedded], fitted: str) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     for picture, one in zip(values["all_pictures"], embedded):
         picture["embedded"] = one
     return environment.get_template("page.html").render(values, fitted=fitted)
+
+
+def _breakable(text: str) -> Any:
+    """Text that may break after `_`, `/` and `.`, as names of metrics and keys should."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([_/.])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _write(path: Path, text: str) -> Path:

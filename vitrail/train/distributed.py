@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
@@ -83,9 +85,9 @@ def join(device: str = "auto") -> Ranks:
             _name_main_host()
         backend = "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo"
         patience = datetime.timedelta(minutes=30)
-        board, _, _ = next(dist.rendezvous("env://", rank, world, timeout=patience))
+        board, _, _ = next(rendezvous("env://", rank, world, timeout=patience))
         # torchrun keeps its board over a restart, with the addresses of the processes that died.
-        board = dist.PrefixStore("attempt " + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), board)
+        board = PrefixStore("attempt " + os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), board)
         dist.init_process_group(backend, store=board, rank=rank, world_size=world, timeout=patience)
     return Ranks(rank, world, place)
 

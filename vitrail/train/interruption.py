@@ -24,7 +24,7 @@ class Interrupted(SystemExit):
 class Signals:
     """Remembers the first SIGINT or SIGTERM in `caught`; a second one acts as if this were not here.
 
-    Forked data workers inherit the handler and so outlive a terminal's Ctrl-C, which reaches them too.
+    Forked data workers inherit the handler and so outlive a terminal's Ctrl-C, which reaches them as well.
     """
 
     def __init__(self) -> None:
@@ -55,5 +55,7 @@ class Signals:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught = number
         self.__exit__()
+        # Data workers in the same group die of the signal; torch's alarm about it would cut the step in two.
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if self._at_once is not None:
             raise Interrupted(number, self._at_once)

@@ -259,9 +259,7 @@ def _timed(run: Run) -> Iterator[tuple[list[Batch], float]]:
                 micro_batches = next(batches)
             except StopIteration:
                 return
-            except (
-                RuntimeError
-            ):  # Ctrl-C in a terminal reaches data workers as well, and they are missed here
+            except (RuntimeError, OSError, EOFError):  # data workers may have died of the same signal
                 if run.signals.caught is None or run.ranks.world > 1:
                     raise
                 _save(run)

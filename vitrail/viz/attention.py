@@ -103,4 +103,4 @@ def peak(weights: Array) -> str:
     """The highest weight in words: `max 4.1 %`, or `uniform` where all are the same."""
     if weights.max() - weights.min() <= 1e-9 * weights.max():
         return "uniform"
-    return f"max {100 * weights.max():.2g} %"
+    return f"max {100 * weights.max():.2g}\u00a0%"

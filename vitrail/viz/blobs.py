@@ -103,5 +103,5 @@ def blob_overlays(
     captions = []
     for head, (label, nats) in enumerate(zip(labels, entropy)):
         count = int(label.max())
-        captions.append(f"head {head}, {count} blob{'s' * (count != 1)}, {abs(nats):.2f} nats")
+        captions.append(f"head {head}, {count} blob{'s' * (count != 1)}, {abs(nats):.2f}\u00a0nats")
     return pictures, captions

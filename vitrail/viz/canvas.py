@@ -6,6 +6,7 @@ enlarged, captions are set in Pillow's own typeface, so a sheet looks the same o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -273,7 +274,9 @@ def _lines(text: str, width: int, size: int) -> list[str]:
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
-        for piece in (piece for word in paragraph.split() for piece in _pieces(word, width, size)):
+        for piece in (
+            piece for word in re.split(r"[ \t]+", paragraph) for piece in _pieces(word, width, size)
+        ):
             longer = f"{line} {piece}".strip()
             if line and _line(longer, size).width > width:
                 lines.append(line)
@@ -296,6 +299,7 @@ def _pieces(word: str, width: int, size: int) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _line(text: str, size: int) -> Image.Image:
+    text = text.replace("\u00a0", " ")  # has kept two words on one line
     font = _font(size * _SUPERSAMPLING, text.isascii())
     box = font.getbbox(text)
     width, height = (int(-(-box[2] // _SUPERSAMPLING)) or 1), round(size * 1.3)

@@ -146,7 +146,7 @@ def pca_pictures(
     small = [fit(image, cell) for image in images]
     painted = [_painted(color, image.size, smooth) for color, image in zip(colors, small)]
     share = ", ".join(f"{100 * value:.0f}" for value in shares)
-    words = f"red, green, blue: {share} % of the variance"
+    words = f"red, green, blue: {share}\u00a0% of the variance"
     if len(small) == 1:
         return sheet([[small[0], painted[0]]], captions=[["image", words]], theme=theme)
     rows: list[Sequence[Image.Image]] = []

@@ -125,7 +125,7 @@ def compare_attention(
             chosen = sorted(range(len(entropy)), key=entropy.__getitem__)[(len(entropy) - 1) // 2]
             row += [overlay(small, maps.mean(0), smooth=smooth), blobs[chosen]]
             words += [
-                f"{peak(maps.mean(0))}, mean entropy {sum(entropy) / len(entropy):.2f} nats",
+                f"{peak(maps.mean(0))}, mean entropy {sum(entropy) / len(entropy):.2f}\u00a0nats",
                 names[chosen],
             ]
         rows.append(row)
