@@ -1,203 +1,242 @@
-"""Any timm Vision Transformer behind one contract: tokens, asked-for layers, a kept subset, CLS similarity scores.
+"""Any timm VisionTransformer behind `vitrail.contracts.Backbone`.
 
-Scores are the CLS query times the patch keys over sqrt(d), before the softmax. They are taken from the queries and
-keys that the block computes anyway, beside PyTorch's fused attention: one product of one row per head.
+timm embeds the patches and adds the positions; the blocks run one by one, so that outputs of asked-for blocks can be
+kept and CLS scores read from asked-for blocks while fused attention stays on (`vitrail.nn.open_block`). Images of any
+size that holds whole patches are taken: positions are interpolated (bicubic, antialiased) to their grid.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
 
-import timm
 import torch
-from pydantic import Field
-from timm.layers import Attention, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import Format
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vitrail.config import Config
+from vitrail.backbones.config import BackboneConfig
 from vitrail.contracts import Exported, Tokens
-from vitrail.nn.surgery import SurgeryBlock, operate
-from vitrail.ops.patches import grid_of
-
-
-class BackboneConfig(Config):
-    """A ViT by its timm name, and what differs from it."""
-
-    name: str = "vit_tiny_patch16_224"
-    """A timm name; `timm.list_models('vit*')` and `deit*` list them."""
-    image_size: int | tuple[int, int] | None = None
-    """Pixels, height and width or both; null for the name's own."""
-    patch_size: int | None = Field(None, ge=1)
-    """Pixels; null for the name's own, as for the next three."""
-    embed_dim: int | None = Field(None, ge=1)
-    depth: int | None = Field(None, ge=1)
-    heads: int | None = Field(None, ge=1)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    """Rate of stochastic depth at the last block; lower blocks have less."""
-    surgery: Literal["A", "B", "C", "D", "E", "F"] | None = None
-    """Last-block surgery by the rows of SAR's Table 1(b); null and A change nothing."""
-    gradient_checkpointing: bool = False
-    """Compute blocks again in the backward pass instead of keeping their activations."""
+from vitrail.nn.open_block import open_blocks
 
 
 class TimmViT(nn.Module):
-    """A timm `VisionTransformer` with a CLS token. Fulfills `vitrail.contracts.Backbone`.
+    """Images to tokens. Fulfills `vitrail.contracts.Backbone`.
 
-    Plain, distilled and register models, any patch size; images of any size that holds whole patches, by
-    interpolated positions. `vit` is the timm model itself, edited in place.
+    Attributes: `vit` (timm's model, its classifier taken off), `config` (None for a model of your own), `embed_dim`,
+    `depth`, `heads`, `patch_size` and `image_size` as (height, width) in pixels, `prefix_tokens` (class,
+    distillation and register tokens before the patches), `norm` (the final one), `mean` and `std` of the pixels, as
+    the weights want images normalized, and `report` (`LoadReport`, None for fresh weights).
     """
 
-    def __init__(self, vit: VisionTransformer, config: BackboneConfig | None = None) -> None:
-        """Raises `ValueError` for a model that is no plain ViT or has no CLS token."""
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        config: BackboneConfig | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        """Take over a timm model: its classifier is removed and its blocks are opened, in place.
+
+        Args:
+            vit: timm's VisionTransformer or a subclass, with a class token.
+            config: what it was built from; `export` needs it.
+            mean, std: of the pixels in [0, 1], per channel; by default what timm says about the model.
+
+        Raises:
+            ValueError: for a model without a class token, with attention pooling, or that drops patches at random.
+        """
         super().__init__()
-        if not isinstance(vit, VisionTransformer):
-            raise ValueError(f"{type(vit).__name__} is not a timm VisionTransformer; choose a vit_* or deit_* name")
-        if vit.cls_token is None:
-            raise ValueError(
-                "this model has no CLS token, which patch scores are measured against; choose one that has, such as "
-                "vit_small_patch16_224, deit_small_patch16_224 or vit_small_patch14_reg4_dinov2"
-            )
-        vit.reset_classifier(0)
-        vit.dynamic_img_size = True
-        vit.patch_embed.strict_img_size, vit.patch_embed.flatten, vit.patch_embed.output_fmt = False, False, "NHWC"
+        _check(vit)
+        if vit.num_classes:
+            vit.reset_classifier(0)
+        self._closed = open_blocks(vit.blocks)
+        _let_sizes_vary(vit)
+        pixels = _about(vit)
         self.vit = vit
-        height, width = vit.patch_embed.img_size
-        known = config or BackboneConfig()
-        self.config = known.model_copy(update={"image_size": height if height == width else (height, width)})
-        self.image_size: tuple[int, int] = (height, width)
-        self.patch_size: tuple[int, int] = tuple(vit.patch_embed.patch_size)
+        self.config = config
+        self.report: Any = None
+        self.mean: tuple[float, ...] = tuple(mean or pixels.get("mean") or IMAGENET_DEFAULT_MEAN)
+        self.std: tuple[float, ...] = tuple(std or pixels.get("std") or IMAGENET_DEFAULT_STD)
         self.embed_dim: int = vit.embed_dim
         self.depth = len(vit.blocks)
-        self.heads: int = vit.blocks[0].attn.num_heads
+        self.heads: int = next(part.num_heads for part in vit.blocks[0].modules() if hasattr(part, "num_heads"))
+        self.patch_size: tuple[int, int] = tuple(vit.patch_embed.feat_ratio(as_scalar=False))
         self.prefix_tokens: int = vit.num_prefix_tokens
-        pixels = getattr(vit, "pretrained_cfg", None) or {}
-        self.mean: tuple[float, ...] = tuple(pixels.get("mean", (0.485, 0.456, 0.406)))
-        self.std: tuple[float, ...] = tuple(pixels.get("std", (0.229, 0.224, 0.225)))
+        self.gradient_checkpointing = bool(config and config.gradient_checkpointing)
 
     @property
     def norm(self) -> nn.Module:
-        """The final norm; asked-for layers come before it."""
-        return self.vit.norm
+        """The final norm. Average-pooling models of timm keep it under another name, `fc_norm`."""
+        return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels that the positions are made for; other sizes are interpolated to."""
+        return tuple(self.vit.patch_embed.img_size)
 
     def forward(
         self, images: Tensor, *, layers: Sequence[int] = (), scores: Sequence[int] = (), keep: Tensor | None = None
     ) -> Tokens:
-        """Images `[B, 3, H, W]`, normalized, to tokens.
+        """Run the model.
 
         Args:
-            layers: blocks whose outputs are wanted, before the final norm.
-            scores: blocks whose CLS similarity maps are wanted.
-            keep: patch ids `[B, K]` (int64, raster order) to process; positions are added first. `grid` stays the
-                whole grid, and `scores` cannot be asked for: a subset has no map.
+            images: `[B, 3, H, W]`, normalized by `mean` and `std`; H and W multiples of the patch size.
+            layers: blocks whose output to keep, 0-based, negative from the last.
+            scores: blocks whose CLS scores to return: q_cls . k / sqrt(d) over the patches, before the softmax,
+                `[B, H, Y, X]`, float32 or wider; class, distillation and register tokens are no patches.
+            keep: patch ids `[B, K]` (int64, raster order) to process, chosen after the positions are added; the
+                others are dropped before the first block. `grid` stays that of the whole image.
+
+        Returns:
+            `Tokens`. Prefix tokens other than the class token are in none of its parts.
 
         Raises:
-            ValueError: sides that do not hold whole patches, a block that does not exist, scores of a subset.
+            ValueError: image sides that are not whole patches, a block that is not there, ids of another shape, or
+                `scores` with `keep`, since a subset of patches makes no map.
         """
-        if keep is not None and scores:
-            raise ValueError(f"scores of blocks {tuple(scores)} with keep: a subset of patches has no map; ask for one")
-        grid = grid_of(images.shape[-2], images.shape[-1], self.patch_size)
+        grid = self._grid(images)
+        wanted_layers, wanted_scores = self._blocks(layers, "layers"), self._blocks(scores, "scores")
+        if wanted_scores and keep is not None:
+            raise ValueError(
+                f"scores of blocks {tuple(scores)} were asked together with keep: a subset of patches makes no "
+                "[Y, X] map; ask for the scores of the whole image in a call without keep"
+            )
         x = self._embed(images, keep)
-        wanted, mapped = self._numbers(layers), self._numbers(scores)
         outputs: dict[int, Tensor] = {}
         maps: dict[int, Tensor] = {}
-        for number, block in enumerate(self.vit.blocks):
-            if number in mapped:
-                x, found = self._run(_scored, block, x, self.prefix_tokens)
-                maps |= dict.fromkeys(mapped[number], found.unflatten(-1, grid))
+        for index, block in enumerate(self.vit.blocks):
+            if index in wanted_scores.values():
+                x, row = self._run(block, x, scores=True)
+                maps[index] = row[:, :, self.prefix_tokens :].unflatten(2, grid)
             else:
                 x = self._run(block, x)
-            if number in wanted:
-                outputs |= dict.fromkeys(wanted[number], torch.cat([x[:, :1], x[:, self.prefix_tokens :]], 1))
-        x = self.vit.norm(x)
-        return Tokens(x[:, 0], x[:, self.prefix_tokens :], grid, outputs, maps)
+            if index in wanted_layers.values():
+                outputs[index] = x
+        x = self.norm(x)
+        return Tokens(
+            x[:, 0],
+            x[:, self.prefix_tokens :],
+            grid,
+            {asked: self._without_extras(outputs[index]) for asked, index in wanted_layers.items()},
+            {asked: maps[index] for asked, index in wanted_scores.items()},
+        )
 
     def export(self) -> Exported:
         """The weights under timm's names, and what is needed to rebuild the model."""
-        metadata = {"backbone": self.config.plain(), "mean": list(self.mean), "std": list(self.std)}
-        return Exported({name: value.detach() for name, value in self.vit.state_dict().items()}, metadata)
+        if self.config is None:
+            raise ValueError(
+                "this backbone wraps a module of your own, and nothing says how to rebuild it; pass "
+                "config=BackboneConfig(...) to TimmViT, or build it with vitrail.backbones.create"
+            )
+        state = {name: value.detach().cpu().clone() for name, value in self.vit.state_dict().items()}
+        config = self.config.model_copy(update={"image_size": self.image_size})
+        return Exported(
+            state,
+            {
+                "backbone": config.plain(),
+                "mean": list(self.mean),
+                "std": list(self.std),
+                "vitrail": version("vitrail") if _installed() else "source",
+            },
+        )
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        channels = self.vit.in_chans
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise ValueError(f"images are {list(images.shape)}; the backbone takes [B, {channels}, H, W]")
+        grid = []
+        for side, size, patch in zip(("height", "width"), images.shape[-2:], self.patch_size):
+            if size % patch or size < patch:
+                lower, upper = size // patch * patch, -(-size // patch) * patch
+                sizes = f"{lower} or {upper}" if lower else f"{upper}"
+                raise ValueError(
+                    f"image {side} {size} is not a multiple of the patch size {patch}; resize to {sizes}, "
+                    f"or pad to {upper}"
+                )
+            grid.append(size // patch)
+        return grid[0], grid[1]
+
+    def _blocks(self, asked: Sequence[int], what: str) -> Mapping[int, int]:
+        """Asked-for numbers, each with the block's index."""
+        found = {}
+        for number in asked:
+            if not -self.depth <= number < self.depth:
+                raise ValueError(
+                    f"{what}: there is no block {number} among {self.depth}; choose {-self.depth} to {self.depth - 1}"
+                )
+            found[number] = number % self.depth
+            if what == "scores" and found[number] in self._closed:
+                raise ValueError(f"scores of block {number}: {self._closed[found[number]]}")
+        return found
 
     def _embed(self, images: Tensor, keep: Tensor | None) -> Tensor:
         x = self.vit._pos_embed(self.vit.patch_embed(images))
         if keep is not None:
-            prefix, patches = x[:, : self.prefix_tokens], x[:, self.prefix_tokens :]
-            x = torch.cat([prefix, patches.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))], 1)
-        return self.vit.norm_pre(self.vit.patch_drop(x))
+            prefix = self.prefix_tokens
+            _check_keep(keep, len(images), x.shape[1] - prefix)
+            ids = (keep + prefix).unsqueeze(-1).expand(-1, -1, x.shape[2])
+            x = torch.cat((x[:, :prefix], x.gather(1, ids)), dim=1)
+        return self.vit.norm_pre(x)
 
-    def _run(self, function: Any, *inputs: Any) -> Any:
-        if self.config.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(function, *inputs, use_reentrant=False)
-        return function(*inputs)
+    def _run(self, block: nn.Module, x: Tensor, **asked: bool) -> Any:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False, **asked)
+        return block(x, **asked)
 
-    def _numbers(self, asked: Sequence[int]) -> dict[int, list[int]]:
-        """Blocks counted from the first, each with the numbers it was asked for by."""
-        numbers: dict[int, list[int]] = {}
-        for number in asked:
-            if not -self.depth <= number < self.depth:
-                raise ValueError(f"there is no block {number}; the model has {self.depth}, 0 to {self.depth - 1}")
-            numbers.setdefault(number % self.depth, []).append(number)
-        return numbers
+    def _without_extras(self, x: Tensor) -> Tensor:
+        prefix = self.prefix_tokens
+        return x if prefix == 1 else torch.cat((x[:, :1], x[:, prefix:]), dim=1)
 
 
-def _scored(block: nn.Module, x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """One block's output `[B, P + N, D]`, and its CLS scores `[B, H, N]`."""
-    if type(block) not in (Block, SurgeryBlock):
-        raise ValueError(f"cannot read scores of a {type(block).__name__}; timm's plain Block is supported")
-    attended, scores = _attend(block.attn, block.norm1(x), prefix)
-    if isinstance(block, SurgeryBlock):
-        return block.finish(x, attended), scores
-    x = x + block.drop_path1(block.ls1(attended))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), scores
+def _about(vit: nn.Module) -> Mapping[str, Any]:
+    """What timm says about a model's weights; empty for one built by hand."""
+    about = getattr(vit, "pretrained_cfg", None) or {}
+    return about if isinstance(about, Mapping) else vars(about)
 
 
-def _attend(attn: nn.Module, x: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """timm's `Attention`, always fused, that also returns the CLS query's scores against the patch keys."""
-    if type(attn) is not Attention:
-        raise ValueError(f"cannot read scores of {type(attn).__name__}; timm's plain Attention is supported")
-    batch, count, _ = x.shape
-    query, key, value = attn.qkv(x).reshape(batch, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    query, key = attn.q_norm(query), attn.k_norm(key)
-    dropout = attn.attn_drop.p if attn.training else 0.0
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    out = attn.norm(out.transpose(1, 2).reshape(batch, count, -1))
-    gate = getattr(attn, "gate", None)
-    if gate is not None:
-        out = out * gate(x).sigmoid()
-    scores = (query[:, :, :1] @ key[:, :, prefix:].transpose(-2, -1)).squeeze(-2) * attn.scale
-    return attn.proj_drop(attn.proj(out)), scores
+def _check(vit: VisionTransformer) -> None:
+    name = _about(vit).get("architecture") or type(vit).__name__
+    if not isinstance(vit, VisionTransformer):
+        raise ValueError(f"{name} is no timm VisionTransformer; choose a vit_* or deit_* model")
+    if not vit.has_class_token:
+        raise ValueError(
+            f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS scores "
+            "need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*"
+        )
+    if vit.attn_pool is not None:
+        raise ValueError(f"{name} pools by attention, which tokens pass by; build it with global_pool='token'")
+    if not isinstance(vit.patch_drop, nn.Identity):
+        raise ValueError(f"{name} drops patches at random; build it with patch_drop_rate=0 and pass `keep` instead")
 
 
-def create(config: BackboneConfig) -> TimmViT:
-    """A backbone with fresh weights. Raises `ValueError` for a name that timm does not know, with near ones."""
-    return TimmViT(operate(_timm_model(config, pretrained=False), config.surgery), config)
+def _let_sizes_vary(vit: VisionTransformer) -> None:
+    # What timm's dynamic_img_size=True does when it builds a model, so that one built without it works too.
+    vit.dynamic_img_size = True
+    vit.patch_embed.strict_img_size = False
+    vit.patch_embed.flatten = False
+    vit.patch_embed.output_fmt = Format.NHWC
 
 
-def _timm_model(config: BackboneConfig, *, pretrained: bool) -> VisionTransformer:
-    name = config.name
-    if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('_')[0]}*patch*")[:6]
-        raise ValueError(f"timm knows no model {name!r}; near: {', '.join(near) or 'timm.list_models() lists all'}")
-    given = {
-        "img_size": config.image_size,
-        "patch_size": config.patch_size,
-        "embed_dim": config.embed_dim,
-        "depth": config.depth,
-        "num_heads": config.heads,
-    }
-    arguments = {key: value for key, value in given.items() if value is not None}
-    return timm.create_model(
-        name, pretrained=pretrained, num_classes=0, drop_path_rate=config.drop_path, dynamic_img_size=True, **arguments
-    )
+def _check_keep(keep: Tensor, batch: int, patches: int) -> None:
+    if keep.ndim != 2 or keep.shape[0] != batch or keep.dtype != torch.int64:
+        raise ValueError(
+            f"keep is {list(keep.shape)} of {keep.dtype}; it holds patch ids, int64 [B, K] with B = {batch}"
+        )
+    on_host = keep.device.type == "cpu" and not torch.compiler.is_compiling()  # looking waits for a GPU
+    if on_host and keep.numel() and not 0 <= int(keep.min()) <= int(keep.max()) < patches:
+        raise ValueError(f"keep names patches {int(keep.min())} to {int(keep.max())}; there are 0 to {patches - 1}")
 
 
-def digest(module: nn.Module) -> str:
-    """16 hex digits over names and values of a module's weights."""
-    sha = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        sha.update(name.encode())
-        sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]
+def _installed() -> bool:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        version("vitrail")
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,70 +1,89 @@
-"""SAR's last-block surgery: the last block without an identity path around its attention.
+"""SAR's surgery on the last transformer block: patch tokens lose the path around the attention.
 
-    z'    = MSA(LN1(z))                 no residual, and no drop path: a dropped branch would zero the token
-    z_out = z' + DropPath(MLP(z'))      no second LN; the MLP keeps its residual
+    plain      z' = MSA(LN1(z)) + z       output = MLP(LN2(z')) + z'      (Eq. 1 and 2)
+    operated   z' = MSA(LN1(z))           output = MLP(z') + z'           (Eq. 10 and 11)
 
-So the CLS token's output is a function of what it attends to, and of nothing else.
-Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Eq. 10, 11 and Table 1(b).
+Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Section 4.2; the presets
+are the rows of Table 1(b). There is no drop path on a branch without a skip connection: dropping the branch would
+zero the tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-Row = Literal["A", "B", "C", "D", "E", "F"]
+from vitrail.config import Config, ConfigError
+from vitrail.nn.open_block import OpenBlock
+
+Preset = Literal["A", "B", "C", "D", "E", "F"]
 
 
-class Surgery(NamedTuple):
-    """What is kept of the last block, and whether the spatial entropy loss goes with it."""
+class SurgeryConfig(Config):
+    """Which parts of the last block stay, and whether training adds the spatial entropy.
+
+    `entropy` stands here because rows of Table 1(b) differ in it; `operate` changes the block alone, the loss is
+    `vitrail.regularizers.SpatialEntropy`.
+    """
 
     msa_skip: bool = True
+    """The skip connection around the attention."""
     norm2: bool = True
+    """The normalization before the MLP."""
     mlp_skip: bool = True
+    """The skip connection around the MLP."""
     entropy: bool = False
+    """Train with the spatial-entropy loss."""
+
+    @property
+    def changes_block(self) -> bool:
+        """Whether the last block differs from a plain one."""
+        return not (self.msa_skip and self.norm2 and self.mlp_skip)
+
+    def same_block(self, other: SurgeryConfig) -> bool:
+        """Whether both make the same network; the entropy is a loss and does not count."""
+        return self.model_copy(update={"entropy": False}) == other.model_copy(update={"entropy": False})
 
 
-PRESETS: dict[Row, Surgery] = {
-    "A": Surgery(),
-    "B": Surgery(msa_skip=False),
-    "C": Surgery(msa_skip=False, norm2=False),
-    "D": Surgery(msa_skip=False, norm2=False, mlp_skip=False),
-    "E": Surgery(entropy=True),
-    "F": Surgery(msa_skip=False, norm2=False, entropy=True),
+PRESETS: dict[Preset, SurgeryConfig] = {
+    "A": SurgeryConfig(),
+    "B": SurgeryConfig(msa_skip=False),
+    "C": SurgeryConfig(msa_skip=False, norm2=False),
+    "D": SurgeryConfig(msa_skip=False, norm2=False, mlp_skip=False),
+    "E": SurgeryConfig(entropy=True),
+    "F": SurgeryConfig(msa_skip=False, norm2=False, entropy=True),
 }
-"""Rows of Table 1(b): top-1 on ImageNet-100 after 100 epochs 74.22, 74.64, 75.72, 73.76, 74.78, 76.72."""
+"""Rows of Table 1(b), ImageNet-100 top-1 in brackets: A baseline (74.22), B no MSA skip (74.64), C and no LN2
+(75.72), D and no MLP skip (73.76), E baseline with entropy loss (74.78), F is C with entropy loss: SAR (76.72)."""
 
 
-class SurgeryBlock(nn.Module):
-    """A timm block with parts taken out. Weights keep timm's names; `norm2` is absent where it is removed."""
-
-    def __init__(self, block: nn.Module, surgery: Surgery) -> None:
-        super().__init__()
-        parts: Any = block
-        self.msa_skip, self.mlp_skip = surgery.msa_skip, surgery.mlp_skip
-        self.norm1, self.attn, self.ls1 = parts.norm1, parts.attn, parts.ls1
-        self.drop_path1 = parts.drop_path1 if surgery.msa_skip else nn.Identity()
-        self.norm2 = parts.norm2 if surgery.norm2 else nn.Identity()
-        self.mlp, self.ls2 = parts.mlp, parts.ls2
-        # Without the residual a dropped MLP would leave nothing of the token.
-        self.drop_path2 = parts.drop_path2 if surgery.mlp_skip else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens `[B, N, D]` to tokens `[B, N, D]`."""
-        return self.finish(x, self.attn(self.norm1(x)))
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """All that comes after the attention: `x` is the block's input, `attended` is MSA(LN1(x))."""
-        attended = self.drop_path1(self.ls1(attended))
-        x = x + attended if self.msa_skip else attended
-        out = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
-        return x + out if self.mlp_skip else out
+def surgery(preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
+    """The switches of a preset; None is the plain block. Raises `ConfigError` for an unknown letter."""
+    if preset is None:
+        return PRESETS["A"]
+    if isinstance(preset, SurgeryConfig):
+        return preset
+    if preset not in PRESETS:
+        raise ConfigError(f"surgery {preset!r} is no row of Table 1(b); choose one of {', '.join(PRESETS)}, or null")
+    return PRESETS[preset]
 
 
-def operate(vit: Any, row: Row | None) -> Any:
-    """Replace the last block of a timm ViT in place by what a row of Table 1(b) keeps; returns the ViT."""
-    surgery = PRESETS[row or "A"]
-    if not (surgery.msa_skip and surgery.norm2 and surgery.mlp_skip):
-        vit.blocks[-1] = SurgeryBlock(vit.blocks[-1], surgery)
-    return vit
+def operate(vit: nn.Module, preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
+    """Operate on the last block of a timm `VisionTransformer`, in place; returns the switches.
+
+    The weights keep timm's names; without norm2 its two are gone. A and E change nothing.
+
+    Raises:
+        ValueError: for a block that is no plain timm block, has layer scale, or was operated on before.
+    """
+    switches = surgery(preset)
+    if not switches.changes_block:
+        return switches
+    last = vit.blocks[-1]
+    if isinstance(last, OpenBlock) and last.operated:
+        raise ValueError("the last block was operated on before; start from a plain model")
+    vit.blocks[-1] = OpenBlock(
+        last, msa_skip=switches.msa_skip, norm2=switches.norm2, mlp_skip=switches.mlp_skip
+    ).train(last.training)
+    return switches
