@@ -1,1 +1,73 @@
 """Images: generated scenes, folders, VOC, and a loader that resumes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "EvalTransform": "transforms",
+    "EvalTransformConfig": "transforms",
+    "Finding": "inspect",
+    "ImageFolder": "folders",
+    "Loader": "loader",
+    "LoaderConfig": "loader",
+    "SyntheticScenes": "synthetic",
+    "TooManyUnreadable": "loader",
+    "TrainTransform": "transforms",
+    "TrainTransformConfig": "transforms",
+    "UnreadableImage": "images",
+    "VocSegmentation": "voc",
+    "WorkerCrashed": "loader",
+    "build_eval_transform": "transforms",
+    "build_train_transform": "transforms",
+    "inspect_folder": "inspect",
+    "open_image": "images",
+    "open_mask": "images",
+    "ordered_batches": "loader",
+}
+
+__all__ = [
+    "EvalTransform",
+    "EvalTransformConfig",
+    "Finding",
+    "ImageFolder",
+    "Loader",
+    "LoaderConfig",
+    "SyntheticScenes",
+    "TooManyUnreadable",
+    "TrainTransform",
+    "TrainTransformConfig",
+    "UnreadableImage",
+    "VocSegmentation",
+    "WorkerCrashed",
+    "build_eval_transform",
+    "build_train_transform",
+    "inspect_folder",
+    "open_image",
+    "open_mask",
+    "ordered_batches",
+]
+
+if TYPE_CHECKING:
+    from vitrail.data.folders import ImageFolder
+    from vitrail.data.images import UnreadableImage, open_image, open_mask
+    from vitrail.data.inspect import Finding, inspect_folder
+    from vitrail.data.loader import Loader, LoaderConfig, TooManyUnreadable, WorkerCrashed, ordered_batches
+    from vitrail.data.synthetic import SyntheticScenes
+    from vitrail.data.transforms import (
+        EvalTransform,
+        EvalTransformConfig,
+        TrainTransform,
+        TrainTransformConfig,
+        build_eval_transform,
+        build_train_transform,
+    )
+    from vitrail.data.voc import VocSegmentation
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"vitrail.data.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'vitrail.data' has no attribute {name!r}")

@@ -1,0 +1,309 @@
+"""What is wrong with a folder of images, each finding with its mend."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vitrail.data.folders import SPLITS, ImageFolder, split_folder
+from vitrail.data.images import UnreadableImage, open_image, open_mask
+from vitrail.data.loader import TOLERATED
+from vitrail.data.voc import VocSegmentation, find_voc, splits_of
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    mend: str  # what to do about it; empty where nothing is to be done
+
+
+class Look(NamedTuple):
+    """What decoding one file showed."""
+
+    path: str
+    size: tuple[int, int] | None  # width, height; None where it cannot be read
+    mode: str
+    reason: str  # why it cannot be read
+
+
+def inspect_folder(
+    root: str | Path, *, patch_size: int = 16, image_size: int = 224, every: bool = False, sample: int = 256
+) -> list[Finding]:
+    """Look at a folder as training and evaluation would see it.
+
+    Layout, counts per split and class, classes of val that train lacks, sizes against the crop and the patch,
+    unreadable files, color modes; with `every`, files that are in both splits.
+
+    Args:
+        root: a folder of images, with or without splits and class folders, or a VOC tree.
+        patch_size, image_size: pixels a side, of the backbone that is meant.
+        every: decode all images instead of `sample` of them, evenly spread.
+
+    Never raises for what is wrong with the folder: that is a finding.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        return [Finding("error", f"there is no folder {root}", "check the path")]
+    try:
+        find_voc(root)
+    except ValueError:
+        findings, splits = _splits(root)
+    else:
+        return _voc(root, patch_size, image_size, None if every else sample)
+    for name, data in splits.items():
+        chosen = _spread(len(data), None if every else sample)
+        looks = [look(data.path(index)) for index in chosen]
+        findings += _readable(name, looks, len(data))
+        findings += _sizes(name, looks, patch_size, image_size)
+        findings += _modes(name, looks)
+    if every and len(splits) > 1:
+        findings += _in_both(splits)
+    return findings
+
+
+def look(path: str | Path) -> Look:
+    """Decode a file and say what it is."""
+    try:
+        image = open_image(path)
+        with Image.open(path) as stored:
+            return Look(str(path), image.size, stored.mode, "")
+    except UnreadableImage as error:
+        return Look(str(path), None, "", error.reason)
+
+
+def _splits(root: Path) -> tuple[list[Finding], dict[str, ImageFolder]]:
+    findings: list[Finding] = []
+    found = {name: split_folder(root, name) for name in SPLITS}
+    wanted = [name for name, folder in found.items() if folder is not None]
+    splits: dict[str, ImageFolder] = {}
+    for name in wanted or [""]:
+        try:
+            with warnings.catch_warnings(record=True) as notes:
+                warnings.simplefilter("always")
+                splits[name] = ImageFolder(root, name or None)
+            findings += [
+                Finding("warning", str(note.message), "move them into a class folder") for note in notes
+            ]
+        except (ValueError, OSError) as error:
+            findings.append(
+                Finding("error", str(error), "put images there, one folder per class for supervised recipes")
+            )
+    if wanted and "val" not in wanted:
+        mend = (
+            "add val/ (or validation/) with the same class folders; without one, a part of train is held out"
+        )
+        findings.append(Finding("warning", f"{root} has train/ but no val/", mend))
+    if "val" in wanted and "train" not in wanted:
+        findings.append(
+            Finding("warning", f"{root} has val/ but no train/", "it can be evaluated on, not trained on")
+        )
+    for name, data in splits.items():
+        findings += _classes(name, data)
+    if len(splits) > 1:
+        findings += _agreement(splits["train"], splits["val"])
+    return findings, splits
+
+
+def _classes(name: str, data: ImageFolder) -> list[Finding]:
+    where = _where(name)
+    counts = data.counts()
+    if not counts:
+        mend = "fine for self-supervised recipes; supervised ones, k-NN and linear need one folder per class"
+        return [Finding("warning", f"{where}: {len(data)} images without class folders", mend)]
+    least, most = min(counts, key=lambda each: counts[each]), max(counts, key=lambda each: counts[each])
+    spread = f"{counts[least]} ({least}) to {counts[most]} ({most}) each"
+    findings = [Finding("ok", f"{where}: {len(data)} images in {len(counts)} classes, {spread}", "")]
+    if counts[most] > 20 * counts[least]:
+        mend = f"accuracy will mostly tell about the large classes; add images of {least}"
+        findings.append(Finding("warning", f"{where}: {most} has over 20 times the images of {least}", mend))
+    empty = sorted(
+        entry.name
+        for entry in os.scandir(data.folder)
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in counts
+    )
+    if empty:
+        mend = "remove them, or put images into them"
+        findings.append(
+            Finding("warning", f"{where}: folders without images, which are no classes: {_few(empty)}", mend)
+        )
+    return findings
+
+
+def _agreement(train: ImageFolder, val: ImageFolder) -> list[Finding]:
+    if train.classes is None or val.classes is None:
+        if (train.classes is None) == (val.classes is None):
+            return []
+        with_labels = "train" if val.classes is None else "val"
+        return [
+            Finding(
+                "error", f"only {with_labels} has class folders", "give both splits the same class folders"
+            )
+        ]
+    findings = []
+    strangers = sorted(set(val.classes) - set(train.classes))
+    if strangers:
+        mend = "add training images of them, or remove them from val"
+        findings.append(
+            Finding("error", f"val has {len(strangers)} classes that train lacks: {_few(strangers)}", mend)
+        )
+    absent = sorted(set(train.classes) - set(val.classes))
+    if absent:
+        mend = "accuracy says nothing about them"
+        findings.append(Finding("warning", f"val lacks {len(absent)} classes of train: {_few(absent)}", mend))
+    return findings or [Finding("ok", "train and val have the same classes", "")]
+
+
+def _readable(name: str, looks: Sequence[Look], total: int) -> list[Finding]:
+    where = _where(name)
+    bad = [each for each in looks if each.size is None]
+    seen = f"{len(looks)} of {total} images decoded" if len(looks) < total else f"all {total} images decoded"
+    if not bad:
+        return [Finding("ok", f"{where}: {seen}, all readable", "")]
+    listed = "; ".join(f"{each.path}: {each.reason}" for each in bad[: 20 if len(looks) == total else 5])
+    more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
+    what = f"{where}: {seen}, {len(bad)} unreadable: {listed}{more}"
+    if len(bad) > TOLERATED * len(looks):
+        return [
+            Finding(
+                "error", what, "training stops when more than 1 % are unreadable: mend or remove these files"
+            )
+        ]
+    return [
+        Finding("warning", what, "training replaces them and lists them; better mend or remove these files")
+    ]
+
+
+def _sizes(name: str, looks: Sequence[Look], patch_size: int, image_size: int) -> list[Finding]:
+    sides = np.array([each.size for each in looks if each.size is not None])
+    if not len(sides):
+        return []
+    where, shorter = _where(name), sides.min(axis=1)
+    low, high, middle = sides.min(axis=0), sides.max(axis=0), np.median(sides, axis=0).astype(int)
+    if (low == high).all():
+        what = f"{where}: every image is {low[0]} x {low[1]}"
+    else:
+        spread = f"{low[0]} to {high[0]} wide, {low[1]} to {high[1]} high"
+        what = f"{where}: {spread}, median {middle[0]} x {middle[1]}"
+    findings = [Finding("ok", what, "")]
+    tiny, small = int((shorter < patch_size).sum()), int((shorter < image_size).sum())
+    if tiny:
+        mend = f"remove them: enlarged from less than a patch of {patch_size} they show nothing"
+        findings.append(
+            Finding("warning", f"{where}: {_share(tiny, sides)} are smaller than one patch", mend)
+        )
+    if small > 0.1 * len(sides):
+        fits = int(np.median(shorter)) // patch_size * patch_size
+        mend = (
+            f"they are enlarged, which costs time and adds nothing; {fits} fits most"
+            if fits
+            else "use larger images"
+        )
+        findings.append(
+            Finding("warning", f"{where}: {_share(small, sides)} are smaller than {image_size} pixels", mend)
+        )
+    ragged = int((sides % patch_size).any(axis=1).sum())
+    if ragged:
+        mend = (
+            f"crops of {image_size} take care of it; where whole images are used, they are padded or resized"
+        )
+        what = (
+            f"{where}: {_share(ragged, sides)} have sides that are no multiple of the patch size {patch_size}"
+        )
+        findings.append(Finding("ok", what, mend))
+    return findings
+
+
+def _modes(name: str, looks: Sequence[Look]) -> list[Finding]:
+    kinds = Counter(each.mode for each in looks if each.size is not None and each.mode != "RGB")
+    if not kinds:
+        return []
+    shown = ", ".join(f"{count} {_kind(mode)}" for mode, count in kinds.most_common())
+    findings = [Finding("ok", f"{_where(name)}: converted to RGB: {shown}", "")]
+    gray = sum(count for mode, count in kinds.items() if _kind(mode).startswith("gray"))
+    if gray > 0.5 * len(looks):
+        mend = "color jitter does little here; mean and std of the pixels may be set to your own"
+        findings.append(Finding("warning", f"{_where(name)}: {100 * gray / len(looks):.0f} % are gray", mend))
+    return findings
+
+
+def _kind(mode: str) -> str:
+    known = {"L": "gray", "1": "gray (black and white)", "P": "palette", "RGBA": "with transparency"}
+    known |= {"LA": "gray with transparency", "F": "gray (float)"}
+    return known.get(mode, "gray (16 or 32 bits)" if mode.startswith("I") else mode)
+
+
+def _in_both(splits: dict[str, ImageFolder]) -> list[Finding]:
+    """Equal files in train and val; reads only files of equal size."""
+    sizes: dict[int, list[tuple[str, str]]] = {}
+    for name, data in splits.items():
+        for index in range(len(data)):
+            path = data.path(index)
+            sizes.setdefault(os.path.getsize(path), []).append((name, path))
+    contents: dict[bytes, dict[str, str]] = {}
+    for files in sizes.values():
+        if len({name for name, _ in files}) > 1:
+            for name, path in files:
+                contents.setdefault(hashlib.sha256(Path(path).read_bytes()).digest(), {})[name] = path
+    pairs = [" = ".join(found.values()) for found in contents.values() if len(found) > 1]
+    if not pairs:
+        return [Finding("ok", "no file is in both train and val", "")]
+    mend = "remove them from one split: numbers on val are too good otherwise"
+    return [Finding("warning", f"{len(pairs)} files are in both train and val: {_few(pairs, 5)}", mend)]
+
+
+def _voc(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in splits_of(find_voc(root)):
+        try:
+            data = VocSegmentation(root, split)
+        except ValueError as error:
+            mend = "unpack the archive again, or take these names out of the list"
+            findings.append(Finding("error", f"VOC split {split}: {error}", mend))
+            continue
+        boxes = "with boxes" if data.has_boxes else "without boxes"
+        findings.append(Finding("ok", f"VOC split {split}: {len(data)} images with masks, {boxes}", ""))
+        chosen = _spread(len(data), sample)
+        looks = [look(data.paths(index)[0]) for index in chosen] + [
+            _look_at_mask(data, index) for index in chosen
+        ]
+        findings += _readable(split, looks, 2 * len(data))
+        images = looks[: len(chosen)]
+        findings += _sizes(split, images, patch_size, image_size) + _modes(split, images)
+    return findings
+
+
+def _look_at_mask(data: VocSegmentation, index: int) -> Look:
+    path = data.paths(index)[1]
+    try:
+        mask = open_mask(path)
+    except UnreadableImage as error:
+        return Look(str(path), None, "", error.reason)
+    return Look(str(path), (mask.shape[1], mask.shape[0]), "P", "")
+
+
+def _spread(count: int, sample: int | None) -> list[int]:
+    if sample is None or sample >= count:
+        return list(range(count))
+    return [place * count // sample for place in range(sample)]
+
+
+def _where(name: str) -> str:
+    return name or "images"
+
+
+def _share(count: int, sides: np.ndarray) -> str:
+    return f"{count} of {len(sides)} images"
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
