@@ -3,9 +3,9 @@
     python benchmarks/resume.py [--kills 5] [--seed 0] [--recipe scenes_sar] [--out FILE.json] [SETTING...]
 
 The recipe is trained once to its end, and once more with a SIGKILL at random moments, each followed by
---resume: with data workers, accumulation, clipping and EMA on, and a checkpoint every few steps that the kills
-do not wait for. Then every tensor of the two last checkpoints (weights, moments, EMA) and every line of metrics
-is compared.
+--resume: with data workers, accumulation, clipping and EMA on, and a checkpoint every few steps that the
+kills do not wait for. Then every tensor of the two last checkpoints (weights, moments, EMA) and every line of
+metrics is compared.
 Wanted: all equal. About 20 s for each kill on two cores, most of it starting Python.
 """
 
