@@ -1,1 +1,19 @@
 """Losses on tokens that compose with any method."""
+
+from vitrail.regularizers.build import RegularizerConfig, build
+from vitrail.regularizers.drloc import DRLoc
+from vitrail.regularizers.spatial_entropy import SpatialEntropy
+from vitrail.regularizers.total_variation import TotalVariation
+from vitrail.regularizers.weight import WeightConfig, weight_at
+from vitrail.regularizers.weighted import Weighted
+
+__all__ = [
+    "DRLoc",
+    "RegularizerConfig",
+    "SpatialEntropy",
+    "TotalVariation",
+    "WeightConfig",
+    "Weighted",
+    "build",
+    "weight_at",
+]

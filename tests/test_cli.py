@@ -1,0 +1,142 @@
+"""The command line: words without heavy imports, errors in one line, and one run from end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vitrail import catalog
+from vitrail.cli import PICTURES, app
+
+ROOT = Path(__file__).resolve().parents[1]
+runner = CliRunner()
+
+
+def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    import os
+
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    command = [sys.executable, "-m", "vitrail", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
+
+
+@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "show", "report", "export"])
+def test_every_command_explains_itself_with_an_example(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"vitrail {command}" in result.output
+    assert "Example" in result.output
+
+
+def test_list_names_recipes_and_protocols() -> None:
+    output = runner.invoke(app, ["list"]).output
+    for name in ("scenes_sar", "folder", "deit_small", "finetune_sar", "knn", "linear", "attention_jaccard", *PICTURES):
+        assert name in output
+
+
+def test_every_listed_thing_has_a_summary() -> None:
+    for entry in [*catalog.recipes(), *catalog.protocols(), *catalog.parts("methods"), *catalog.parts("regularizers")]:
+        assert entry.summary, entry
+
+
+def test_words_are_quick() -> None:
+    """`--help` and `list` stay under a second on a quiet machine; the best of three, since machines are noisy."""
+    for arguments in (["--help"], ["list"]):
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            assert vitrail(*arguments).returncode == 0
+            seconds.append(time.perf_counter() - started)
+        assert min(seconds) < 1.5, seconds
+
+
+def test_completion_is_offered() -> None:
+    assert "complet" in vitrail("--show-completion", "bash").stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "scene"], "did you mean 'scenes'"),
+        (["train", "scenes", "train.epoch=3", "--dry-run"], "did you mean 'train.epochs'"),
+        (["train", "scenes", "train.epochs=many", "--dry-run"], "train.epochs = 'many'"),
+        (["train", "scenes", "devices=0", "--dry-run"], "devices='0'"),
+        (["train", "scenes", "--resume", "--extend", "3"], "exclude each other"),
+        (["train", "scenes", "--init-from", "nothing.pth"], "no file 'nothing.pth'"),
+        (["train", "folder", "data.root=nowhere"], "no folder 'nowhere'"),
+        (["evaluate", "kn", "-w", "x", "-d", "scenes"], "did you mean 'knn'"),
+        (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file 'none.pth'"),
+        (["show", "atention", "a.png", "-w", "x"], "known: attention"),
+        (["report", "nothing"], "nothing"),
+        (["export", "-w", "x", "-o", "model.bin"], ".safetensors or .onnx"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = runner.invoke(app, [*arguments[:1], *arguments[1:]])
+    text = f"{result.output}{result.exception}"
+    assert result.exit_code != 0
+    assert message in text, text
+
+
+def test_an_error_is_one_line_without_a_traceback(tmp_path: Path) -> None:
+    done = vitrail("train", "folder", "data.root=nowhere", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_prints_a_configuration_that_trains(tmp_path: Path) -> None:
+    done = runner.invoke(app, ["train", "scenes_sar", "train.epochs=3", "--dry-run"])
+    (tmp_path / "c.yaml").write_text(done.output)
+    again = runner.invoke(app, ["train", str(tmp_path / "c.yaml"), "--dry-run"])
+    assert again.output == done.output
+    assert "epochs: 3" in done.output
+
+
+SMALL = [
+    "data.scenes.count=64",
+    "data.scenes.val_count=32",
+    "train.epochs=2",
+    "train.warmup_epochs=1",
+    "train.global_batch_size=16",
+    "backbone.embed_dim=48",
+    "backbone.depth=2",
+]
+
+
+def test_from_training_to_page(tmp_path: Path) -> None:
+    """train, refuse, evaluate, show, export and report, as a user types them."""
+    run = tmp_path / "run"
+    done = vitrail("train", "scenes_sar", *SMALL, "--out", str(run))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert any("val/top1" in line for line in lines)
+    assert (run / "exported" / "backbone.safetensors").is_file()
+    assert {"attention_before.png", "attention_after.png"} <= {path.name for path in (run / "pictures").iterdir()}
+
+    refused = vitrail("train", "scenes_sar", *SMALL, "--out", str(run))
+    assert refused.returncode == 2
+    assert all(word in refused.stderr for word in ("--resume", "--extend", "--overwrite"))
+
+    measured = vitrail("evaluate", "knn", "-w", str(run), "-d", "scenes", "--cache", str(tmp_path / "cache"))
+    assert measured.returncode == 0, measured.stderr
+    assert (run / "evaluation" / "knn.json").is_file()
+
+    picture = next((run / "pictures").glob("*.png"))
+    shown = vitrail("show", "attention", str(picture), "-w", str(run), "-o", str(tmp_path / "shown"))
+    assert shown.returncode == 0, shown.stderr
+    assert len(list((tmp_path / "shown").glob("*.png"))) == 1
+
+    page = vitrail("report", str(run), "--out", str(tmp_path / "page.html"))
+    assert page.returncode == 0, page.stderr
+    assert "knn" in (tmp_path / "page.html").read_text()
+
+    shipped = vitrail("export", "-w", str(run), "-o", str(tmp_path / "b.safetensors"))
+    assert shipped.returncode == 0, shipped.stderr
+    assert (tmp_path / "b.safetensors").stat().st_size > 1000

@@ -1,0 +1,175 @@
+"""Who may write into a run folder, and the ways back into it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from vitrail.config import ConfigError
+from vitrail.train.run_folder import FolderInUse, RunFolder, differences, versions
+
+CONFIG = {"train": {"epochs": 2, "learning_rate": 1e-3, "log_every": 5}, "data": {"root": "x", "workers": 2}}
+
+
+def changed(**values: object) -> dict[str, dict[str, object]]:
+    return {"train": CONFIG["train"] | values, "data": dict(CONFIG["data"])}
+
+
+def hold(path: Path, pipe) -> None:
+    with RunFolder(path, CONFIG):
+        pipe.send("held")
+        time.sleep(60)
+
+
+def test_a_live_process_holds_its_folder_and_death_frees_it(tmp_path):
+    server = multiprocessing.get_context("fork")
+    here, there = server.Pipe()
+    process = server.Process(target=hold, args=(tmp_path, there))
+    process.start()
+    assert here.recv() == "held"
+    with pytest.raises(FolderInUse, match=f"pid {process.pid} on "):
+        RunFolder(tmp_path, CONFIG, "resume")
+    with pytest.raises(FolderInUse):
+        RunFolder(tmp_path, CONFIG, "overwrite")
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with RunFolder(tmp_path, CONFIG, "resume"):
+        assert f"pid {process.pid}" in (tmp_path / "log.txt").read_text()
+        assert f"pid {os.getpid()}" in (tmp_path / ".lock").read_text()
+        with pytest.raises(FolderInUse):
+            RunFolder(tmp_path, CONFIG, "resume")
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
+    folder = RunFolder(tmp_path, CONFIG)
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    worker.start()
+    folder.close()
+    RunFolder(tmp_path, CONFIG, "resume").close()
+    worker.kill()
+    worker.join()
+
+
+def test_a_non_empty_folder_is_refused_with_the_three_ways(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"--resume.*--extend.*--overwrite"):
+        RunFolder(tmp_path, CONFIG)
+    with pytest.raises(ConfigError, match=r"no run in .* to resume"):
+        RunFolder(tmp_path, CONFIG, "resume")
+    with pytest.raises(ConfigError, match=r"no run in .* to extend"):
+        RunFolder(tmp_path / "absent", CONFIG, "extend")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_overwrite_removes_what_vitrail_writes_and_nothing_else(tmp_path):
+    with RunFolder(tmp_path, CONFIG) as folder:
+        folder.write_metrics({"step": 1, "epoch": 0.5, "train/loss": 1.0})
+        folder.write_skipped({1: ("a", "b")})
+        folder.write_json("nonfinite.json", {})
+        (folder.checkpoints / "last.pt").write_bytes(b"x")
+        (folder.checkpoints / "mine.pt").write_bytes(b"x")
+        (folder.pictures / "heads.png").write_bytes(b"x")
+        (tmp_path / "notes.txt").write_text("mine")
+    with RunFolder(tmp_path, changed(epochs=7), "overwrite") as folder:
+        assert not folder.resuming
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert found == [".lock", "checkpoints/mine.pt", "config.yaml", "log.txt", "notes.txt", "versions.json"]
+    assert "epochs: 7" in (tmp_path / "config.yaml").read_text()
+
+
+def test_resume_wants_the_very_same_configuration(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    other = changed(learning_rate=2e-3, epochs=4, seed=1)
+    with pytest.raises(ConfigError) as refused:
+        RunFolder(tmp_path, other, "resume")
+    for words in (
+        "train.learning_rate was 0.001, is 0.002",
+        "train.epochs was 2, is 4",
+        "train.seed was None, is 1",
+    ):
+        assert words in str(refused.value)
+    assert "--extend" in str(refused.value)
+    assert "epochs: 2" in (tmp_path / "config.yaml").read_text()
+    free = changed(log_every=1)
+    free["data"]["workers"] = 0
+    with RunFolder(tmp_path, free, "resume") as folder:
+        assert folder.resuming
+
+
+def test_extend_lets_epochs_grow_alone(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    with pytest.raises(ConfigError, match="1 does not extend 2"):
+        RunFolder(tmp_path, changed(epochs=1), "extend")
+    with pytest.raises(ConfigError, match="learning_rate was"):
+        RunFolder(tmp_path, changed(epochs=3, learning_rate=1.0), "extend")
+    with pytest.raises(ConfigError, match="nothing to extend"):
+        RunFolder(tmp_path, CONFIG, "extend")
+    RunFolder(tmp_path, changed(epochs=3), "extend").close()
+    RunFolder(tmp_path, changed(epochs=3), "resume").close()
+
+
+def test_an_elastic_restart_resumes_whatever_the_verb_was(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with RunFolder(tmp_path, CONFIG) as folder:  # died before it wrote anything
+        assert not folder.resuming
+    for verb in ("new", "overwrite", "extend"):
+        with RunFolder(tmp_path, CONFIG, verb) as folder:
+            assert folder.resuming
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(ConfigError):
+        RunFolder(tmp_path, CONFIG)
+
+
+def test_metrics_are_cut_back_to_a_step_and_survive_a_torn_line(tmp_path):
+    with RunFolder(tmp_path, CONFIG) as folder:
+        for step in (1, 2, 3):
+            folder.write_metrics({"step": step, "train/loss": 1 / step})
+        with open(tmp_path / "metrics.jsonl", "a") as file:
+            file.write('{"step": 4, "train/lo')
+        folder.forget_after(2)
+        folder.write_metrics({"step": 3, "train/loss": 0.5})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["train/loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.5)]
+
+
+def test_a_full_disk_for_metrics_is_said_and_not_raised(tmp_path, monkeypatch, caplog):
+    with RunFolder(tmp_path, CONFIG) as folder:
+        (tmp_path / "metrics.jsonl").mkdir()
+        for step in (1, 2):
+            folder.write_metrics({"step": step, "train/loss": 1.0})
+    assert len([record for record in caplog.records if "could not be written" in record.message]) == 1
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    with RunFolder(tmp_path / "run", CONFIG, main=False) as folder:
+        folder.write_metrics({"step": 1})
+        folder.forget_after(0)
+        folder.write_skipped({1: ("a", "b")})
+        assert folder.exported.name == "backbone.safetensors"
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_versions_are_said_on_resume(tmp_path, caplog):
+    RunFolder(tmp_path, CONFIG).close()
+    found = json.loads((tmp_path / "versions.json").read_text())
+    assert found == versions()
+    assert {"python", "torch", "timm", "vitrail", "numpy", "cuda", "commit"} <= found.keys()
+    (tmp_path / "versions.json").write_text(json.dumps(found | {"torch": "0.1"}))
+    RunFolder(tmp_path, CONFIG, "resume").close()
+    assert "torch 0.1 -> " in caplog.text
+
+
+def test_differences():
+    assert differences({"a": {"b": 1, "log_every": 2}}, {"a": {"b": 1, "log_every": 3}}) == {}
+    assert differences({"a": {"b": 1}}, {"a": None}) == {"a": ({"b": 1}, None)}
+    assert differences({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3], "c": 0}}) == {
+        "a.b": ([1, 2], [1, 3]),
+        "a.c": (None, 0),
+    }

@@ -1,0 +1,217 @@
+"""A tiny method and loader that fulfill the trainer's contracts, and a run of them for other processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from vitrail.contracts import Batch, Exported, Losses, Step
+from vitrail.train import RunFolder, TrainConfig, fit, join, leave, seed_everything
+
+
+class Tiny(nn.Module):
+    """A classifier on 3x4x4 images with a buffer that moves and noise from the global generator."""
+
+    def __init__(self, noise: float = 0.1, fail_at: int = -1, fail_rank: int = 0) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(48, 48), nn.GELU()) for _ in range(2)])
+        self.head = nn.Linear(48, 4)
+        self.register_buffer("center", torch.zeros(()))
+        self.noise, self.fail_at, self.fail_rank = noise, fail_at, fail_rank
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = images.flatten(1)
+        for block in self.blocks:
+            features = features + block(features)
+        return self.head(features)
+
+    def training_step(self, batch: Batch, step: Step) -> Losses:
+        noise = self.noise * torch.randn_like(batch.images) if self.noise else 0.0
+        loss = nn.functional.cross_entropy(self(batch.images + noise), batch.labels)
+        pull = (1 + step.progress) * 1e-3 * (self.head.weight.square().mean() + self.center)
+        if step.index == self.fail_at and join("cpu").rank == self.fail_rank:
+            loss = loss * float("nan")
+        return Losses(loss + pull, {"class": loss, "pull": pull})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [
+            {"params": self.blocks.parameters(), "weight_decay": 0.05},
+            {"params": self.head.parameters(), "lr_scale": 0.5},
+        ]
+
+    def after_step(self, step: Step) -> None:
+        self.center.mul_(0.9).add_(0.1 * step.progress)
+
+    def export(self) -> Exported:
+        return Exported(self.state_dict(), {"classes": ["a", "b", "c", "d"]})
+
+
+class Images(Dataset):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        epoch, index = place
+        image = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1000 * epoch + index))
+        image[0, index % 4] += 2.0  # the bright row is the class
+        return Batch(image, torch.tensor(index % 4), torch.tensor(index))
+
+
+def collate(samples: list[Batch]) -> Batch:
+    images, labels, indices, _ = zip(*samples)
+    return Batch(torch.stack(images), torch.stack(labels), torch.stack(indices))
+
+
+class TinyLoader:
+    """Order and samples depend on seed, epoch and index alone."""
+
+    def __init__(
+        self, count: int, batch: int, *, rank: int = 0, world: int = 1, accumulate: int = 1, workers: int = 0
+    ) -> None:
+        self.count, self.batch, self.rank, self.world = count, batch, rank, world
+        self.accumulate, self.workers = accumulate, workers
+        self.steps_per_epoch = count // batch
+        self.skipped: dict[int, tuple[str, str]] = {}
+        self.delay = 0.0
+        self.before: Callable[[int], None] = lambda step: None
+
+    def places(self, step: int) -> list[list[tuple[int, int]]]:
+        epoch, inside = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch)).tolist()
+        whole = order[inside * self.batch : (inside + 1) * self.batch]
+        size = self.batch // self.world // self.accumulate
+        mine = whole[self.rank * size * self.accumulate :]
+        return [[(epoch, i) for i in mine[k * size : (k + 1) * size]] for k in range(self.accumulate)]
+
+    def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        micro = [batch for step in range(start, stop) for batch in self.places(step)]
+        source = iter(
+            DataLoader(Images(self.count), batch_sampler=micro, num_workers=self.workers, collate_fn=collate)
+        )
+        for step in range(start, stop):
+            self.before(step)
+            time.sleep(self.delay)
+            yield [next(source) for _ in range(self.accumulate)]
+
+
+def save_exported(exported: Exported, path: Path) -> None:
+    save_file(exported.state, path)
+
+
+def train(
+    path: Path,
+    verb: str = "new",
+    *,
+    count: int = 48,
+    batch: int = 16,
+    workers: int = 0,
+    method: Tiny | None = None,
+    noise: float = 0.1,
+    fail_at: int = -1,
+    fail_rank: int = 0,
+    probe: bool = False,
+    before: Callable[[int], None] | None = None,
+    delay: float = 0.0,
+    evaluate: Any = None,
+    writer: Any = save_exported,
+    **options: Any,
+) -> tuple[Any, Tiny]:
+    """One run in this process; returns the outcome and the method."""
+    config = TrainConfig(**{"device": "cpu", "global_batch_size": batch, "warmup_epochs": 1, **options})
+    ranks = join("cpu")
+    seed_everything(config.seed)
+    method = method or Tiny(noise, fail_at, fail_rank)
+    if probe:  # calls a part of the method by itself, as a real evaluation does with the backbone
+
+        def evaluate() -> dict[str, float]:
+            with torch.no_grad():
+                return {"answer": float(method(torch.ones(2, 3, 4, 4)).square().sum())}
+
+    loader = TinyLoader(
+        count, batch, rank=ranks.rank, world=ranks.world, accumulate=config.accumulate, workers=workers
+    )
+    loader.delay = delay
+    if before is not None:
+        loader.before = before
+    with RunFolder(path, {"train": config.plain(), "workers": workers}, verb, main=ranks.main) as folder:
+        outcome = fit(method, loader, config, folder, evaluate=evaluate, save_exported=writer)
+    return outcome, method
+
+
+def in_process(options: dict[str, Any], place: dict[str, str] | None = None) -> None:
+    """What another process runs: `train(**options)` as one of the ranks; leaves weights and gradients."""
+    torch.set_num_threads(1)
+    if os.getpgrp() != os.getpid():
+        os.setsid()  # signals to this process and its data workers alone
+    multiprocessing.set_start_method("fork", force=True)  # of data workers
+    os.environ.update(place or {})
+    options = dict(options)
+    die_at = options.pop("die_at", None)
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if die_at == -1 and not restarted:
+        join("cpu")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if die_at is not None:
+
+        def before(step: int) -> None:
+            if step == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        options["before"] = before
+    _, method = train(**options)
+    rank = os.environ.get("RANK", "0")
+    weights = {
+        name: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for name, value in method.state_dict().items()
+    }
+    gradients = {
+        name: value.grad.full_tensor() if hasattr(value.grad, "full_tensor") else value.grad
+        for name, value in method.named_parameters()
+    }
+    torch.save({"weights": weights, "gradients": gradients}, Path(options["path"]) / f"rank{rank}.pt")
+    leave()
+
+
+def start(options: dict[str, Any], world: int = 1) -> list[multiprocessing.Process]:
+    """Start real processes. Their server imports torch once, which takes seconds."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["torch._dynamo", "torch.utils.tensorboard", "torch.distributed.fsdp"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    places = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
+    processes = [server.Process(target=in_process, args=(options, place)) for place in places]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def wait(processes: list[multiprocessing.Process]) -> list[int | None]:
+    for process in processes:
+        process.join(90)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError("a training process did not end")
+    return [process.exitcode for process in processes]
+
+
+def metrics(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    in_process(json.loads(sys.argv[1]))

@@ -1,0 +1,71 @@
+"""From a `BackboneConfig` to a timm model, with errors in words."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+
+from vitrail.backbones.config import BackboneConfig
+from vitrail.backbones.timm_vit import TimmViT
+from vitrail.config import ConfigError
+from vitrail.nn.surgery import operate
+
+
+def create(config: BackboneConfig | None = None) -> TimmViT:
+    """A backbone with fresh weights, drawn from torch's global random numbers.
+
+    Raises:
+        ConfigError: for a name that timm lacks, or values that its model does not take.
+        ValueError: for a model without a class token, or one whose last block surgery does not fit.
+    """
+    config = config or BackboneConfig()
+    vit = build_vit(config)
+    operate(vit, config.surgery)
+    return TimmViT(vit, config)
+
+
+def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTransformer:
+    """timm's model without a classifier and before any surgery; `pretrained` lets timm download weights."""
+    arguments = _arguments(config)
+    _check_name(config.name)
+    try:
+        vit = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **arguments)
+    except (TypeError, AssertionError, ZeroDivisionError) as error:
+        raise ConfigError(f"timm cannot build {config.name} with {arguments}: {error}") from error
+    if not isinstance(vit, VisionTransformer):
+        raise ConfigError(f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose a vit_* or deit_* model")
+    _check_sizes(vit, config)
+    return vit
+
+
+def _arguments(config: BackboneConfig) -> dict[str, Any]:
+    given = {
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.heads,
+        "drop_path_rate": config.drop_path or None,
+    }
+    return {key: value for key, value in given.items() if value is not None} | config.options
+
+
+def _check_name(name: str) -> None:
+    if timm.is_model(name.partition(".")[0]):
+        return
+    close = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models('vit_*') names some"
+    raise ConfigError(f"timm {timm.__version__} has no model {name!r}; {hint}")
+
+
+def _check_sizes(vit: VisionTransformer, config: BackboneConfig) -> None:
+    patch = vit.patch_embed.feat_ratio(as_scalar=False)
+    for side, size, step in zip(("height", "width"), vit.patch_embed.img_size, patch):
+        if size % step or size < step:
+            raise ConfigError(
+                f"{config.name}: image {side} {size} is not a multiple of the patch size {step}; "
+                f"set image_size to {max(size // step, 1) * step}, or another patch_size"
+            )

@@ -1,0 +1,58 @@
+"""What a backbone is built from: a timm name, and what differs from it."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from vitrail.config import Config
+
+_FIELDS = {
+    "img_size": "image_size",
+    "patch_size": "patch_size",
+    "embed_dim": "embed_dim",
+    "depth": "depth",
+    "num_heads": "heads",
+    "drop_path_rate": "drop_path",
+}
+
+
+class BackboneConfig(Config):
+    """A timm VisionTransformer and the ways in which it differs from its name."""
+
+    name: str = "vit_tiny_patch16_224"
+    """timm's name, with or without a tag: `vit_small_patch16_224.dino`."""
+    image_size: int | tuple[int, int] | None = None
+    """Pixels, one side or (height, width), that the positions are made for; null for the name's own."""
+    patch_size: int | tuple[int, int] | None = None
+    """Pixels, one side or (height, width); null for the name's own."""
+    embed_dim: int | None = Field(None, gt=0)
+    """Width of the tokens; null for the name's own."""
+    depth: int | None = Field(None, gt=0)
+    """Number of blocks; null for the name's own."""
+    heads: int | None = Field(None, gt=0)
+    """Attention heads per block; null for the name's own."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Chance that the last block is skipped in training; it grows linearly from 0 at the first block."""
+    surgery: Literal["A", "B", "C", "D", "E", "F"] | None = None
+    """SAR's change of the last block, a row of Table 1(b): C and F are Eq. 10 and 11; null, A and E leave it."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
+    options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    """Further arguments of timm's VisionTransformer, such as `reg_tokens: 4` or `mlp_ratio: 3.0`."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for name, sides in (("image_size", self.image_size), ("patch_size", self.patch_size)):
+            for side in (sides,) if isinstance(sides, int) else sides or ():
+                if side <= 0:
+                    raise ValueError(f"{name} {sides} is not positive")
+        if self.embed_dim and self.heads and self.embed_dim % self.heads:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}; change one of them"
+            )
+        for option in self.options:
+            if option in _FIELDS:
+                raise ValueError(f"options.{option} has a field of its own: set {_FIELDS[option]}")
+        return self

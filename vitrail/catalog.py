@@ -1,0 +1,79 @@
+"""What there is, read from the folders without importing it: recipes, protocols, methods, regularizers.
+
+A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`; a protocol is a file in
+`vitrail/evaluation` with a public function `evaluate`. Nobody registers anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).parent
+
+
+class Entry(NamedTuple):
+    """A thing that a user can name."""
+
+    name: str
+    module: str  # dotted, to import it when it is used
+    summary: str  # first line of its docstring
+
+
+def recipes() -> list[Entry]:
+    """Functions that return a complete recipe."""
+    found = []
+    for module, tree in _files("recipes"):
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and _returns_recipe(node):
+                found.append(Entry(node.name, module, _summary(node)))
+    return found
+
+
+def protocols() -> list[Entry]:
+    """Files with a function `evaluate`."""
+    return [
+        Entry(module.rsplit(".", 1)[1], module, _summary(tree))
+        for module, tree in _files("evaluation")
+        if any(isinstance(node, ast.FunctionDef) and node.name == "evaluate" for node in tree.body)
+    ]
+
+
+def parts(room: str) -> list[Entry]:
+    """Files of a room that define a module or a method."""
+    return [
+        Entry(module.rsplit(".", 1)[1], module, _summary(tree))
+        for module, tree in _files(room)
+        if any(_is_module(node) for node in tree.body)
+    ]
+
+
+def find(entries: Iterable[Entry], name: str, what: str) -> Entry:
+    """The entry of that name. Raises `ValueError` with the nearest name and all known ones."""
+    known = {entry.name: entry for entry in entries}
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"there is no {what} {name!r}; {hint}known: {', '.join(sorted(known))}")
+
+
+def _files(room: str) -> list[tuple[str, ast.Module]]:
+    paths = sorted((PACKAGE / room).glob("*.py"))
+    return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
+
+
+def _summary(node: ast.FunctionDef | ast.Module) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
+
+
+def _returns_recipe(node: ast.FunctionDef) -> bool:
+    annotation = node.returns
+    return isinstance(annotation, ast.Name) and annotation.id.endswith("Recipe")
+
+
+def _is_module(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ClassDef) and any("Module" in ast.unparse(base) for base in node.bases)

@@ -1,0 +1,278 @@
+"""The command line: words to recipes, protocols, pictures and pages. Nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vitrail import catalog
+
+app = typer.Typer(
+    name="vitrail",
+    help="Patch-level learning with Vision Transformers: train, evaluate and look.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Weights = Annotated[
+    str, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` together with --model.")
+]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="A timm name; needed where the file does not tell.")]
+Key = Annotated[str, typer.Option(help="Which model of a checkpoint that holds several: teacher, student, auto.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.subkey=value.", metavar="[KEY=VALUE]...")]
+
+
+def main() -> None:
+    """Entry point: people get one line that says what is wrong and what to do; VITRAIL_DEBUG=1 shows the traceback."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("VITRAIL_DEBUG"):
+            raise
+        if isinstance(error, RuntimeError) and not _for_people(error):
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+def _for_people(error: BaseException) -> bool:
+    """Our own errors speak to people; a stranger's RuntimeError is a defect and needs its traceback."""
+    return type(error).__module__.split(".")[0] == "vitrail"
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        Literal["all", "recipes", "protocols", "methods", "regularizers", "show"], typer.Argument(help="Which list.")
+    ] = "all",
+) -> None:
+    """Name what there is: recipes, protocols, methods, regularizers, pictures.
+
+    Example: vitrail list recipes
+    """
+    pictures = [catalog.Entry(name, "", summary) for name, summary in PICTURES.items()]
+    lists = {
+        "recipes": ("vitrail train RECIPE", catalog.recipes()),
+        "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
+        "show": ("vitrail show PICTURE", pictures),
+        "methods": ("in vitrail.methods", catalog.parts("methods")),
+        "regularizers": ("in vitrail.regularizers, or method.regularizers in a recipe", catalog.parts("regularizers")),
+    }
+    for name, (how, entries) in lists.items():
+        if what in ("all", name):
+            typer.secho(f"{name}  ({how})", bold=True)
+            for entry in entries:
+                typer.echo(f"  {entry.name:<20} {entry.summary}")
+            typer.echo()
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("vitrail-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of scenes, weights and order.")] = 0,
+    budget: Annotated[float, typer.Option(help="Share of the full training length, for a quicker look.")] = 1.0,
+) -> None:
+    """Train a tiny ViT on generated scenes with and without SAR, and write a page that compares them.
+
+    Needs no data, no download and no GPU; about two minutes on two CPU cores.
+
+    Example: vitrail demo --out my-demo
+    """
+    from vitrail.demo import run_demo
+
+    page = run_demo(out, seed=seed, budget=budget)
+    typer.echo(f"\nopen {page}")
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a VOC tree.")] = None,
+    patch_size: Annotated[int, typer.Option(help="Patch size of the model, pixels.")] = 16,
+    image_size: Annotated[int, typer.Option(help="Image size to train at, pixels.")] = 224,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")] = Path(),
+    every: Annotated[bool, typer.Option("--all", help="Decode every image, not a sample.")] = False,
+) -> None:
+    """Check this machine, and a folder of images; each finding comes with its mend.
+
+    Example: vitrail doctor photos/ --image-size 224 --patch-size 16
+    """
+    from vitrail.doctor import findings
+
+    marks = {"ok": ("ok     ", "green"), "warning": ("warning", "yellow"), "error": ("error  ", "red")}
+    found = findings(folder, patch_size=patch_size, image_size=image_size, out=out, every=every)
+    for finding in found:
+        mark, color = marks[finding.level]
+        typer.secho(mark, fg=color, nl=False)
+        typer.echo(f"  {finding.what}")
+        if finding.mend:
+            typer.echo(f"         -> {finding.mend}")
+    if any(finding.level == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (`vitrail list recipes`) or a YAML file.")],
+    settings: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default runs/RECIPE.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; nothing may change.")] = False,
+    extend: Annotated[float | None, typer.Option("--extend", help="More epochs for the run in --out.")] = None,
+    init_from: Annotated[str | None, typer.Option("--init-from", help="Start a new run from these weights.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+) -> None:
+    """Train by a recipe; `devices=2` starts two processes, torchrun works too.
+
+    Examples:
+
+      vitrail train folder_sar data.root=photos --out runs/photos
+
+      vitrail train folder_sar data.root=photos train.epochs=100 devices=2 --out runs/photos
+
+      vitrail train scenes --resume --out runs/scenes
+    """
+    from vitrail.recipes.run import Verbs, prepare, run
+
+    if sum((resume, extend is not None, init_from is not None)) > 1:
+        raise ValueError("--resume, --extend and --init-from exclude each other; choose one")
+    verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
+    out = out or Path("runs") / Path(recipe).stem
+    config, devices = prepare(recipe, settings or [], verbs, out)
+    if dry_run:
+        typer.echo(config.yaml(), nl=False)
+        return
+    if devices > 1:
+        from vitrail.train import launch, launched
+
+        if not launched():
+            raise typer.Exit(launch(devices))
+    run(config, verbs, out)
+    if int(os.environ.get("RANK", "0")) == 0:
+        typer.echo(f"done: {out}   look at it with: vitrail report {out}")
+
+
+@app.command()
+def evaluate(
+    protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
+    weights: Weights,
+    data: Annotated[str, typer.Option("--data", "-d", help="An image folder, a VOC tree, or `scenes`.")],
+    settings: Overrides = None,
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the JSON goes; default: beside.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of cached features.")] = None,
+) -> None:
+    """Measure a backbone by a published protocol; the numbers come with their protocol card.
+
+    Examples:
+
+      vitrail evaluate knn --weights runs/photos --data photos
+
+      vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
+    """
+    from vitrail.recipes.measure import measure
+
+    report, path = measure(
+        protocol, weights, data, settings or [], model=model, key=key, device=device, out=out, cache=cache
+    )
+    for name, value in report.numbers.items():
+        typer.echo(f"{name:<28} {value:.3f}")
+    typer.echo(f"written: {path}")
+
+
+PICTURES = {
+    "attention": "Per-head CLS attention of the last block over the image",
+    "blobs": "Connected components of each head's map with their spatial entropy",
+    "similarity": "Cosine similarity of one patch to all others",
+    "pca": "First three principal components of the patch features as colors",
+}
+
+
+@app.command()
+def show(
+    picture: Annotated[str, typer.Argument(help="attention, blobs, similarity or pca.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
+    model: Model = None,
+    key: Key = "auto",
+    size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the model's own.")] = None,
+    block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
+    patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw what a backbone sees in images, one PNG an image.
+
+    Example: vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+    """
+    from vitrail.recipes.look import draw
+
+    if picture not in PICTURES:
+        raise ValueError(f"there is no picture {picture!r}; known: {', '.join(PICTURES)}")
+    drawn = draw(
+        picture, images, weights, out, model=model, key=key, size=size, block=block, patch=patch, device=device
+    )
+    for path in drawn:
+        typer.echo(path)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, the baseline first.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Headline.")] = "vitrail report",
+) -> None:
+    """Write one self-contained HTML page that compares runs side by side.
+
+    Example: vitrail report runs/baseline runs/sar --out comparison.html
+    """
+    from vitrail.report import write_page
+
+    typer.echo(f"written: {write_page(out, runs, title=title)}")
+
+
+@app.command()
+def export(
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", "-o", help="backbone.safetensors or backbone.onnx.")],
+    model: Model = None,
+    key: Key = "auto",
+    size: Annotated[int | None, typer.Option(help="Image size that is baked into ONNX, pixels.")] = None,
+    batch: Annotated[str, typer.Option(help="ONNX batch: a number, or `dynamic`.")] = "dynamic",
+) -> None:
+    """Write a backbone to use elsewhere: safetensors under timm's names, or ONNX.
+
+    Example: vitrail export --weights runs/photos --out photos.onnx --batch dynamic
+    """
+    from vitrail.recipes.ship import ship
+
+    typer.echo(ship(weights, out, model=model, key=key, size=size, batch=batch))
+
+
+def _version(value: bool) -> None:
+    if value:
+        from vitrail import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> Any:
+    """Patch-level learning with Vision Transformers: train, evaluate and look."""
+
+
+if __name__ == "__main__":
+    main()

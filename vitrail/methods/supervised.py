@@ -1,0 +1,134 @@
+"""Supervised training with DeiT's recipe, and with any regularizer added.
+
+    L = cross entropy(mixed and smoothed labels) + sum_i weight_i(t) * regularizer_i(tokens)
+
+Source: Touvron et al., "Training data-efficient image transformers", 2021 (mixup, cutmix, label smoothing, weight
+decay); Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Eq. 9 (the sum).
+Mixup and cutmix are timm's. RandAugment and random erasing belong to the data's transform, drop path to the backbone.
+
+Deviations from the paper
+- The regularizer reads the tokens of the mixed images, as the authors' code does; the text does not say.
+- Weights follow the schedule per step; the value holds through an epoch (`WeightConfig`).
+- No repeated augmentation: the README of the authors' code switches it off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vitrail.backbones import TimmViT
+from vitrail.config import Config
+from vitrail.contracts import Batch, Exported, Losses, Step
+from vitrail.nn.groups import parameter_groups
+from vitrail.regularizers import RegularizerConfig, Weighted, build
+
+
+class SupervisedConfig(Config):
+    """How labels become a loss."""
+
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Share of the label's mass that is spread over all classes."""
+    mixup: float = Field(0.8, ge=0)
+    """Alpha of the Beta distribution that mixes two images; 0 switches mixup off."""
+    cutmix: float = Field(1.0, ge=0)
+    """Alpha of the Beta distribution of the pasted area; 0 switches cutmix off."""
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's decay, on matrices only."""
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    """Factor on the learning rate per block from the top down (fine-tuning); null for one rate."""
+    regularizers: tuple[RegularizerConfig, ...] = ()
+    """Losses on tokens, added with their own weights."""
+
+
+class Supervised(nn.Module):
+    """A backbone with a linear classifier on its CLS token. Fulfills `vitrail.contracts.Method`."""
+
+    def __init__(self, config: SupervisedConfig, backbone: TimmViT, classes: tuple[str, ...]) -> None:
+        """`classes` are the names of the labels 0, 1, ...; at least two."""
+        super().__init__()
+        if len(classes) < 2:
+            raise ValueError(f"a classifier needs at least 2 classes, the data has {len(classes)}: {list(classes)}")
+        self.config = config
+        self.backbone = backbone
+        self.classes = classes
+        self.head = nn.Linear(backbone.embed_dim, len(classes))
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        self.regularizers = nn.ModuleList(build(each, backbone) for each in config.regularizers)
+        self.mixing = _mixing(config, len(classes))
+
+    def training_step(self, batch: Batch, step: Step) -> Losses:
+        """Cross entropy plus weighted regularizers; parts: `cross_entropy`, each regularizer, `top1` where unmixed."""
+        if batch.labels is None:
+            raise ValueError("supervised training needs labels; put the images into one folder per class")
+        images, targets = self._mix(batch.images, batch.labels)
+        layers, scores = self._wanted()
+        tokens = self.backbone(images, layers=layers, scores=scores)
+        logits = self.head(tokens.cls).float()
+        smoothing = self.config.label_smoothing if self.mixing is None else 0.0  # timm's mixing has smoothed already
+        total = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        parts = {"cross_entropy": total.detach()}
+        if self.mixing is None:
+            parts["top1"] = (logits.argmax(1) == batch.labels).float().mean() * 100
+        for regularizer in self.regularizers:
+            loss, named = regularizer(tokens, step)
+            total = total + loss
+            parts.update(named)
+        return Losses(total, parts)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, classes]` of normalized images `[B, 3, H, W]`."""
+        return self.head(self.backbone(images).cls)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Backbone groups by layer, head and regularizers at the full rate; biases and norms undecayed."""
+        config = self.config
+        groups = parameter_groups(self.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+        for module in (self.head, self.regularizers):
+            groups += parameter_groups(module, weight_decay=config.weight_decay)
+        return [group for group in groups if group["params"]]
+
+    def after_step(self, step: Step) -> None:
+        """Nothing moves between steps."""
+
+    def export(self) -> Exported:
+        """Backbone and classifier under timm's names, with what is needed to rebuild them."""
+        exported = self.backbone.export()
+        state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
+        return Exported(state, exported.metadata | {"classes": list(self.classes)})
+
+    def _wanted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        wanted = [regularizer for regularizer in self.regularizers if isinstance(regularizer, Weighted)]
+        layers = {block for each in wanted for block in each.layers}
+        scores = {block for each in wanted for block in each.scores}
+        return tuple(sorted(layers)), tuple(sorted(scores))
+
+    def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mixing is None:
+            return images, labels
+        if len(images) % 2:
+            raise ValueError(
+                f"mixup pairs images, and a batch of {len(images)} is odd; choose an even batch per device "
+                "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
+            )
+        return self.mixing(images.clone(), labels)  # timm mixes in place
+
+
+def _mixing(config: SupervisedConfig, classes: int) -> Any:
+    if not config.mixup and not config.cutmix:
+        return None
+    from timm.data import Mixup
+
+    return Mixup(
+        mixup_alpha=config.mixup,
+        cutmix_alpha=config.cutmix,
+        label_smoothing=config.label_smoothing,
+        num_classes=classes,
+    )
+
+

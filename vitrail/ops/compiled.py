@@ -1,0 +1,68 @@
+"""Compile numba kernels, and share independent maps out among threads.
+
+The threads are Python's own, running kernels that release the GIL. numba's threading layers are left alone on
+purpose: its OpenMP layer ends a forked data-loader worker that touches it, and its workqueue layer aborts the
+process when two threads (the main one and autograd's) launch kernels at once. Plain threads have neither
+trouble.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import torch
+
+# About a millisecond of work: torch's OpenMP workers keep spinning on their cores for as long after each
+# parallel region, so that a thread with less to do than that waits for its core longer than it works.
+_CELLS_PER_THREAD = 100_000
+_pool: ThreadPoolExecutor | None = None
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as machine code that releases the GIL, cached on disk where that can be written."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(nogil=True)(function)
+
+
+def share_out(kernel: Callable[..., Any], maps: int, cells: int, *arguments: Any) -> None:
+    """Run `kernel(first, last, *arguments)` so that every map in `range(maps)` is covered once.
+
+    Uses at most `torch.get_num_threads()` threads, the calling one included, and one thread for little work.
+
+    Args:
+        kernel: a function from `compiled`; maps are independent of each other.
+        maps: how many maps there are.
+        cells: cells of one map.
+        arguments: arrays over all maps, and constants.
+    """
+    threads = max(1, min(torch.get_num_threads(), maps, maps * cells // _CELLS_PER_THREAD))
+    bounds = [maps * part // threads for part in range(threads + 1)]
+    others = [
+        _threads().submit(kernel, bounds[part], bounds[part + 1], *arguments) for part in range(1, threads)
+    ]
+    kernel(bounds[0], bounds[1], *arguments)
+    for other in others:
+        other.result()
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="vitrail-ops")
+    return _pool
+
+
+def _forget_threads() -> None:
+    # A forked child inherits the pool object but none of its threads: waiting for them would hang.
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

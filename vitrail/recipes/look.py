@@ -1,0 +1,141 @@
+"""Pictures of what a backbone sees: in image files for `vitrail show`, in held-out images for a run's page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from vitrail.backbones import TimmViT
+from vitrail.contracts import ImageSet, Tokens
+from vitrail.data import EvalTransformConfig, build_eval_transform, open_image
+from vitrail.recipes.weights import open_backbone
+from vitrail.viz.attention import attention_heads
+from vitrail.viz.blobs import attention_blobs
+from vitrail.viz.canvas import stacked, to_image
+from vitrail.viz.pca import pca_pictures
+from vitrail.viz.similarity import similarity_maps
+
+
+class Seen(NamedTuple):
+    """One image as the backbone saw it."""
+
+    image: Image.Image  # resized and cropped, not normalized
+    tokens: Tokens  # of this image alone, batch of 1
+
+
+def draw(
+    picture: str,
+    images: Sequence[Path],
+    weights: str,
+    out: Path,
+    *,
+    model: str | None = None,
+    key: str = "auto",
+    size: int | None = None,
+    block: int = -1,
+    patch: str | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw `attention`, `blobs`, `similarity` or `pca`; returns the PNGs' paths.
+
+    One PNG an image, named IMAGE-PICTURE.png. `pca` fits its colors over all images and writes one sheet, pca.png.
+    """
+    backbone = open_backbone(weights, model=model, key=key, device=device)
+    seen = [see(backbone, open_image(path), size, block) for path in images]
+    out.mkdir(parents=True, exist_ok=True)
+    if picture == "pca":
+        features = [tokens.patches[0] for _, tokens in seen]
+        sheet = pca_pictures([image for image, _ in seen], features, [tokens.grid for _, tokens in seen])
+        sheet.save(out / "pca.png")
+        return [out / "pca.png"]
+    paths = [out / name for name in _names(images, picture)]
+    for path, each in zip(paths, seen):
+        _picture(picture, each, block, patch).save(path)
+    return paths
+
+
+@torch.no_grad()
+def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
+    """Resize so that the shorter side is `size` (default: the model's own) and both sides hold whole patches."""
+    fitted = _whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
+    shape = (fitted.height, fitted.width)
+    config = EvalTransformConfig(image_size=shape, mode="squash", mean=backbone.mean, std=backbone.std)
+    device = next(backbone.parameters()).device
+    pixels = build_eval_transform(config)(fitted)[None].to(device)
+    return Seen(fitted, backbone(pixels, scores=(block,)))
+
+
+def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
+    """The first images of different classes of a set, each with the last block's attention per head."""
+    was_training = backbone.training
+    backbone.eval()
+    rows = []
+    for index in _different(data, count):
+        image, tokens = see(backbone, data[index].image, size)
+        rows.append(attention_heads(image, tokens.scores[-1][0], cell=112, columns=12))
+    backbone.train(was_training)
+    return stacked(rows)
+
+
+def keep_sheet(folder: Path, name: str, picture: Image.Image, caption: str) -> None:
+    """Save a picture into a run folder's `pictures`, with its caption in `captions.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / name)
+    captions = folder / "captions.json"
+    known = json.loads(captions.read_text()) if captions.is_file() else {}
+    captions.write_text(json.dumps(known | {name: caption}, indent=2))
+
+
+def _picture(picture: str, seen: Seen, block: int, patch: str | None) -> Image.Image:
+    image, tokens = seen
+    if picture == "attention":
+        return attention_heads(image, tokens.scores[block][0])
+    if picture == "blobs":
+        return attention_blobs(image, tokens.scores[block][0])
+    chosen = _position(patch, tokens.grid)
+    return similarity_maps(image, tokens.patches[0], tokens.grid, [chosen], cls=tokens.cls[0])
+
+
+def _position(patch: str | None, grid: tuple[int, int]) -> tuple[int, int]:
+    if patch is None:
+        return grid[0] // 2, grid[1] // 2
+    parts = patch.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"--patch {patch!r} is not row,column, such as 3,5; the grid here is {grid[0]} x {grid[1]}")
+    row, column = (int(part) for part in parts)
+    return row, column
+
+
+def _whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> Image.Image:
+    scale = shorter / min(image.size)
+    width, height = (max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch)))
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _names(images: Sequence[Path], picture: str) -> list[str]:
+    """A name for each, also where two folders hold files of the same name."""
+    names: list[str] = []
+    for path in images:
+        name, number = f"{path.stem}-{picture}.png", 2
+        while name in names:
+            name, number = f"{path.stem}-{picture}-{number}.png", number + 1
+        names.append(name)
+    return names
+
+
+def _different(data: ImageSet, count: int) -> list[int]:
+    """Positions of images of different classes, spread over the set."""
+    if data.classes is None or len(data.classes) < 2:
+        return list(range(min(count, len(data))))
+    chosen: dict[int | None, int] = {}
+    step = max(len(data) // 200, 1)
+    for index in range(0, len(data), step):
+        chosen.setdefault(data[index].label, index)
+        if len(chosen) == count:
+            break
+    return list(chosen.values())

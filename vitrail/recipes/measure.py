@@ -1,0 +1,106 @@
+"""A protocol by its name, on weights and data by theirs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from torch import nn
+
+from vitrail import catalog
+from vitrail.backbones import TimmViT, load_classifier
+from vitrail.config import Config
+from vitrail.evaluation.result import Report
+from vitrail.recipes.sources import open_data
+from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
+
+
+def measure(
+    protocol: str,
+    weights: str,
+    data: str,
+    settings: Sequence[str],
+    *,
+    model: str | None = None,
+    key: str = "auto",
+    device: str = "auto",
+    out: Path | None = None,
+    cache: Path | None = None,
+) -> tuple[Report, Path]:
+    """Run a protocol and save its report.
+
+    The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json beside
+    the weights' name in the current folder.
+    """
+    entry = catalog.find(catalog.protocols(), protocol, "protocol")
+    evaluate = importlib.import_module(entry.module).evaluate
+    backbone, head, classes = _model(evaluate, weights, model, key, device)
+    config = native(config_of(evaluate), backbone).override(settings)
+    splits = open_data(data)
+    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
+    folder = run_folder_of(weights)
+    path = out or (folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem) / f"{protocol}.json"
+    report.save(path)
+    return report, path
+
+
+def call(
+    evaluate: Any,
+    backbone: TimmViT,
+    train: Any,
+    val: Any,
+    config: Config,
+    head: nn.Module | None = None,
+    classes: Sequence[str] | None = None,
+    cache: Path | None = None,
+    device: str = "auto",
+) -> Report:
+    """Give a protocol what it asks for by name: `train`, `val` or `data`, `head`, `classes`."""
+    offers = {
+        "backbone": backbone,
+        "train": train,
+        "val": val,
+        "data": val,
+        "config": config,
+        "head": head,
+        "classes": classes,
+        "cache": cache,
+        "device": device,
+    }
+    wanted = inspect.signature(evaluate).parameters
+    return evaluate(**{name: offers[name] for name in wanted if name in offers})
+
+
+def config_of(evaluate: Any) -> Config:
+    """The default configuration of a protocol, found by the type of its parameter `config`."""
+    hint = get_type_hints(evaluate)["config"]
+    kind = next(each for each in (hint, *get_args(hint)) if isinstance(each, type) and issubclass(each, Config))
+    return kind()
+
+
+def native(config: Config, backbone: TimmViT) -> Config:
+    """The same protocol at a small model's own image size: published sizes are for models of 224 pixels."""
+    if backbone.image_size == (224, 224):
+        return config
+    height, width = backbone.image_size
+    side: Any = height if height == width else (height, width)
+    plain = config.plain()
+    changes: dict[str, Any] = {}
+    if "transform" in plain:
+        changes["transform"] = plain["transform"] | {"image_size": side}
+    if "image_size" in plain:
+        changes["image_size"] = side
+    return type(config).parse(plain | changes)
+
+
+def _model(
+    evaluate: Any, weights: str, model: str | None, key: str, device: str
+) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None]:
+    if "head" not in inspect.signature(evaluate).parameters:
+        return open_backbone(weights, model=model, key=key, device=device), None, None
+    backbone, head, classes = load_classifier(find_weights(weights))
+    place = pick_device(device)
+    return backbone.to(place).eval(), head.to(place).eval(), classes

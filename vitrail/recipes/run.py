@@ -1,0 +1,103 @@
+"""From a recipe's name and a few settings to a finished run folder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vitrail import catalog
+from vitrail.config import Config, ConfigError, read_yaml
+from vitrail.contracts import Method
+
+
+class Verbs(NamedTuple):
+    """How a run folder is entered. At most one of resume, extend and init_from."""
+
+    resume: bool = False
+    extend: float | None = None  # more epochs
+    init_from: str | None = None  # weights of a new run
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Any:
+        """The run folder's own word for it: new, resume, extend or overwrite."""
+        if self.resume:
+            return "resume"
+        if self.extend is not None:
+            return "extend"
+        return "overwrite" if self.overwrite else "new"
+
+
+class Parts(NamedTuple):
+    """What a recipe's `build` makes for one process."""
+
+    method: Method
+    loader: Any  # vitrail.data.Loader
+    evaluate: Callable[[], Mapping[str, float]] | None = None  # numbers for val/...
+    draw: Callable[[Path, str], None] | None = None  # pictures into a folder, named before or after training
+
+
+def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path) -> tuple[Config, int]:
+    """The resolved configuration, and how many processes to start (`devices=N` among the settings)."""
+    devices, settings = _devices(settings)
+    config = resolve(name)
+    if verbs.init_from is not None:
+        from vitrail.recipes.weights import find_weights
+
+        settings = [*settings, f"init_from={find_weights(verbs.init_from)}"]
+    if verbs.extend is not None:
+        settings = [*settings, f"train.epochs={_longer(out, verbs.extend)}"]
+    return config.override(settings), devices
+
+
+def resolve(name: str) -> Config:
+    """A recipe by its name (`vitrail list recipes`), or from a YAML file that a run wrote."""
+    if name.endswith((".yaml", ".yml")):
+        values = read_yaml(name)
+        kind = values.get("kind")
+        known = sorted({entry.module.rsplit(".", 1)[1] for entry in catalog.recipes()})
+        if kind not in known:
+            raise ConfigError(f"{name}: kind = {kind!r} names no family of recipes; known: {', '.join(known)}")
+        return importlib.import_module(f"vitrail.recipes.{kind}").Recipe.parse(values, source=name)
+    entry = catalog.find(catalog.recipes(), name, "recipe")
+    return getattr(importlib.import_module(entry.module), name)()
+
+
+def run(config: Config, verbs: Verbs, out: Path) -> Any:
+    """Train in this process (one of several under torchrun); returns the trainer's `Outcome`."""
+    from vitrail.backbones import save_exported
+    from vitrail.train import RunFolder, fit, join, seed_everything
+
+    train = config.train  # type: ignore[attr-defined]
+    ranks = join(train.device)
+    with RunFolder(out, config, verbs.folder, main=ranks.main) as folder:
+        seed_everything(train.seed)  # the same weights on every rank
+        parts = importlib.import_module(type(config).__module__).build(config, ranks.rank, ranks.world)
+        draw = parts.draw if ranks.main else None
+        if draw and not folder.resuming:
+            draw(folder.pictures, "before")
+        outcome = fit(
+            parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported
+        )
+        if draw:
+            draw(folder.pictures, "after")
+    return outcome
+
+
+def _devices(settings: Sequence[str]) -> tuple[int, list[str]]:
+    """Take `devices=N` out of the settings: it is how a run is started, not what it is."""
+    chosen = [setting for setting in settings if setting.startswith("devices=")]
+    rest = [setting for setting in settings if not setting.startswith("devices=")]
+    value = chosen[-1].partition("=")[2] if chosen else "1"
+    if not value.isdigit() or int(value) < 1:
+        raise ConfigError(f"devices={value!r} is not a positive number of processes on this machine")
+    return int(value), rest
+
+
+def _longer(out: Path, more: float) -> int:
+    saved = read_yaml(out / "config.yaml")["train"]["epochs"]
+    if more < 1 or more != int(more):
+        raise ConfigError(f"--extend {more} is not a positive whole number of epochs to add to the {saved} of {out}")
+    return int(saved) + int(more)

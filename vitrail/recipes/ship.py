@@ -1,0 +1,32 @@
+"""Weights to use elsewhere: safetensors under timm's names, or ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vitrail.recipes.weights import find_weights, open_backbone
+
+
+def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | None, batch: str) -> str:
+    """Write `out`, whose ending chooses the format; returns a sentence that says what was written."""
+    if out.suffix not in (".safetensors", ".onnx"):
+        raise ValueError(f"{out.name} ends in {out.suffix!r}; end it in .safetensors or .onnx to choose the format")
+    backbone = open_backbone(weights, model=model, key=key, device="cpu")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".safetensors":
+        from vitrail.backbones import save_exported
+
+        save_exported(backbone.export(), out)
+        return f"written: {out}  (timm names; from {find_weights(weights)})"
+    from vitrail.backbones.onnx import export_onnx
+
+    export_onnx(backbone, out, image_size=size, batch=_batch(batch))
+    return f"written: {out}  (batch {batch})"
+
+
+def _batch(text: str) -> int | str:
+    if text == "dynamic":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--batch {text!r} is neither a positive number nor `dynamic`")
+    return int(text)

@@ -1,0 +1,138 @@
+"""Where images come from: generated scenes, a folder with or without splits, or a VOC tree."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from vitrail.config import Config
+from vitrail.contracts import ImageSet, Sample
+from vitrail.data import ImageFolder, SyntheticScenes, VocSegmentation
+
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+
+
+class ScenesConfig(Config):
+    """Generated scenes: textured objects on textured backgrounds."""
+
+    count: int = Field(6000, ge=1)
+    """Scenes to train on."""
+    val_count: int = Field(1000, ge=1)
+    """Scenes held out."""
+    image_size: int = Field(48, ge=16)
+    """Pixels a side."""
+    classes: int = Field(8, ge=2)
+    """Classes of objects."""
+    seed: int = 0
+    """Seed of the scenes; other seeds give other scenes of the same classes."""
+
+
+class DataConfig(Config):
+    """Images to learn from. Without a root, scenes are generated."""
+
+    root: str | None = None
+    """Folder with `train/` and `val/`, or with one folder per class."""
+    held_out: float = Field(0.1, gt=0, lt=1)
+    """Share of the images kept for validation where the folder has no validation split."""
+    scenes: ScenesConfig = ScenesConfig()
+    """Used where `root` is null."""
+
+
+class Part:
+    """Some images of a set, by their positions. Fulfills `vitrail.contracts.ImageSet`."""
+
+    def __init__(self, data: ImageSet, positions: Sequence[int]) -> None:
+        self.data, self.positions, self.classes = data, tuple(positions), data.classes
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.data[self.positions[index]]
+
+    def digest(self) -> str:
+        """Digest of the whole set and of the chosen positions."""
+        return hashlib.sha256(f"{self.data.digest()}{self.positions}".encode()).hexdigest()[:16]
+
+
+class Splits(NamedTuple):
+    """A data set to train on and one to measure with."""
+
+    train: ImageSet
+    val: ImageSet
+
+
+def open_splits(config: DataConfig) -> Splits:
+    """Train and validation images. Raises `ValueError` for a missing or empty folder, in words."""
+    if config.root is None:
+        return scenes(config.scenes)
+    root = existing(config.root)
+    names = {part: _split_name(root, options) for part, options in SPLITS.items()}
+    if names["train"] is None:
+        everything = ImageFolder(root)
+        return hold_out(everything, config.held_out)
+    train = ImageFolder(root, names["train"])
+    if names["val"] is None:
+        return hold_out(train, config.held_out)
+    return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+
+
+@functools.lru_cache(maxsize=2)
+def scenes(config: ScenesConfig) -> Splits:
+    """Generated scenes, kept in memory after their first use; asked again, the same ones."""
+    size, classes, seed = config.image_size, config.classes, config.seed
+    return Splits(
+        SyntheticScenes(config.count, image_size=size, classes=classes, seed=seed, split="train", cache=True),
+        SyntheticScenes(config.val_count, image_size=size, classes=classes, seed=seed, split="val", cache=True),
+    )
+
+
+def open_data(where: str, config: ScenesConfig | None = None) -> Splits:
+    """What `--data` names: `scenes`, a VOC tree, or an image folder."""
+    if where == "scenes":
+        return scenes(config or ScenesConfig())
+    root = existing(where)
+    if is_voc(root):
+        return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
+    return open_splits(DataConfig(root=where))
+
+
+def hold_out(data: ImageSet, share: float) -> Splits:
+    """Keep every 1/share-th image for validation, so that each class of an ordered folder gives its part."""
+    every = max(round(1 / share), 2)
+    if len(data) < every:
+        raise ValueError(
+            f"{len(data)} images are too few to hold out a share of {share} for validation; "
+            "add a val/ folder or raise data.held_out"
+        )
+    val = range(every // 2, len(data), every)
+    chosen = set(val)
+    return Splits(Part(data, [index for index in range(len(data)) if index not in chosen]), Part(data, val))
+
+
+def is_voc(root: Path) -> bool:
+    """Whether a folder has VOC's segmentation layout, at its top or below VOCdevkit/VOC20xx."""
+    tops = [root, *root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*")]
+    return any((top / "ImageSets" / "Segmentation").is_dir() for top in tops)
+
+
+def existing(where: str) -> Path:
+    """The folder as a path. Raises `ValueError` where it is none."""
+    root = Path(where).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {where!r}; give a folder of images, a VOC tree, or `scenes`")
+    return root
+
+
+def _split_name(root: Path, options: Sequence[str]) -> str | None:
+    return next((name for name in options if (root / name).is_dir()), None)
+
+
+def _boxes(root: Path, split: str) -> Path | None:
+    path = root / f"{split}_boxes.txt"
+    return path if path.is_file() else None

@@ -1,0 +1,268 @@
+"""Supervised training: on generated scenes, on a folder, by DeiT's recipe, and fine-tuning; each with or without SAR.
+
+    vitrail train scenes_sar --out runs/scenes-sar
+    vitrail train folder_sar data.root=photos --out runs/photos-sar
+    vitrail train finetune_sar data.root=flowers --init-from runs/photos-sar --out runs/flowers
+
+Table 4 of the SAR paper has four fine-tuning configurations: `finetune` and `finetune_sar`, each started from a
+checkpoint with and from one without SAR. The architecture always follows the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from vitrail.backbones import BackboneConfig, TimmViT, create, load
+from vitrail.config import Config
+from vitrail.contracts import ImageSet
+from vitrail.data import (
+    EvalTransformConfig,
+    Loader,
+    TrainTransformConfig,
+    build_eval_transform,
+    build_train_transform,
+    ordered_batches,
+)
+from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.ops.spatial_entropy import spatial_entropy
+from vitrail.recipes.look import attention_sheet, keep_sheet
+from vitrail.recipes.run import Parts
+from vitrail.recipes.sources import DataConfig, open_splits
+from vitrail.regularizers import RegularizerConfig
+from vitrail.train import TrainConfig
+
+SAR = RegularizerConfig(kind="spatial_entropy")
+"""Spatial entropy of the last block, weight 0.01 (Eq. 9)."""
+HALF = (0.5, 0.5, 0.5)
+
+
+class Recipe(Config):
+    """Everything that decides a supervised run."""
+
+    kind: Literal["supervised"] = "supervised"
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    init_from: str | None = None
+    """Weights to start from; the architecture follows them, `backbone` adds drop path alone."""
+    augment: TrainTransformConfig = TrainTransformConfig()
+    method: SupervisedConfig = SupervisedConfig()
+    train: TrainConfig = TrainConfig()
+    workers: int = Field(8, ge=0)
+    """Processes that decode and augment images; 0 does it in the training process."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.backbone.image_size not in (None, self.augment.image_size):
+            raise ValueError(
+                f"backbone.image_size {self.backbone.image_size} and augment.image_size {self.augment.image_size} "
+                "differ; set both to the same, or backbone.image_size to null"
+            )
+        for regularizer in self.method.regularizers:
+            weight = regularizer.weight
+            if weight.kind == "warmup_cosine" and weight.epochs != self.train.epochs:
+                raise ValueError(
+                    f"a regularizer's warmup_cosine weight is planned for {weight.epochs} epochs and "
+                    f"train.epochs is {self.train.epochs}; set both to the same"
+                )
+        return self
+
+
+def scenes() -> Recipe:
+    """Generated scenes, tiny ViT: the demo's baseline.
+
+    Command: vitrail train scenes. Time: about a minute on 2 CPU cores. Expect: see benchmarks/results/scenes-*.json.
+    """
+    return Recipe(
+        backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
+        augment=TrainTransformConfig(image_size=48, scale=None, mean=HALF, std=HALF),
+        method=SupervisedConfig(label_smoothing=0, mixup=0, cutmix=0),
+        train=TrainConfig(
+            epochs=4,
+            global_batch_size=64,
+            learning_rate=1e-3,
+            warmup_epochs=0.4,
+            log_every=20,
+        ),
+        workers=0,
+    )
+
+
+def scenes_sar() -> Recipe:
+    """Generated scenes, tiny ViT with SAR: surgery of the last block and spatial entropy.
+
+    Command: vitrail train scenes_sar. Time and numbers: as `scenes`.
+    """
+    return _with_sar(scenes())
+
+
+def folder() -> Recipe:
+    """Your own folder of small images, from scratch: ViT-Ti with patches of 8 at 64 pixels.
+
+    Command: vitrail train folder data.root=photos. Time: 12,500 images take about 4 minutes an epoch on 2 CPU cores.
+    Expect: see benchmarks/results/cls-mini-*.json.
+    """
+    return Recipe(
+        backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
+        augment=TrainTransformConfig(image_size=64, scale=(0.35, 1.0), color_jitter=(0.3, 0.3, 0.3, 0.0)),
+        method=SupervisedConfig(),
+        train=TrainConfig(epochs=100, global_batch_size=256, learning_rate=5e-4, warmup_epochs=5, clip_norm=1.0),
+        workers=4,
+    )
+
+
+def folder_sar() -> Recipe:
+    """Your own folder of small images, from scratch, with SAR.
+
+    Command: vitrail train folder_sar data.root=photos. Time and numbers: as `folder`.
+    """
+    return _with_sar(folder())
+
+
+def deit_tiny() -> Recipe:
+    """DeiT-Ti/16 at 224 pixels from scratch, 300 epochs of ImageNet.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train deit_tiny data.root=imagenet. Expect: 72.2 top-1
+    (published); not run here.
+    """
+    return _deit("vit_tiny_patch16_224")
+
+
+def deit_tiny_sar() -> Recipe:
+    """DeiT-Ti/16 with SAR, 300 epochs of ImageNet.
+
+    Command: as `deit_tiny`. Expect: 72.4 top-1 (the paper's Table 2); not run here.
+    """
+    return _with_sar(deit_tiny())
+
+
+def deit_small() -> Recipe:
+    """DeiT-S/16 at 224 pixels from scratch, 300 epochs of ImageNet.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train deit_small data.root=imagenet. Expect: 79.8 top-1
+    (published); not run here.
+    """
+    return _deit("vit_small_patch16_224")
+
+
+def deit_small_sar() -> Recipe:
+    """DeiT-S/16 with SAR, 300 epochs of ImageNet.
+
+    Command: as `deit_small`. Expect: 80.7 top-1 (the paper's Table 2); not run here.
+    """
+    return _with_sar(deit_small())
+
+
+def finetune() -> Recipe:
+    """Fine-tuning from weights, 100 epochs at 224 pixels; the architecture follows the weights.
+
+    Command: vitrail train finetune data.root=flowers --init-from runs/pretrained. Expect: the paper's Table 4
+    (98.59 on CIFAR-10 for the baseline); not run here.
+    """
+    train = TrainConfig(
+        epochs=100, global_batch_size=512, learning_rate=5e-4, min_learning_rate=1e-5, warmup_epochs=3, precision="bf16"
+    )
+    return _deit("vit_small_patch16_224").model_copy(update={"train": train})
+
+
+def finetune_sar() -> Recipe:
+    """Fine-tuning from weights with the spatial entropy loss; the architecture follows the weights.
+
+    Command: vitrail train finetune_sar data.root=flowers --init-from runs/pretrained. Expect: Table 4; not run here.
+    """
+    return _with_entropy(finetune())
+
+
+def build(recipe: Recipe, rank: int, world: int) -> Parts:
+    """Data, method, loader, evaluation and pictures of a recipe, for one of `world` processes."""
+    splits = open_splits(recipe.data)
+    if splits.train.classes is None:
+        raise ValueError(
+            f"{recipe.data.root} has no class folders, and a supervised recipe needs labels; "
+            "put the images into one folder per class"
+        )
+    augment = recipe.augment
+    backbone = _backbone(recipe)
+    method = Supervised(recipe.method, backbone, splits.train.classes)
+    loader = Loader(
+        splits.train,
+        build_train_transform(augment),
+        global_batch_size=recipe.train.global_batch_size,
+        seed=recipe.train.seed,
+        rank=rank,
+        world=world,
+        accumulate=recipe.train.accumulate,
+        workers=recipe.workers,
+    )
+    seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
+
+    def draw(folder: Path, when: str) -> None:
+        caption = f"Attention of the last block, {when} training: image, mean over heads, each head."
+        keep_sheet(folder, f"attention_{when}.png", attention_sheet(backbone, splits.val), caption)
+
+    return Parts(method, loader, validation(method, splits.val, seen, recipe.workers), draw)
+
+
+def validation(
+    method: Supervised, data: ImageSet, config: EvalTransformConfig, workers: int
+) -> Callable[[], Mapping[str, float]]:
+    """A function that gives top-1 in percent and the mean spatial entropy of the last block in nats.
+
+    The entropy is measured for every model, also for one that is not trained with it: curves can be compared.
+    """
+    transform = build_eval_transform(config)
+
+    @torch.no_grad()
+    def evaluate() -> Mapping[str, float]:
+        device = method.head.weight.device
+        hits, entropy, count = 0.0, 0.0, 0
+        for batch in ordered_batches(data, transform, batch_size=128, workers=min(workers, 2)):
+            tokens = method.backbone(batch.images.to(device), scores=(-1,))
+            assert batch.labels is not None
+            hits += (method.head(tokens.cls).argmax(1).cpu() == batch.labels).sum().item()
+            entropy += spatial_entropy(tokens.scores[-1]).mean(1).sum().item()
+            count += len(batch.labels)
+        return {"top1": 100 * hits / max(count, 1), "spatial_entropy": entropy / max(count, 1)}
+
+    return evaluate
+
+
+def _backbone(recipe: Recipe) -> TimmViT:
+    augment = recipe.augment
+    if recipe.init_from is None:
+        backbone = create(recipe.backbone.model_copy(update={"image_size": augment.image_size}))
+    else:
+        backbone = load(None, recipe.init_from, image_size=augment.image_size)
+    backbone.mean, backbone.std = augment.mean, augment.std
+    return backbone
+
+
+def _deit(name: str) -> Recipe:
+    return Recipe(
+        backbone=BackboneConfig(name=name, drop_path=0.1),
+        augment=TrainTransformConfig.deit(224),
+        method=SupervisedConfig(),
+        train=TrainConfig(
+            epochs=300,
+            global_batch_size=1024,
+            learning_rate=1e-3,
+            min_learning_rate=1e-5,
+            warmup_epochs=5,
+            warmup_learning_rate=1e-6,
+            precision="bf16",
+        ),
+    )
+
+
+def _with_sar(recipe: Recipe) -> Recipe:
+    backbone = recipe.backbone.model_copy(update={"surgery": "F"})
+    return _with_entropy(recipe.model_copy(update={"backbone": backbone}))
+
+
+def _with_entropy(recipe: Recipe) -> Recipe:
+    method = recipe.method.model_copy(update={"regularizers": (SAR,)})
+    return recipe.model_copy(update={"method": method})

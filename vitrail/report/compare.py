@@ -1,0 +1,309 @@
+"""Several runs side by side: their numbers, their configurations, and what makes numbers incomparable."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Literal, NamedTuple
+
+from vitrail.report.collect import RunRecord
+
+Direction = Literal["higher", "lower", ""]
+Verdict = Literal["better", "worse", ""]
+_NEUTRAL = re.compile(
+    r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
+)
+_LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
+_PASSING = re.compile(r"train/(lr|grad_norm|loss_scale)$")  # their last values are not worth a row
+# Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
+_IDENTITY = frozenset({"weights", "date", "versions", "branch", "seed"})
+# Runs that differ in these alone are the same experiment.
+_INCIDENTAL = frozenset(
+    (
+        "seed",
+        "out",
+        "log_every",
+        "checkpoint_every",
+        "evaluate_every",
+        "workers",
+        "prefetch",
+        "pin",
+        "device",
+        "devices",
+    )
+)
+
+
+class Cell(NamedTuple):
+    """One number of one run."""
+
+    text: str  # empty where the run has no such number
+    difference: str = ""  # to the first run, with its sign
+    verdict: Verdict = ""
+    best: bool = False
+
+
+class Row(NamedTuple):
+    """One number of all runs."""
+
+    name: str
+    direction: Direction
+    cells: list[Cell]
+
+
+class Group(NamedTuple):
+    """The rows of one protocol, and warnings about comparing them."""
+
+    title: str
+    rows: list[Row]
+    warnings: list[str]
+
+
+class Repeats(NamedTuple):
+    """Runs of one experiment with different seeds, by their positions."""
+
+    name: str
+    members: list[int]
+
+
+def direction_of(name: str) -> Direction:
+    """Whether a higher or a lower value of the number is better; "" where neither is."""
+    if _NEUTRAL.search(name):
+        return ""
+    return "lower" if _LOWER.search(name) else "higher"
+
+
+def number_groups(records: Sequence[RunRecord]) -> list[Group]:
+    """All numbers of all runs: one group per evaluation, and one of training's last values."""
+    groups = []
+    for name in _union(record.evaluations for record in records):
+        reports = [record.evaluations.get(name) for record in records]
+        protocol = next(report.protocol for report in reports if report)
+        rows = [
+            _row(key, [report.numbers.get(key) if report else None for report in reports])
+            for key in _union(report.numbers for report in reports if report)
+        ]
+        title = protocol if protocol == name else f"{protocol} ({name})"
+        groups.append(Group(title, rows, _card_warnings([report.card for report in reports if report])))
+    finals = [_final_numbers(record) for record in records]
+    rows = [_row(key, [numbers.get(key) for numbers in finals]) for key in _union(finals)]
+    if rows:
+        groups.append(Group("training, last values", rows, _length_warnings(records)))
+    return [group for group in groups if group.rows]
+
+
+def repeated_runs(records: Sequence[RunRecord]) -> list[Repeats]:
+    """Runs of equal configuration, but for the seed and what changes no weight; in order of appearance.
+
+    Runs without a readable configuration stand alone.
+    """
+    found: dict[str, list[int]] = {}
+    for number, record in enumerate(records):
+        key = f"run {number}"
+        if record.config is not None:
+            flat = flatten(record.config)
+            key = json.dumps(
+                {k: v for k, v in flat.items() if k.split(".")[-1] not in _INCIDENTAL}, sort_keys=True
+            )
+        found.setdefault(key, []).append(number)
+    return [Repeats(_shared_name([records[m].name for m in members]), members) for members in found.values()]
+
+
+def spread_groups(records: Sequence[RunRecord], repeats: Sequence[Repeats]) -> list[Group]:
+    """Mean, lowest and highest of every evaluation number over repeated runs; empty without repeated runs."""
+    if all(len(repeat.members) < 2 for repeat in repeats):
+        return []
+    groups = []
+    for name in _union(record.evaluations for record in records):
+        reports = [record.evaluations.get(name) for record in records]
+        rows = []
+        for key in _union(report.numbers for report in reports if report):
+            values = [
+                [
+                    report.numbers[key]
+                    for m in repeat.members
+                    if (report := reports[m]) and key in report.numbers
+                ]
+                for repeat in repeats
+            ]
+            rows.append(_spread_row(key, [[v for v in found if math.isfinite(v)] for found in values]))
+        groups.append(Group(name, rows, []))
+    return groups
+
+
+def config_differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str], bool]]:
+    """Keys `a.b` whose values differ between the readable configurations, with each run's value in words."""
+    flat = [None if record.config is None else flatten(record.config) for record in records]
+    known = [values for values in flat if values is not None]
+    rows = []
+    for key in _union(known):
+        if len({json.dumps(values.get(key, "\0")) for values in known}) > 1:
+            words = ["not known" if v is None else words_of(v[key]) if key in v else "not set" for v in flat]
+            rows.append((key, words, True))
+    return rows
+
+
+def table_of(mappings: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, list[str], bool]]:
+    """Mappings side by side: key, each one's value in words, and whether the values differ."""
+    known = [values for values in mappings if values is not None]
+    rows = []
+    for key in _union(known):
+        differ = len({json.dumps(values.get(key), sort_keys=True, default=str) for values in known}) > 1
+        rows.append((key, [words_of(v[key]) if v is not None and key in v else "" for v in mappings], differ))
+    return rows
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with keys `a.b`; dates and the like as text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
+    return flat
+
+
+def words_of(value: Any, longest: int = 400) -> str:
+    """A configuration or card value as short text."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(not isinstance(item, dict | list) for item in value):
+        text = ", ".join(words_of(item) for item in value) or "none"
+    elif isinstance(value, Mapping):
+        text = "\n".join(f"{key}: {words_of(inner)}" for key, inner in flatten(value).items())
+    else:
+        text = str(value) if isinstance(value, str | int | float) else json.dumps(value, default=str)
+    return text if len(text) <= longest else f"{text[:longest]} ... ({len(text)} characters)"
+
+
+def decimals_for(values: Sequence[float]) -> int | None:
+    """How many decimals one row of numbers needs; None asks for scientific notation."""
+    finite = [abs(value) for value in values if math.isfinite(value)]
+    largest = max(finite, default=0.0)
+    if largest < 1e15 and all(value == int(value) for value in finite):
+        return 0
+    for least, decimals in ((1000, 0), (100, 1), (1, 2), (0.1, 3), (0.01, 4)):
+        if least <= largest < 1e15:
+            return decimals
+    return None
+
+
+def format_number(value: float, decimals: int | None, signed: bool = False) -> str:
+    """`1,234.5`; a true minus sign; `2.5e-05` where `decimals` is None."""
+    sign = "+" if signed else ""
+    if not math.isfinite(value):
+        return (
+            "not a number" if math.isnan(value) else f"{value:{sign}}".replace("inf", "∞").replace("-", "−")
+        )
+    text = f"{value:{sign}.2e}" if decimals is None else f"{value:{sign},.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        text = "±0" if signed else text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def _row(name: str, values: Sequence[float | None]) -> Row:
+    direction = direction_of(name)
+    present = [value for value in values if value is not None and math.isfinite(value)]
+    decimals = decimals_for(present)
+    texts = ["" if value is None else format_number(value, decimals) for value in values]
+    best = _best(present, direction, decimals)
+    cells = []
+    for number, (value, text) in enumerate(zip(values, texts)):
+        first = values[0] if number else None
+        difference, verdict = _difference(first, value, decimals, direction)
+        cells.append(Cell(text, difference, verdict, best is not None and text == best))
+    return Row(name, direction, cells)
+
+
+def _best(present: Sequence[float], direction: Direction, decimals: int | None) -> str | None:
+    """The best number as it is written, None where all are written alike: unseen digits do not win."""
+    if not direction or len({format_number(value, decimals) for value in present}) < 2:
+        return None
+    return format_number(max(present) if direction == "higher" else min(present), decimals)
+
+
+def _difference(
+    first: float | None, value: float | None, decimals: int | None, direction: Direction
+) -> tuple[str, Verdict]:
+    if first is None or value is None or not math.isfinite(first) or not math.isfinite(value):
+        return "", ""
+    gap = value - first
+    text = format_number(gap, decimals, signed=True)
+    if not direction or text == "±0":
+        return text, ""
+    return text, "better" if (gap > 0) == (direction == "higher") else "worse"
+
+
+def _spread_row(name: str, values: Sequence[Sequence[float]]) -> Row:
+    means = [math.fsum(found) / len(found) if found else None for found in values]
+    row = _row(name, means)
+    decimals = decimals_for([mean for mean in means if mean is not None])
+    cells = []
+    for cell, found in zip(row.cells, values):
+        if len(found) > 1:
+            low, high = format_number(min(found), decimals), format_number(max(found), decimals)
+            cell = cell._replace(text=f"{cell.text} ({low} to {high}, n = {len(found)})")
+        cells.append(cell)
+    return row._replace(cells=cells)
+
+
+def _final_numbers(record: RunRecord) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for line in record.metrics:
+        numbers |= {key: value for key, value in line.items() if key.startswith(("val/", "train/"))}
+    numbers = {key: value for key, value in numbers.items() if not _PASSING.match(key)}
+    ordered = {
+        key: numbers[key] for key in sorted(numbers, key=lambda key: (not key.startswith("val/"), key))
+    }
+    speeds = sorted(line["images_per_second"] for line in record.metrics if "images_per_second" in line)
+    if speeds:
+        ordered["images_per_second (median)"] = speeds[len(speeds) // 2]
+    memory = [line["memory_gb"] for line in record.metrics if "memory_gb" in line]
+    if memory:
+        ordered["memory_gb (highest)"] = max(memory)
+    time = record.last("time")
+    if time is not None:
+        ordered["seconds"] = time
+    return ordered
+
+
+def _length_warnings(records: Sequence[RunRecord]) -> list[str]:
+    reached = [record.last("epoch") or record.last("step") for record in records]
+    lengths = {round(length, 6) for length in reached if length is not None}
+    if len(lengths) < 2:
+        return []
+    shortest, longest = min(lengths), max(lengths)
+    return [
+        f"trained for different lengths: {shortest:.4g} to {longest:.4g} epochs (or steps, where none are logged)"
+    ]
+
+
+def _card_warnings(cards: Sequence[Mapping[str, Any]]) -> list[str]:
+    words = []
+    for key in _union(cards):
+        if key in _IDENTITY:
+            continue
+        values = [json.dumps(card.get(key), sort_keys=True, default=str) for card in cards]
+        if len(set(values)) > 1:
+            words.append(key)
+    if not words:
+        return []
+    return [f"scored differently between runs ({', '.join(words)}): see the protocol cards before comparing"]
+
+
+def _shared_name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
+    shared = re.sub(r"[-_ ./]*(seed|s)?[-_ ./=]*$", "", "".join(letters[0] for letters in alike))
+    return shared or f"{names[0]} and {len(names) - 1} more"
+
+
+def _union(mappings: Any) -> list[str]:
+    return list(dict.fromkeys(str(key) for mapping in mappings for key in mapping))

@@ -1,0 +1,106 @@
+"""Where each head's CLS token looks: attention over the image.
+
+A map is the softmax of one head's CLS scores over the patches. That leaves the CLS token's own key out, which
+scales all patches by one factor and changes no picture. Each map is drawn from its lowest to its highest
+weight, and the caption states the highest: a map that is almost uniform would otherwise look as sharp as any
+other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vitrail.viz.canvas import PAPER, Array, Theme, as_maps, enlarge, fit, paint, to_unit, wrapped
+
+
+def attention_maps(scores: Tensor | Array) -> Array:
+    """Attention of each head: softmax over the patches.
+
+    Args:
+        scores: CLS scores before the softmax, `[H, Y, X]`.
+
+    Returns:
+        float64 `[H, Y, X]`; each map sums to 1.
+
+    Raises:
+        ValueError: another shape, NaN or infinite scores.
+    """
+    values = as_maps(scores, "scores")
+    weights = np.exp(values - values.max((1, 2), keepdims=True))
+    result: Array = weights / weights.sum((1, 2), keepdims=True)
+    return result
+
+
+def overlay(
+    image: Image.Image,
+    values: Array,
+    *,
+    smooth: bool = False,
+    opacity: float = 0.7,
+    colormap: str = "inferno",
+    low: float | None = None,
+    high: float | None = None,
+) -> Image.Image:
+    """A map in color over the grayed image, at the image's size.
+
+    Args:
+        image: what the map was computed from.
+        values: `[Y, X]`, finite; any grid, stretched over the image.
+        smooth: bicubic instead of the patches as they are.
+        opacity: of the map's color, in [0, 1]; the same everywhere, so that equal colors mean equal values.
+        colormap: one of matplotlib's; the default is perceptually uniform.
+        low, high: values of the ends of the colormap; the map's own lowest and highest by default.
+    """
+    color = paint(enlarge(to_unit(values, low, high), image.size, smooth), colormap)
+    gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
+    return Image.blend(gray, color, opacity)
+
+
+def attention_heads(
+    image: Image.Image,
+    scores: Tensor | Array,
+    *,
+    smooth: bool = False,
+    mean: bool = True,
+    columns: int = 5,
+    cell: int = 224,
+    opacity: float = 0.7,
+    colormap: str = "inferno",
+    theme: Theme = PAPER,
+) -> Image.Image:
+    """The image, every head's attention, and the mean over heads, side by side.
+
+    Args:
+        image: what the scores were computed from.
+        scores: CLS scores before the softmax, `[H, Y, X]`.
+        smooth: bicubic instead of the patches as they are.
+        mean: whether the mean of the heads' attention is shown where there are several.
+        columns: pictures in a row.
+        cell: longer side of one picture, in pixels.
+
+    Returns:
+        An RGB picture; captions give the highest weight of each map in percent of the patches' attention.
+
+    Raises:
+        ValueError: scores of another shape, NaN or infinite scores.
+    """
+    maps = attention_maps(scores)
+    image = fit(image, cell)
+    shown = {f"head {number}": values for number, values in enumerate(maps)}
+    if mean and len(maps) > 1:
+        shown[f"mean of {len(maps)} heads"] = maps.mean(0)
+    pictures = [image]
+    captions = ["image"]
+    for name, values in shown.items():
+        pictures.append(overlay(image, values, smooth=smooth, opacity=opacity, colormap=colormap))
+        captions.append(f"{name}, {peak(values)}")
+    return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
+
+
+def peak(weights: Array) -> str:
+    """The highest weight in words: `max 4.1 %`, or `uniform` where all are the same."""
+    if weights.max() - weights.min() <= 1e-9 * weights.max():
+        return "uniform"
+    return f"max {100 * weights.max():.2g}\u00a0%"
