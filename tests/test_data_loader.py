@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +32,7 @@ from vitrail.data import (
     WorkerCrashed,
     ordered_batches,
 )
-from vitrail.data.loader import _scramble, epoch_order, sample_seed
+from vitrail.data.loader import _Reader, _Request, _scramble, epoch_order, sample_seed
 
 
 class Pictures:
@@ -233,7 +236,9 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(workers: int) -> None:
         same = torch.tensor([a == b for a, b in zip(expected, other.indices.tolist())])
         assert torch.equal(one.images[same], other.images[same])
     order = made.order(0)[:296].tolist()
-    assert set(made.skipped) == {index for index in (10, 11, 200) if index in order} | ({11} if 10 in order else set())
+    assert set(made.skipped) == {index for index in (10, 11, 200) if index in order} | (
+        {11} if 10 in order else set()
+    )
     assert made.skipped[200] == ("200.jpg", "the file is empty (0 bytes)")
 
 
@@ -257,7 +262,10 @@ def test_a_set_with_nothing_readable_ends() -> None:
     ("changes", "words"),
     [
         ({"global_batch_size": 51}, "51 is larger than the data set of 50"),
-        ({"global_batch_size": 8, "world": 3}, r"8 does not divide into 3 ranks x 1 micro-batches; use 6 or 9"),
+        (
+            {"global_batch_size": 8, "world": 3},
+            r"8 does not divide into 3 ranks x 1 micro-batches; use 6 or 9",
+        ),
         ({"global_batch_size": 8, "world": 2, "accumulate": 3}, "2 ranks x 3 micro-batches; use 6 or 12"),
         ({"global_batch_size": 2, "accumulate": 4}, "use 4"),
         ({"world": 60}, "60 ranks are more than the 50 images"),
@@ -357,7 +365,9 @@ def test_a_real_folder_with_broken_files(tmp_path: Path) -> None:
         Image.new("RGB", (20, 30), (number, 0, 0)).save(tmp_path / str(number % 2) / f"{number:03d}.jpg")
     (tmp_path / "0" / "000.jpg").write_bytes(b"")
     data = ImageFolder(tmp_path)
-    made = Loader(data, TrainTransform(TrainTransformConfig(image_size=16)), global_batch_size=24, seed=0, workers=2)
+    made = Loader(
+        data, TrainTransform(TrainTransformConfig(image_size=16)), global_batch_size=24, seed=0, workers=2
+    )
     batches = flat(made.batches(0, 5))
     assert len(batches) == 5
     assert made.skipped == {0: (data.path(0), "the file is empty (0 bytes)")}
@@ -374,10 +384,48 @@ def test_small_images_load_fast() -> None:
         def __getitem__(self, index: int) -> Sample:
             return self.samples[index]
 
-    made = loader(data=Cached(), transform=TrainTransform(TrainTransformConfig.flips(48)), global_batch_size=64)
+    made = loader(
+        data=Cached(), transform=TrainTransform(TrainTransformConfig.flips(48)), global_batch_size=64
+    )
     rates = []
     for epoch in range(4):
         started = time.perf_counter()
         count = sum(len(batch.indices) for batch in flat(made.batches(8 * epoch, 8 * epoch + 8)))
         rates.append(count / (time.perf_counter() - started))
     assert max(rates) > 3000  # measured 10,000 and more; the bound is for busy machines
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_workers_that_are_asked_to_end_do_not_disturb_the_main_process() -> None:
+    batches = loader(data=Slow(50), workers=2).batches(0, 60)
+    next(batches)
+    for child in _children():
+        os.kill(child, signal.SIGTERM)
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        time.sleep(0.01)  # torch would raise here, in the middle of a save
+    with pytest.raises(WorkerCrashed):
+        flat(batches)
+
+
+def test_the_process_can_end_at_any_time() -> None:
+    code = (
+        "from tests.test_data_loader import loader, Slow\n"
+        "batches = loader(data=Slow(50), workers=2).batches(0, 60)\n"
+        "next(batches)\n"
+        "print('done')"
+    )
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_what_workers_get_can_be_pickled(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    for transform in (
+        TrainTransform(TrainTransformConfig.deit(16)),
+        EvalTransform(EvalTransformConfig(image_size=16)),
+    ):
+        reader = pickle.loads(pickle.dumps(_Reader(ImageFolder(tmp_path), transform, 0, replace=True)))
+        loaded = reader[_Request(0, np.array([0]))]
+        assert loaded.batch.images.shape == (1, 3, 16, 16)

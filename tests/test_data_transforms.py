@@ -77,11 +77,16 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
 @pytest.mark.parametrize("size", [(32, 48), (48, 32), (17, 90)])
 @pytest.mark.parametrize("source", [(40, 60), (60, 40), (3, 100), (100, 3), (1, 1)])
 @pytest.mark.parametrize("mode", ["crop", "squash"])
-def test_any_image_comes_out_in_the_asked_size(size: tuple[int, int], source: tuple[int, int], mode: str) -> None:
+def test_any_image_comes_out_in_the_asked_size(
+    size: tuple[int, int], source: tuple[int, int], mode: str
+) -> None:
     config = EvalTransformConfig.parse({"image_size": size, "mode": mode})
     assert EvalTransform(config)(picture(*source)).shape == (3, *size)
     assert TrainTransform(TrainTransformConfig(image_size=size))(picture(*source)).shape == (3, *size)
-    assert TrainTransform(TrainTransformConfig(image_size=size, scale=None))(picture(*source)).shape == (3, *size)
+    assert TrainTransform(TrainTransformConfig(image_size=size, scale=None))(picture(*source)).shape == (
+        3,
+        *size,
+    )
 
 
 def test_pad_adds_the_mean_and_void() -> None:
@@ -133,7 +138,9 @@ def test_squashed_masks_take_the_nearest_pixel() -> None:
 
 def test_boxes_outside_of_the_crop_have_no_area() -> None:
     boxes = np.array([[0.0, 0, 10, 40], [25, 10, 35, 20]])
-    _, _, found = EvalTransform(EvalTransformConfig(image_size=40)).with_targets(Sample(picture(40, 60), boxes=boxes))
+    _, _, found = EvalTransform(EvalTransformConfig(image_size=40)).with_targets(
+        Sample(picture(40, 60), boxes=boxes)
+    )
     assert found is not None
     assert found.tolist() == [[0, 0, 0, 40], [15, 10, 25, 20]]
     _, mask, none = EvalTransform(EvalTransformConfig(image_size=40)).with_targets(
@@ -145,7 +152,9 @@ def test_boxes_outside_of_the_crop_have_no_area() -> None:
 
 
 def test_geometry_goes_back() -> None:
-    geometry = EvalTransform(EvalTransformConfig(image_size=(96, 64), mode="crop", keep=0.8)).geometry(200, 150)
+    geometry = EvalTransform(EvalTransformConfig(image_size=(96, 64), mode="crop", keep=0.8)).geometry(
+        200, 150
+    )
     boxes = np.array([[60.0, 70, 90, 120]], np.float32)
     np.testing.assert_allclose(geometry.back(geometry.boxes(boxes)), boxes, atol=1e-3)
     assert Geometry((4, 4), (8, 8), (1, 2), (6, 6)).boxes(np.array([[1, 1, 3, 4]])).tolist() == [[0, 1, 4, 6]]
@@ -153,7 +162,9 @@ def test_geometry_goes_back() -> None:
 
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a\.png: mask \(4, 4\) and image \(40, 60\) differ"):
-        EvalTransform(EvalTransformConfig()).with_targets(Sample(picture(), mask=np.zeros((4, 4), np.uint8), path="a.png"))
+        EvalTransform(EvalTransformConfig()).with_targets(
+            Sample(picture(), mask=np.zeros((4, 4), np.uint8), path="a.png")
+        )
 
 
 def test_arrays_and_images_give_the_same() -> None:
@@ -171,7 +182,10 @@ def test_arrays_and_images_give_the_same() -> None:
 
 
 def test_other_modes_and_types_are_refused() -> None:
-    for transform in (TrainTransform(TrainTransformConfig.flips(40)), EvalTransform(EvalTransformConfig(image_size=40))):
+    for transform in (
+        TrainTransform(TrainTransformConfig.flips(40)),
+        EvalTransform(EvalTransformConfig(image_size=40)),
+    ):
         for bad in (Image.new("L", (40, 40)), Image.new("L", (50, 90)), np.zeros((40, 40, 3), np.float32)):
             with pytest.raises(ValueError, match="expected"):
                 transform(bad)
@@ -180,7 +194,10 @@ def test_other_modes_and_types_are_refused() -> None:
 def test_flips_happen_as_often_as_asked() -> None:
     image = picture(8, 8)
     straight, turned = normalized(image), normalized(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    for config in (TrainTransformConfig.flips(8), TrainTransformConfig(image_size=8, scale=(1, 1), ratio=(1, 1))):
+    for config in (
+        TrainTransformConfig.flips(8),
+        TrainTransformConfig(image_size=8, scale=(1, 1), ratio=(1, 1)),
+    ):
         transform = build_train_transform(config)
         seeded()
         found = [transform(image) for _ in range(400)]
@@ -282,7 +299,10 @@ def test_an_unknown_policy_is_refused_when_built() -> None:
 
 
 def test_configs_go_through_yaml(tmp_path: Path) -> None:
-    for config in (TrainTransformConfig.deit((96, 64)), EvalTransformConfig(image_size=(96, 64), mode="squash")):
+    for config in (
+        TrainTransformConfig.deit((96, 64)),
+        EvalTransformConfig(image_size=(96, 64), mode="squash"),
+    ):
         config.save(tmp_path / "c.yaml")
         assert type(config).load(tmp_path / "c.yaml") == config
 
@@ -324,6 +344,8 @@ def test_real_masks_follow(real_data: Callable[[str], Path]) -> None:
         assert mask.shape == (480, 480)
         assert set(mask.unique().tolist()) <= set(np.unique(data[index].mask).tolist())
         objects = data.objects(index)
-        for (x0, y0, x1, y1), name, difficult in zip(boxes.int().tolist(), objects.classes, objects.difficult):
+        for (x0, y0, x1, y1), name, difficult in zip(
+            boxes.int().tolist(), objects.classes, objects.difficult
+        ):
             if not difficult:
                 assert (mask[y0 : y1 + 1, x0 : x1 + 1] == name).any()

@@ -347,7 +347,9 @@ def _load(reader: _Reader, requests: Any, config: LoaderConfig) -> Iterator[_Loa
 def _last_words(error: Exception) -> str | None:
     """What torch says of a worker's death; None for an error that a worker raised."""
     words = str(error)
-    if words.startswith("Caught ") or (isinstance(error, RuntimeError) and "DataLoader worker (pid" not in words):
+    if words.startswith("Caught ") or (
+        isinstance(error, RuntimeError) and "DataLoader worker (pid" not in words
+    ):
         return None
     try:
         # A worker's pipe breaks before the signal of its end arrives, and then torch raises wherever we are.

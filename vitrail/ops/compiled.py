@@ -9,6 +9,7 @@ trouble.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,9 +17,7 @@ from typing import Any
 import numba
 import torch
 
-# About a millisecond of work: torch's OpenMP workers keep spinning on their cores for as long after each
-# parallel region, so that a thread with less to do than that waits for its core longer than it works.
-_CELLS_PER_THREAD = 100_000
+_CELLS_PER_PART = 10_000  # about a tenth of a millisecond of work
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -33,7 +32,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def share_out(kernel: Callable[..., Any], maps: int, cells: int, *arguments: Any) -> None:
     """Run `kernel(first, last, *arguments)` so that every map in `range(maps)` is covered once.
 
-    Uses at most `torch.get_num_threads()` threads, the calling one included, and one thread for little work.
+    Uses at most `torch.get_num_threads()` threads, the calling one included. Each takes small parts until none
+    is left: torch's OpenMP workers keep spinning on their cores for a while after each parallel region, and a
+    helper that has to wait for such a core must not be waited for.
 
     Args:
         kernel: a function from `compiled`; maps are independent of each other.
@@ -41,14 +42,22 @@ def share_out(kernel: Callable[..., Any], maps: int, cells: int, *arguments: Any
         cells: cells of one map.
         arguments: arrays over all maps, and constants.
     """
-    threads = max(1, min(torch.get_num_threads(), maps, maps * cells // _CELLS_PER_THREAD))
-    bounds = [maps * part // threads for part in range(threads + 1)]
-    others = [
-        _threads().submit(kernel, bounds[part], bounds[part + 1], *arguments) for part in range(1, threads)
-    ]
-    kernel(bounds[0], bounds[1], *arguments)
-    for other in others:
-        other.result()
+    parts = max(1, min(maps, maps * cells // _CELLS_PER_PART))
+    waiting = deque(range(parts))
+
+    def work() -> None:
+        while True:
+            try:
+                part = waiting.popleft()
+            except IndexError:
+                return
+            kernel(maps * part // parts, maps * (part + 1) // parts, *arguments)
+
+    helpers = [_threads().submit(work) for _ in range(min(torch.get_num_threads(), parts) - 1)]
+    work()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
 
 
 def _threads() -> ThreadPoolExecutor:

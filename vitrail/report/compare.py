@@ -139,7 +139,9 @@ def config_differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str
     flat = [None if record.config is None else flatten(record.config) for record in records]
     known = [values for values in flat if values is not None]
     rows = []
-    for key in _union(known):
+    keys = _union(known)
+    groups = list(dict.fromkeys(key.split(".")[0] for key in keys))
+    for key in sorted(keys, key=lambda key: groups.index(key.split(".")[0])):
         if len({json.dumps(values.get(key, "\0")) for values in known}) > 1:
             words = ["not known" if v is None else words_of(v[key]) if key in v else "not set" for v in flat]
             rows.append((key, words, True))
@@ -274,14 +276,11 @@ def _final_numbers(record: RunRecord) -> dict[str, float]:
 
 
 def _length_warnings(records: Sequence[RunRecord]) -> list[str]:
-    reached = [record.last("epoch") or record.last("step") for record in records]
-    lengths = {round(length, 6) for length in reached if length is not None}
-    if len(lengths) < 2:
+    unit = "epoch" if any(record.last("epoch") is not None for record in records) else "step"
+    reached = [length for record in records if (length := record.last(unit)) is not None]
+    if not reached or max(reached) - min(reached) < 1e-6:
         return []
-    shortest, longest = min(lengths), max(lengths)
-    return [
-        f"trained for different lengths: {shortest:.4g} to {longest:.4g} epochs (or steps, where none are logged)"
-    ]
+    return [f"trained for different lengths: {min(reached):.4g} to {max(reached):.4g} {unit}s"]
 
 
 def _card_warnings(cards: Sequence[Mapping[str, Any]]) -> list[str]:

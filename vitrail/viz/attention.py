@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vitrail.viz.canvas import PAPER, Array, Theme, as_maps, enlarge, fit, paint, to_unit, wrapped
+from vitrail.viz.canvas import PAPER, Array, Theme, as_map, as_maps, enlarge, fit, paint, to_unit, wrapped
 
 
 def attention_maps(scores: Tensor | Array) -> Array:
@@ -35,7 +35,7 @@ def attention_maps(scores: Tensor | Array) -> Array:
 
 def overlay(
     image: Image.Image,
-    values: Array,
+    values: Tensor | Array,
     *,
     smooth: bool = False,
     opacity: float = 0.7,
@@ -53,7 +53,7 @@ def overlay(
         colormap: one of matplotlib's; the default is perceptually uniform.
         low, high: values of the ends of the colormap; the map's own lowest and highest by default.
     """
-    color = paint(enlarge(to_unit(values, low, high), image.size, smooth), colormap)
+    color = paint(enlarge(to_unit(as_map(values), low, high), image.size, smooth), colormap)
     gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
     return Image.blend(gray, color, opacity)
 

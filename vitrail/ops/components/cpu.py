@@ -23,7 +23,7 @@ def _root(parent: Any, cell: int) -> int:
 def _join(parent: Any, one: int, other: int) -> None:
     one = _root(parent, one)
     other = _root(parent, other)
-    # The smaller cell stays root: so the root is the component's first cell in reading order.
+    # The smaller place stays root: so the root is the component's first cell in reading order.
     if one < other:
         parent[other] = one
     else:
@@ -31,67 +31,84 @@ def _join(parent: Any, one: int, other: int) -> None:
 
 
 @compiled
-def label_map(mask: Any, rows: int, columns: int, diagonal: bool, parent: Any, labels: Any) -> int:
-    """Label one flat map in place; returns the number of components.
+def label_places(
+    places: Any, count: int, width: int, diagonal: bool, parent: Any, joins: Any, labels: Any
+) -> int:
+    """Label the cells of one map; returns the number of components.
+
+    Masks are unpredictable, and a branch that the processor guesses wrong costs more than all else here. So the
+    caller lists the cells of the mask first, and the scan over them selects instead of branching.
 
     Args:
-        mask: `[rows * columns]` bool.
-        rows: height of the grid.
-        columns: width of the grid.
+        places: `[count]` int32, the mask's cells in reading order, numbered in a map framed by a row above and a
+            column before: cell (y, x) of a map with X columns is `(y + 1) * width + x + 1` with width = X + 1.
+        count: number of cells.
+        width: X + 1.
         diagonal: True for 8-connectivity, False for 4.
-        parent: `[rows * columns]` int32 scratch.
-        labels: `[rows * columns]` integers, written: 0 background, 1.. in reading order.
+        parent: `[(Y + 1) * width + 1]` int32 scratch, one for each place and one more.
+        joins: `[count]` int32 scratch.
+        labels: as `parent`; written at `places` alone: 1.. in reading order.
     """
-    for cell in range(rows * columns):
-        parent[cell] = cell
-        if not mask[cell]:
-            continue
-        x = cell % columns
-        up = cell >= columns and mask[cell - columns]
-        left = x > 0 and mask[cell - 1]
-        if up:
-            parent[cell] = parent[cell - columns]
-            # With diagonals, `up` already touches the left and both upper corners.
-            if left and not diagonal:
-                _join(parent, cell, cell - 1)
-            continue
-        if left:
-            parent[cell] = parent[cell - 1]
-        if diagonal and cell >= columns:
-            if not left and x > 0 and mask[cell - columns - 1]:
-                parent[cell] = parent[cell - columns - 1]
-            if x < columns - 1 and mask[cell - columns + 1]:
-                _join(parent, cell, cell - columns + 1)
-    count = 0
-    for cell in range(rows * columns):
-        # Parents come earlier in reading order, so theirs is final. Written without branches: masks are
-        # unpredictable.
-        first = mask[cell] & (parent[cell] == cell)
-        count += first
-        label = labels[parent[cell]]
-        label = count if first else label
-        labels[cell] = label if mask[cell] else 0
-    return count
+    parent[:] = 0  # no cell: the frame's first place is number 0
+    waiting = 0
+    for index in range(count):
+        place = places[index]
+        up, left = parent[place - width], parent[place - 1]
+        if diagonal:
+            up_left, up_right = parent[place - width - 1], parent[place - width + 1]
+            # `up` touches the three others, and `left` touches `up_left`: one root stands for all of them.
+            join = (up == 0) & ((left | up_left) != 0) & (up_right != 0)
+        else:
+            up_left = up_right = 0
+            join = (up != 0) & (left != 0)
+        root = up_right if up_right else place
+        root = up_left if up_left else root
+        root = (
+            left if left else root
+        )  # late, as it is the last to be known: the turn before has just stored it
+        parent[place] = up if up else root
+        joins[waiting] = place
+        waiting += join
+    for index in range(waiting):
+        place = joins[index]
+        _join(parent, place, place - width + 1 if diagonal else place - 1)
+    components = 0
+    for index in range(count):
+        place = places[index]
+        root = parent[place]  # earlier in reading order: its label is final
+        components += root == place
+        label = labels[root]
+        labels[place] = components if root == place else label
+    return components
 
 
 @compiled
-def _label_maps(
-    first: int, last: int, masks: Any, rows: int, columns: int, diagonal: bool, labels: Any
-) -> None:
-    parent = np.empty(rows * columns, np.int32)
+def _label_maps(first: int, last: int, masks: Any, rows: int, columns: int, diagonal: bool, out: Any) -> None:
+    width = columns + 1
+    places = np.empty(rows * columns, np.int32)
+    joins = np.empty(rows * columns, np.int32)
+    parent = np.empty((rows + 1) * width + 1, np.int32)
+    labels = np.empty((rows + 1) * width + 1, np.int32)
     for index in range(first, last):
-        label_map(masks[index], rows, columns, diagonal, parent, labels[index])
+        count = 0
+        for y in range(rows):
+            for x in range(columns):
+                places[count] = (y + 1) * width + x + 1
+                count += masks[index, y, x]
+        label_places(places, count, width, diagonal, parent, joins, labels)
+        for y in range(rows):
+            for x in range(columns):
+                label = labels[(y + 1) * width + x + 1]
+                out[index, y, x] = label if masks[index, y, x] else 0
 
 
 def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
     """As `vitrail.ops.components.connected_components`, for a bool tensor `[..., Y, X]` on the CPU."""
     rows, columns = mask.shape[-2:]
-    cells = rows * columns
     labels = torch.empty(mask.shape, dtype=torch.int64)
     if mask.numel() == 0:
         return labels
-    flat = mask.contiguous().view(-1, cells).numpy()
-    share_out(
-        _label_maps, len(flat), cells, flat, rows, columns, connectivity == 8, labels.view(-1, cells).numpy()
-    )
+    maps = mask.contiguous().view(-1, rows, columns).numpy()
+    out = labels.view(-1, rows, columns).numpy()
+    share_out(_label_maps, len(maps), rows * columns, maps, rows, columns, connectivity == 8, out)
     return labels

@@ -10,51 +10,61 @@ import torch
 from torch import Tensor
 
 from vitrail.ops.compiled import compiled, share_out
-from vitrail.ops.components.cpu import label_map
+from vitrail.ops.components.cpu import label_places
 
 
 @compiled
 def _entropy_maps(
     first: int, last: int, scores: Any, rows: int, columns: int, floor: float, entropy: Any, slope: Any
 ) -> None:
-    cells = rows * columns
+    cells, width = rows * columns, columns + 1
+    # Of the cells above the mean, in reading order: number in the map, place in the framed map, height.
+    chosen = np.empty(cells, np.int32)
+    places = np.empty(cells, np.int32)
     above = np.empty(cells)
-    mask = np.empty(cells, np.bool_)
-    parent = np.empty(cells, np.int32)
-    labels = np.empty(cells, np.int32)
-    # One entry per label; two sides never touch inside a 2x1 block, so labels number at most half the cells.
-    mass = np.empty(cells // 2 + 2)
-    size = np.empty(cells // 2 + 2, np.int32)
-    gain = np.empty(cells // 2 + 2)
+    joins = np.empty(cells, np.int32)
+    parent = np.empty((rows + 1) * width + 1, np.int32)
+    labels = np.empty((rows + 1) * width + 1, np.int32)
+    mass = np.empty(cells + 1)
+    gain = np.empty(cells + 1)
     for index in range(first, last):
         mean = 0.0
-        for cell in range(cells):
-            mean += scores[index, cell]
+        for y in range(rows):
+            row = 0.0  # by rows: sums that do not wait for each other
+            for x in range(columns):
+                row += scores[index, y * columns + x]
+            mean += row
         mean /= cells
-        for cell in range(cells):
-            above[cell] = scores[index, cell] - mean
-            mask[cell] = above[cell] > 0
-        count = label_map(mask, rows, columns, True, parent, labels)
-        mass[: count + 1] = 0.0
-        size[: count + 1] = 0
-        for cell in range(cells):
-            mass[labels[cell]] += above[cell]
-            size[labels[cell]] += 1
-        total = mass[1 : count + 1].sum()
+        count = 0
+        for y in range(rows):
+            for x in range(columns):
+                chosen[count] = y * columns + x
+                places[count] = (y + 1) * width + x + 1
+                height = scores[index, y * columns + x] - mean
+                above[count] = height
+                count += height > 0
+        components = label_places(places, count, width, True, parent, joins, labels)
+        mass[: components + 1] = 0.0
+        for number in range(count):
+            mass[labels[places[number]]] += above[number]
+        total = mass[1 : components + 1].sum()
         if not (floor < total < np.inf):  # constant, or holding inf or NaN
             entropy[index] = slope[index, :] = mean - mean  # 0, or NaN
             continue
         nats = 0.0
-        for label in range(1, count + 1):
+        for label in range(1, components + 1):
             share = max(mass[label] / total, 2.0**-1022)  # a share that underflows has no logarithm
             gain[label] = -log(share)
             nats += share * gain[label]
-        gain[0] = mean_gain = 0.0
-        for label in range(1, count + 1):
+        for label in range(1, components + 1):
             gain[label] = (gain[label] - nats) / total
-            mean_gain += gain[label] * size[label] / cells
-        for cell in range(cells):
-            slope[index, cell] = gain[labels[cell]] - mean_gain
+        mean_gain = 0.0
+        for number in range(count):
+            mean_gain += gain[labels[places[number]]]
+        mean_gain /= cells
+        slope[index, :] = -mean_gain
+        for number in range(count):
+            slope[index, chosen[number]] = gain[labels[places[number]]] - mean_gain
         entropy[index] = nats
 
 

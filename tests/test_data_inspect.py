@@ -1,0 +1,156 @@
+"""What is said about a folder: each fault gives its finding, and each finding that is no "ok" its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrail.data import Finding, inspect_folder
+
+
+def put(root: Path, *names: str, size: tuple[int, int] = (64, 64), mode: str = "RGB") -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(abs(hash(name))).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(noise).convert(mode).save(path)
+    return root
+
+
+def look(root: Path, **changes: object) -> list[Finding]:
+    settings = {"patch_size": 16, "image_size": 32, **changes}
+    found = inspect_folder(root, **settings)  # type: ignore[arg-type]
+    assert found
+    assert all(finding.mend for finding in found if finding.level != "ok")
+    return found
+
+
+def said(found: list[Finding], level: str) -> str:
+    return "\n".join(finding.what for finding in found if finding.level == level)
+
+
+def good(root: Path) -> Path:
+    return put(
+        root, *(f"{split}/{name}/{k}.png" for split in ("train", "val") for name in "ab" for k in range(3))
+    )
+
+
+def test_a_good_folder(tmp_path: Path) -> None:
+    found = look(good(tmp_path))
+    assert {finding.level for finding in found} == {"ok"}
+    words = said(found, "ok")
+    for part in (
+        "train: 6 images in 2 classes, 3 (a) to 3 (a) each",
+        "val: 6 images",
+        "train and val have the same classes",
+        "all 6 images decoded, all readable",
+        "every image is 64 x 64",
+    ):
+        assert part in words
+
+
+@pytest.mark.parametrize(
+    ("content", "level", "words"),
+    [
+        ((), "error", "has no images"),
+        (("a.png", "b.png"), "warning", "2 images without class folders"),
+        (("train/a/1.png", "train/b/1.png"), "warning", "has train/ but no val/"),
+        (("val/a/1.png", "val/b/1.png"), "warning", "has val/ but no train/"),
+        (
+            ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"),
+            "error",
+            "1 classes that train lacks: c",
+        ),
+        (
+            ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"),
+            "warning",
+            "val lacks 1 classes of train: b",
+        ),
+        (("train/a/1.png", "train/b/1.png", "val/1.png"), "error", "only train has class folders"),
+        (("a/1.png", "b/1.png", "stray.png"), "warning", "1 images beside the class folders"),
+        ((*(f"a/{k}.png" for k in range(21)), "b/1.png"), "warning", "a has over 20 times the images of b"),
+    ],
+)
+def test_faults_of_the_layout(tmp_path: Path, content: tuple[str, ...], level: str, words: str) -> None:
+    assert words in said(look(put(tmp_path, *content)), level)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert "there is no folder" in said(look(tmp_path / "none"), "error")
+
+
+def test_empty_class_folders(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "c").mkdir()
+    assert "folders without images, which are no classes: c" in said(look(tmp_path), "warning")
+
+
+def test_sizes(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/2.png", size=(100, 70))
+    put(tmp_path, "b/1.png", size=(10, 40))
+    found = look(tmp_path, image_size=96)
+    assert "10 to 100 wide, 40 to 70 high, median 100 x 70" in said(found, "ok")
+    assert "1 of 3 images are smaller than one patch" in said(found, "warning")
+    assert "3 of 3 images are smaller than 96 pixels" in said(found, "warning")
+    assert "3 of 3 images have sides that are no multiple of the patch size 16" in said(found, "ok")
+    assert any("64 fits most" in finding.mend for finding in found)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    good(tmp_path)
+    (tmp_path / "train" / "a" / "0.png").write_bytes(b"")
+    found = look(tmp_path)
+    assert "1 unreadable" in said(found, "error")
+    assert "0.png: the file is empty (0 bytes)" in said(found, "error")
+
+
+def test_few_unreadable_files_are_a_warning_and_a_sample_may_miss_them(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}/{k}.png" for name in "ab" for k in range(60)), size=(32, 32))
+    (tmp_path / "a" / "1.png").write_bytes(b"no")
+    assert "all 120 images decoded, 1 unreadable" in said(look(tmp_path, every=True), "warning")
+    assert "10 of 120 images decoded, all readable" in said(look(tmp_path, sample=10), "ok")
+
+
+def test_modes(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "a/2.png", mode="L")
+    put(tmp_path, "b/1.png", mode="RGBA")
+    found = look(tmp_path)
+    assert "converted to RGB: 2 gray, 1 with transparency" in said(found, "ok")
+    assert "67 % are gray" in said(found, "warning")
+
+
+def test_files_in_both_splits(tmp_path: Path) -> None:
+    good(tmp_path)
+    copy = tmp_path / "val" / "b" / "0.png"
+    copy.write_bytes((tmp_path / "train" / "a" / "2.png").read_bytes())
+    assert "1 files are in both train and val" in said(look(tmp_path, every=True), "warning")
+    copy.unlink()
+    assert "no file is in both" in said(look(tmp_path, every=True), "ok")
+
+
+def test_voc(tmp_path: Path) -> None:
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("x\n")
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("y\n")
+    Image.new("RGB", (64, 48)).save(tmp_path / "JPEGImages/x.jpg")
+    Image.new("P", (64, 48)).save(tmp_path / "SegmentationClass/x.png")
+    found = look(tmp_path)
+    assert "VOC split val: 1 images with masks, without boxes" in said(found, "ok")
+    assert "VOC split train: 2 files" in said(found, "error")
+    Image.new("RGB", (64, 48)).save(tmp_path / "SegmentationClass/x.png")
+    assert "a mask of class ids is palette or gray" in said(look(tmp_path), "error")
+
+
+def test_real_data(real_data: Callable[[str], Path]) -> None:
+    found = look(real_data("cls-mini"), patch_size=8, image_size=64)
+    assert said(found, "error") == said(found, "warning") == ""
+    assert "train: 12500 images in 50 classes" in said(found, "ok")
+    assert "gray" in said(found, "ok")
+    voc = look(real_data("voc-mini"), image_size=224)
+    assert "VOC split val: 68 images with masks, with boxes" in said(voc, "ok")
+    assert said(voc, "error") == ""
