@@ -30,7 +30,7 @@ def create(config: BackboneConfig | None = None) -> TimmViT:
 def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTransformer:
     """timm's model without a classifier and before any surgery; `pretrained` lets timm download weights."""
     arguments = _arguments(config)
-    _check_name(config.name)
+    check_name(config.name)
     try:
         vit = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **arguments)
     except (TypeError, AssertionError, ZeroDivisionError) as error:
@@ -53,8 +53,13 @@ def _arguments(config: BackboneConfig) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None} | config.options
 
 
-def _check_name(name: str) -> None:
-    if timm.is_model(name.partition(".")[0]):
+def check_name(name: str) -> None:
+    """Raise `ConfigError`, with the nearest names, where timm has no model, or no weights' tag, of this name."""
+    arch, _, tag = name.partition(".")
+    if timm.is_model(arch):
+        offered = timm.list_pretrained(f"{arch}.*")
+        if tag and name not in offered:
+            raise ConfigError(f"timm {timm.__version__} has no {name!r}; it offers {', '.join(offered) or arch}")
         return
     close = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models('vit_*') names some"

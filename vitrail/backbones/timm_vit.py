@@ -8,7 +8,6 @@ size that holds whole patches are taken: positions are interpolated (bicubic, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitrail import __version__
 from vitrail.backbones.config import BackboneConfig
 from vitrail.contracts import Exported, Tokens
 from vitrail.nn.open_block import open_blocks
@@ -141,7 +141,7 @@ class TimmViT(nn.Module):
                 "backbone": config.plain(),
                 "mean": list(self.mean),
                 "std": list(self.std),
-                "vitrail": version("vitrail") if _installed() else "source",
+                "version": __version__,
             },
         )
 
@@ -230,13 +230,3 @@ def _check_keep(keep: Tensor, batch: int, patches: int) -> None:
     on_host = keep.device.type == "cpu" and not torch.compiler.is_compiling()  # looking waits for a GPU
     if on_host and keep.numel() and not 0 <= int(keep.min()) <= int(keep.max()) < patches:
         raise ValueError(f"keep names patches {int(keep.min())} to {int(keep.max())}; there are 0 to {patches - 1}")
-
-
-def _installed() -> bool:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        version("vitrail")
-    except PackageNotFoundError:
-        return False
-    return True

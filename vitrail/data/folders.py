@@ -246,22 +246,23 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
-def _below(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    # `entry.is_dir` asks the disk for links alone; folders are told apart by their numbers, since links make
-    # loops.
+def _below(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> list[str]:
+    # `entry.is_dir` asks the disk for links alone. Links can make loops: folders are told by their numbers.
     status = os.stat(folder)
     own = (status.st_dev, status.st_ino)
     if own in above and own != (0, 0):
-        return
+        return []
+    found: list[str] = []
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _below(entry.path, f"{prefix}/{entry.name}", (*above, own))
+            found += _below(entry.path, f"{prefix}/{entry.name}", (*above, own))
         elif _is_image(entry.name):
-            yield f"{prefix}/{entry.name}"
+            found.append(f"{prefix}/{entry.name}")
+    return found
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return name[name.rfind(".") :].lower() in EXTENSIONS
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -1,0 +1,438 @@
+"""Load a backbone's weights from anyone's file, and save ours.
+
+A file is read without running code in it, recognized by its names, and fits the model entirely or is refused: half a
+checkpoint that loads in silence gives numbers that mean nothing. Our own files are safetensors under timm's names, with
+the configuration in the header, so that they need no name and timm reads them too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from vitrail.backbones.architecture import build_vit, check_name, create
+from vitrail.backbones.config import BackboneConfig
+from vitrail.backbones.infer import depth_of, infer, lacks_last_norm2
+from vitrail.backbones.layouts import Recognized, recognize
+from vitrail.backbones.report import LoadReport
+from vitrail.backbones.timm_vit import TimmViT
+from vitrail.config import ConfigError
+from vitrail.contracts import Exported
+from vitrail.nn.surgery import operate, surgery
+
+Name = str | BackboneConfig | None
+Size = int | tuple[int, int] | None
+
+
+def load(
+    name: Name = None,
+    weights: str | Path | None = None,
+    *,
+    image_size: Size = None,
+    checkpoint_key: str = "auto",
+    allow_partial: bool = False,
+    drop_path: float | None = None,
+    gradient_checkpointing: bool | None = None,
+) -> TimmViT:
+    """A backbone with weights; `backbone.report.words()` says how they fit.
+
+    Args:
+        name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the header of
+            our own, by the shapes of others (the report says what was guessed).
+        weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of timm,
+            DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT.
+        image_size: pixels to make the positions for; they are interpolated from those of the weights.
+        checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto" prefers a
+            teacher, and MoCo-v3's base encoder.
+        allow_partial: warn, instead of refusing, where weights are missing or unexpected.
+        drop_path, gradient_checkpointing: for training on from here, in place of what the configuration says.
+
+    Returns:
+        The model in training mode, on the CPU. The architecture follows the weights: one whose last block has no
+        norm2 was trained with SAR's surgery, and gets it.
+
+    Raises:
+        ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed download; each
+            says the way out.
+    """
+    if weights is None:
+        raise ValueError(
+            "load needs weights: 'pretrained' or the path of a file, as in load('vit_small_patch16_224', "
+            "'pretrained'); vitrail.backbones.create makes a backbone with fresh weights"
+        )
+    given = {"image_size": image_size, "drop_path": drop_path, "gradient_checkpointing": gradient_checkpointing}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if str(weights) == "pretrained":
+        return _pretrained(_changed(_as_config(name), changes), allow_partial)
+    found, own = _found(Path(weights), checkpoint_key)
+    return _build(found, own, name, changes, str(weights), allow_partial)
+
+
+def load_classifier(
+    path: str | Path, name: Name = None, *, image_size: Size = None, checkpoint_key: str = "auto"
+) -> tuple[TimmViT, nn.Linear, tuple[str, ...] | None]:
+    """A backbone, the linear classifier of its class token, and the class names (None where the file has none).
+
+    Raises:
+        ValueError: as `load`; and for a file without a classifier, one whose classifier does not read the class token
+            (average pooling), or a distilled model, which has two.
+    """
+    found, own = _found(Path(path), checkpoint_key)
+    if not found.head:
+        raise ValueError(f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load")
+    changes = {} if image_size is None else {"image_size": image_size}
+    backbone = _build(found, own, name, changes, str(path))
+    if "fc_norm.weight" in found.state:
+        raise ValueError(f"{path} classifies the average of the patches, not the class token; load the backbone alone")
+    if "dist_token" in found.state:
+        raise ValueError(f"{path} has two classifiers, for class and distillation token; load the backbone alone")
+    weight = found.head["weight"]
+    if weight.shape[1] != backbone.embed_dim:
+        raise ValueError(
+            f"{path}: the classifier takes {weight.shape[1]} channels, the backbone gives {backbone.embed_dim}"
+        )
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    head.load_state_dict(found.head)
+    classes = None if own is None else own.get("classes")
+    return backbone, head, None if classes is None else tuple(classes)
+
+
+def save_exported(exported: Exported, path: str | Path) -> None:
+    """Write safetensors with the metadata in the header, whole or not at all: what was at `path` stays until then.
+
+    Raises:
+        OSError: where it cannot be written (a full disk).
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in exported.state.items()}
+    content = save(state, metadata={"format": "pt", "vitrail": json.dumps(exported.metadata)})
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def digest(backbone: TimmViT) -> str:
+    """16 hex digits over the weights and what decides how they are used; for names of caches."""
+    total = hashlib.sha256()
+    if backbone.config is not None:
+        spared = ("drop_path", "gradient_checkpointing")
+        plain = {key: value for key, value in backbone.config.plain().items() if key not in spared}
+        total.update(json.dumps(plain | {"image_size": backbone.image_size}, sort_keys=True).encode())
+    for name, value in sorted(backbone.vit.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def _as_config(name: Name) -> BackboneConfig:
+    if name is None:
+        raise ValueError("pretrained weights need a name, as in load('vit_small_patch16_224.dino', 'pretrained')")
+    return name if isinstance(name, BackboneConfig) else BackboneConfig(name=name)
+
+
+def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
+    check_name(config.name)
+    about = timm.models.get_pretrained_cfg(config.name)
+    if about is None or not about.has_weights:
+        arch = config.name.partition(".")[0]
+        offered = ", ".join(timm.list_pretrained(f"{arch}*")) or "none; choose another name"
+        raise ValueError(f"timm offers no weights under the name {config.name}; for {arch} it offers: {offered}")
+    if surgery(config.surgery).changes_block and not allow_partial:
+        raise ValueError(
+            f"surgery {config.surgery} changes the last block, and timm's weights of {config.name} were trained with a "
+            "plain one; leave surgery out (E adds the entropy loss alone), or pass allow_partial=True"
+        )
+    try:
+        vit = build_vit(config, pretrained=True)
+    except ConfigError:
+        raise
+    except Exception as error:  # what fails in a download depends on the library and on the network
+        raise ValueError(_no_weights(config, about.hf_hub_id, error)) from error
+    operate(vit, config.surgery)
+    backbone = TimmViT(vit, config)
+    note = f"{config.name}{f' ({about.tag})' if about.tag and '.' not in config.name else ''}, as timm offers it"
+    backbone.report = LoadReport(tuple(vit.state_dict()), (), (), "timm pretrained", notes=(note,))
+    return backbone
+
+
+def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    if "size mismatch" in str(error) or "state_dict" in str(error):
+        return f"timm's weights of {config.name} do not fit {config.plain()}; leave the overrides out ({reason})"
+    return (
+        f"the pretrained weights of {config.name} could not be loaded ({type(error).__name__}: {reason}). Without a "
+        f"network: download model.safetensors from https://huggingface.co/{page or 'timm'} elsewhere and load it by "
+        f"load({config.name!r}, 'model.safetensors'); or run timm.create_model({config.name!r}, pretrained=True) on "
+        "another machine and copy its Hugging Face cache (HF_HOME, by default ~/.cache/huggingface) to this one"
+    )
+
+
+def _found(path: Path, key: str) -> tuple[Recognized, dict[str, Any] | None]:
+    """What a file holds, and the metadata of one of ours."""
+    content, own = _read(path)
+    try:
+        found = recognize(content, key)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    # MoCo-v3 writes `arch` too, in words of its own.
+    return (found if found.arch and timm.is_model(found.arch) else found._replace(arch=None)), own
+
+
+def _build(
+    found: Recognized,
+    own: Mapping[str, Any] | None,
+    name: Name,
+    changes: Mapping[str, Any],
+    source: str,
+    partial: bool = False,
+) -> TimmViT:
+    config, notes, grid = _architecture(found, own, name, source)
+    config = _changed(config, changes)
+    config, operated = _follow_surgery(config, found, source, partial)
+    backbone = create(config)
+    mean, std, pixels = _pixels(found, own, name, backbone)
+    backbone.mean, backbone.std = mean, std
+    report = _fill(backbone, found, grid, source)
+    layout = found.layout if own is None else "vitrail"
+    report = report._replace(layout=layout, notes=(*found.notes, *notes, *operated, pixels))
+    if report.missing or report.unexpected:
+        if not partial:
+            raise ValueError(
+                f"{source} fits {config.name} only in part; give the matching name, or pass allow_partial=True "
+                f"if this is meant.\n{report.words()}"
+            )
+        warnings.warn(f"{source} was loaded in part.\n{report.words()}", stacklevel=3)
+    backbone.report = report
+    return backbone
+
+
+def _architecture(
+    found: Recognized, own: Mapping[str, Any] | None, name: Name, source: str
+) -> tuple[BackboneConfig, tuple[str, ...], tuple[int, int] | None]:
+    """The configuration, notes, and the grid of the file's positions where the header says it."""
+    if own is None:
+        if name is not None:
+            return _as_config(name), (), None
+        if found.arch is not None:
+            return BackboneConfig(name=found.arch), (f"the file names its architecture: {found.arch}",), None
+        try:
+            return *infer(found.state, found.layout), None
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+    saved = BackboneConfig.parse(own["backbone"], source=f"the header of {source}")
+    grid = _saved_grid(saved, found.state)
+    if name is None:
+        return saved, (), grid
+    if isinstance(name, str):
+        if name.partition(".")[0] != saved.name.partition(".")[0]:
+            raise ValueError(f"{source} holds a {saved.name}, not a {name}; leave the name out, the file knows it")
+        return saved, (), grid
+    if not surgery(name.surgery).same_block(surgery(saved.surgery)):
+        raise ValueError(
+            f"{source} was trained with surgery {saved.surgery or 'A (none)'}, and {name.surgery or 'A (none)'} was "
+            "asked for; the architecture does not change between pre-training and fine-tuning: set the same"
+        )
+    return name, (), grid
+
+
+def _saved_grid(saved: BackboneConfig, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    if saved.image_size is None:
+        return None
+    sides = (saved.image_size,) * 2 if isinstance(saved.image_size, int) else saved.image_size
+    kernel = state["patch_embed.proj.weight"].shape[-2:] if "patch_embed.proj.weight" in state else (1, 1)
+    return sides[0] // kernel[0], sides[1] // kernel[1]
+
+
+def _changed(config: BackboneConfig, changes: Mapping[str, Any]) -> BackboneConfig:
+    return BackboneConfig.parse(config.plain() | dict(changes)) if changes else config
+
+
+def _follow_surgery(
+    config: BackboneConfig, found: Recognized, source: str, partial: bool
+) -> tuple[BackboneConfig, tuple[str, ...]]:
+    """The architecture never changes between pre-training and fine-tuning (Table 4): it follows the weights."""
+    gone = lacks_last_norm2(found.state)
+    asked = surgery(config.surgery)
+    if gone and asked.norm2:
+        last = depth_of(found.state) - 1
+        note = (
+            f"blocks.{last}.norm2 is not there: trained with SAR's surgery, built as C (the block of F, too; D would "
+            "look the same, if it is one say so by name=BackboneConfig(surgery='D'))"
+        )
+        return config.model_copy(update={"surgery": "C"}), (note,)
+    if not gone and not asked.norm2 and not partial:
+        raise ValueError(
+            f"surgery {config.surgery} was asked for, but {source} was trained with a plain last block (it has norm2); "
+            "the architecture does not change between pre-training and fine-tuning: leave surgery out "
+            "(E adds the entropy loss alone), or pass allow_partial=True"
+        )
+    return config, ()
+
+
+def _pixels(
+    found: Recognized, own: Mapping[str, Any] | None, name: Name, backbone: TimmViT
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation that the weights want, and where they come from."""
+    if own is not None and "mean" in own and "std" in own:
+        mean, std, source = tuple(own["mean"]), tuple(own["std"]), "as the file says"
+    elif found.layout == "Hugging Face ViT" and "dist_token" not in found.state:
+        mean = std = (0.5, 0.5, 0.5)
+        source = "as Hugging Face's ViT has them; look into its preprocessor_config.json"
+    elif found.layout == "timm" and (name is not None or found.arch is not None):
+        mean, std, source = backbone.mean, backbone.std, "as timm says for this name"
+    else:
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        source = "ImageNet's, as " + ("is usual" if found.layout == "timm" else f"{found.layout} uses them")
+    shown = [" ".join(f"{value:g}" for value in each) for each in (mean, std)]
+    return mean, std, f"pixels are to be normalized by mean {shown[0]}, std {shown[1]}: {source}"
+
+
+def _fill(backbone: TimmViT, found: Recognized, grid: tuple[int, int] | None, source: str) -> LoadReport:
+    """Copy the weights that fit. Raises `ValueError` where a shape differs."""
+    target = backbone.vit.state_dict()
+    state, interpolated = _fit_positions(backbone, dict(found.state), grid, source)
+    wrong = [name for name in target if name in state and state[name].shape != target[name].shape]
+    if wrong:
+        shown = "; ".join(
+            f"{name} is {list(state[name].shape)} in the file and {list(target[name].shape)} in the model"
+            for name in wrong[:3]
+        )
+        raise ValueError(
+            f"{source} is a checkpoint of another architecture than {_describe(backbone)}: {shown}"
+            f"{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}.{_advice(found)}"
+        )
+    backbone.vit.load_state_dict(state, strict=False)
+    return LoadReport(
+        matched=tuple(name for name in target if name in state),
+        missing=tuple(name for name in target if name not in state),
+        unexpected=tuple(name for name in state if name not in target),
+        layout=found.layout,
+        ignored=found.ignored,
+        interpolated=interpolated,
+    )
+
+
+def _describe(backbone: TimmViT) -> str:
+    return f"{getattr(backbone.config, 'name', 'the model')} (width {backbone.embed_dim}, {backbone.depth} blocks)"
+
+
+def _advice(found: Recognized) -> str:
+    try:
+        config, _ = infer(found.state, found.layout)
+    except ValueError:
+        return " Give the name of the architecture that it was trained as"
+    width = found.state["cls_token"].shape[-1]
+    return (
+        f" By its shapes it is a {config.name} with patch {config.patch_size} (width {width}, "
+        f"{depth_of(found.state)} blocks): leave the name out, or give that one"
+    )
+
+
+def _fit_positions(
+    backbone: TimmViT, state: dict[str, Tensor], grid: tuple[int, int] | None, source: str
+) -> tuple[dict[str, Tensor], str | None]:
+    """Bring the file's positions to the model's grid (bicubic, antialiased), where they only differ in it."""
+    vit, positions = backbone.vit, state.get("pos_embed")
+    if vit.pos_embed is None or positions is None or positions.shape[-1] != vit.pos_embed.shape[-1]:
+        return state, None
+    new = tuple(vit.patch_embed.grid_size)
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    count = positions.shape[1] - prefix
+    side = int(max(count, 0) ** 0.5 + 0.5)
+    old = grid if grid is not None and grid[0] * grid[1] == count else (side, side)
+    if old[0] * old[1] != count:
+        if count == new[0] * new[1]:
+            return state, None
+        raise ValueError(
+            f"{source} has {positions.shape[1]} positions, which are no square grid plus {prefix} tokens; say the grid: "
+            "name=BackboneConfig(name=..., image_size=(height, width)) of the training"
+        )
+    if old == new:
+        return state, None
+    resized = resample_abs_pos_embed(positions.float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix)
+    return state | {"pos_embed": resized}, f"{old[0]}x{old[1]} to {new[0]}x{new[1]}"
+
+
+def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """The content of a file, and the metadata where it is one of ours."""
+    if not path.is_file():
+        raise ValueError(f"there is no file of weights at {path}; give 'pretrained' or the path of a checkpoint")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
+    if path.suffix == ".npz":
+        raise ValueError(f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise ValueError(_needs_code(path, error)) from error
+        raise ValueError(_broken(path, error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(_broken(path, error)) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content, None
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_broken(path, error)) from error
+    return content, json.loads(header["vitrail"]) if "vitrail" in header else None
+
+
+# Found in well-known checkpoints and without any behavior: command-line arguments and numpy numbers.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+]
+
+
+def _needs_code(path: Path, error: Exception) -> str:
+    blocked = str(error).split("Unsupported", 1)
+    detail = blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
+    return (
+        f"{path} is a pickle that holds more than weights ({detail}); such files can run any code, so they are not "
+        "opened here. If you trust its origin, convert it once: python -c \"import torch; c = "
+        f"torch.load('{path}', map_location='cpu', weights_only=False); c = c.get('state_dict', c.get('model', c)); "
+        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'weights.pth')\""
+    )
+
+
+def _broken(path: Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    return f"{path} cannot be read: it is truncated, or no checkpoint ({reason}); copy or download it again"
