@@ -17,7 +17,7 @@ _NEUTRAL = re.compile(
     r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
 )
 _LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
-_PASSING = re.compile(r"train/(lr|grad_norm|loss_scale)$")  # their last values are not worth a row
+_PASSING = re.compile(r"train/(lr|grad_norm|scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
 _IDENTITY = frozenset({"weights", "date", "versions", "branch", "seed"})
 # Runs that differ in these alone are the same experiment.

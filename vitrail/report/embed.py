@@ -80,7 +80,7 @@ def _as_is(source: Path | Image.Image) -> Embedded:
     except UnidentifiedImageError:
         return Embedded("", problem="cannot be read: it is no PNG, JPEG or WebP picture")
     except Exception as error:  # decoders raise many kinds of exception on broken files
-        return Embedded("", problem=f"cannot be read ({type(error).__name__}: {error})")
+        return Embedded("", problem=f"cannot be read ({type(error).__name__}: {str(error)[:120]})")
 
 
 def _smaller(source: Path | Image.Image, before: Embedded, longest: int, quality: int) -> Embedded:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -170,28 +171,18 @@ def sheet(
     top = [_paragraph(text, width, text_size, theme.ink, theme) for text, width in zip(column_titles, widths)]
     under_heights = [max((text.height for text in texts), default=0) for texts in under] or [0] * len(rows)
     first_x = gap + max((text.width + gap for text in left), default=0)
-    first_y = gap + max((text.height + gap // 2 for text in top), default=0)
-    canvas = Image.new(
-        "RGB",
-        (
-            first_x + sum(widths) + gap * columns,
-            first_y + sum(heights) + sum(under_heights) + gap * len(rows),
-        ),
-        theme.background,
-    )
-    x_of = [first_x + sum(widths[:x]) + gap * x for x in range(columns)]
-    for x, text in enumerate(top):
-        canvas.paste(text, (x_of[x], first_y - gap // 2 - text.height))
-    y = first_y
-    for number, row in enumerate(cells):
-        if left:
-            canvas.paste(left[number], (gap, y + max(0, (heights[number] - left[number].height) // 2)))
-        for x, cell in enumerate(row):
-            if cell is not None:
-                canvas.paste(cell.convert("RGB"), (x_of[x], y))
-        for x, text in enumerate(under[number] if under else ()):
-            canvas.paste(text, (x_of[x], y + heights[number]))
-        y += heights[number] + under_heights[number] + gap
+    x_of = list(accumulate((width + gap for width in widths), initial=first_x))
+    steps = (height + under_height + gap for height, under_height in zip(heights, under_heights))
+    y_of = list(accumulate(steps, initial=gap + max((text.height + gap // 2 for text in top), default=0)))
+    placed = [(text, x, y_of[0] - gap // 2 - text.height) for text, x in zip(top, x_of)]
+    placed += [(text, gap, y + max(0, (h - text.height) // 2)) for text, y, h in zip(left, y_of, heights)]
+    for row, y in zip(cells, y_of):
+        placed += [(cell.convert("RGB"), x, y) for cell, x in zip(row, x_of) if cell is not None]
+    for texts, y, height in zip(under, y_of, heights):
+        placed += [(text, x, y + height) for text, x in zip(texts, x_of)]
+    canvas = Image.new("RGB", (x_of[-1], y_of[-1]), theme.background)
+    for picture, x, y in placed:
+        canvas.paste(picture, (x, y))
     return canvas
 
 
