@@ -144,7 +144,7 @@ def _paint(
     for number in range(DISTRACTORS):
         canvas = _distractor(canvas, draws[:, _BLOB + 9 * number : _BLOB + 9 * (number + 1)], x, y, side)
     center_x, center_y = ((0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height)))
-    radius = 0.18 + 0.10 * draws[:, _RADIUS]
+    radius = 0.17 + 0.09 * draws[:, _RADIUS]
     u, v = _turned((x - _c(center_x)) / _c(radius), (y - _c(center_y)) / _c(radius), draws[:, _TURN])
     inside = _shape(labels % 8, u, v) * _c(radius) * side  # pixels, negative inside
     cover = np.clip(0.5 - inside, 0.0, 1.0)
@@ -161,7 +161,7 @@ def _paint(
 
 def _background(draws: Array, x: Array, y: Array) -> Array:
     d = draws[:, _BACK : _BACK + 12].T
-    one, two = _rgb(d[0], 0.15 + 0.55 * d[1], 0.25 + 0.6 * d[2]), _rgb(d[3], 0.15 + 0.55 * d[4], 0.25 + 0.6 * d[5])
+    one, two = _rgb(d[0], 0.2 + 0.7 * d[1], 0.2 + 0.8 * d[2]), _rgb(d[3], 0.2 + 0.7 * d[4], 0.2 + 0.8 * d[5])
     lattices = draws[:, _NOISE:].reshape(len(draws), 2, _LATTICE, _LATTICE)
     coarse = _noise(lattices[:, 0], x, y, 2 + 3 * d[6])
     fine = _noise(lattices[:, 1], x, y, 5 + 1.9 * d[7])
@@ -174,7 +174,7 @@ def _background(draws: Array, x: Array, y: Array) -> Array:
 def _distractor(canvas: Array, d: Array, x: Array, y: Array, side: int) -> Array:
     d = d.T
     u, v = _turned(x - _c(0.02 + 0.96 * d[0]), y - _c(0.02 + 0.96 * d[1]), d[2])
-    long = 0.07 + 0.09 * d[3]
+    long = 0.07 + 0.08 * d[3]
     short = long * (0.5 + 0.4 * d[4])
     a, b = u / _c(long), v / _c(short)
     inside = (np.sqrt(a * a + b * b) - 1) * _c(short) * side
