@@ -416,7 +416,7 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path):
 
 def wait_for_step(path: Path, step: int, process) -> None:
     """Wait until a checkpoint of at least this step stands."""
-    deadline = time.time() + 60
+    deadline = time.time() + 240
     while time.time() < deadline and process.is_alive():
         try:
             if checkpoint.load(path / "checkpoints" / "last.pt")["step"] >= step:

@@ -202,7 +202,7 @@ def start(options: dict[str, Any], world: int = 1) -> list[multiprocessing.Proce
 
 def wait(processes: list[multiprocessing.Process]) -> list[int | None]:
     for process in processes:
-        process.join(90)
+        process.join(300)
         if process.is_alive():
             process.kill()
             raise TimeoutError("a training process did not end")

@@ -45,10 +45,14 @@ class Loader(Protocol):
     """What the loop asks of a loader. `vitrail.data.Loader` is one."""
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the data."""
+        ...
 
     @property
-    def skipped(self) -> Mapping[int, tuple[str, str]]: ...
+    def skipped(self) -> Mapping[int, tuple[str, str]]:
+        """Samples that could not be read so far: index -> (path, reason)."""
+        ...
 
     def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of the run's optimizer steps start, ..., stop - 1: a list for each."""
@@ -77,6 +81,7 @@ class TrainingStep(nn.Module):
         self.method = method
 
     def forward(self, batch: Batch, step: Step) -> Losses:
+        """The method's losses."""
         return self.method.training_step(batch, step)  # type: ignore[operator]
 
 
@@ -103,10 +108,12 @@ class Run:
 
     @property
     def total(self) -> int:
+        """Optimizer steps of the whole run."""
         return self.config.epochs * self.loader.steps_per_epoch
 
     @property
     def epoch(self) -> float:
+        """Epochs done."""
         return self.step / self.loader.steps_per_epoch
 
     def due(self, every: int | None) -> bool:
