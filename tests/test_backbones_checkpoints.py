@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-timm = pytest.importorskip("timm")
 
 import vitrail.backbones as rooms
 from vitrail.backbones import BackboneConfig, TimmViT, create, digest, load, load_classifier, save_exported
@@ -64,7 +63,9 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     renamed = {}
     for name, value in state.items():
-        new = "layernorm" + name[4:] if name.startswith("norm.") else name.replace("blocks.", "encoder.layer.")
+        new = (
+            "layernorm" + name[4:] if name.startswith("norm.") else name.replace("blocks.", "encoder.layer.")
+        )
         if ".attn.qkv." in name:
             for part, piece in zip(("query", "key", "value"), value.chunk(3)):
                 renamed[new.replace("attn.qkv", f"attention.attention.{part}")] = piece.clone()
@@ -94,7 +95,10 @@ def ibot(state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def mae(state: dict[str, Tensor]) -> dict[str, Any]:
-    return {"model": state | junk("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias")}
+    return {
+        "model": state
+        | junk("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias")
+    }
 
 
 def moco(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -120,15 +124,21 @@ LAYOUTS: dict[str, tuple[str, Callable[[dict[str, Tensor]], dict[str, Any]], tup
     "timm, data parallel": ("timm", lambda state: {"state_dict": prefixed(state, "module.")}, ()),
     "DINO": ("DINO", dino, ("head.mlp.0.weight", "head.last_layer.weight_g")),
     "iBOT": ("iBOT", ibot, ("head.mlp.0.weight", "head.last_layer.weight_g")),
-    "MAE": ("MAE", mae, ("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias")),
+    "MAE": (
+        "MAE",
+        mae,
+        ("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias"),
+    ),
     "MAE, encoder": ("MAE", lambda state: {"model": state}, ()),
     "MoCo-v3": ("MoCo-v3", moco, ("head.0.weight", "module.predictor.0.weight")),
     "DeiT": ("DeiT", deit, ("head.weight", "head.bias")),
     "Hugging Face": (
         "Hugging Face ViT",
-        lambda state: prefixed(to_hugging_face(state), "vit.")
-        | junk("vit.pooler.dense.bias")
-        | {"classifier.weight": torch.ones(5, 64)},
+        lambda state: (
+            prefixed(to_hugging_face(state), "vit.")
+            | junk("vit.pooler.dense.bias")
+            | {"classifier.weight": torch.ones(5, 64)}
+        ),
         ("pooler.dense.bias", "classifier.weight"),
     ),
     "Hugging Face, bare": ("Hugging Face ViT", to_hugging_face, ()),
@@ -165,7 +175,9 @@ def test_which_network(source: TimmViT, tmp_path: Path) -> None:
     assert not zero.vit.cls_token.any()
     assert load(CONFIG, path, checkpoint_key="teacher").vit.cls_token.any()
     assert "also holds student" in load(CONFIG, path).report.words()
-    with pytest.raises(ValueError, match="checkpoint_key 'model_ema' is not in this file; it has .*student, teacher"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint_key 'model_ema' is not in this file; it has .*student, teacher"
+    ):
         load(CONFIG, path, checkpoint_key="model_ema")
     torch.save(moco(source.export().state), path)
     assert not load(CONFIG, path, checkpoint_key="momentum_encoder").vit.cls_token.any()
@@ -176,7 +188,11 @@ def test_distilled_deit(tmp_path: Path) -> None:
     config = BackboneConfig(name="deit_tiny_distilled_patch16_224", **SIZES, heads=1)
     source = random_backbone(config)
     state = source.export().state
-    heads = {"head.weight": torch.ones(5, 64), "head.bias": torch.zeros(5), "head_dist.weight": torch.ones(5, 64)}
+    heads = {
+        "head.weight": torch.ones(5, 64),
+        "head.bias": torch.zeros(5),
+        "head_dist.weight": torch.ones(5, 64),
+    }
     torch.save({"model": state | heads}, tmp_path / "deit.pth")
     save_file(prefixed(to_hugging_face(state), "deit."), tmp_path / "hf.safetensors")
     for file in ("deit.pth", "hf.safetensors"):
@@ -192,7 +208,9 @@ def test_dinov2_with_registers(tmp_path: Path) -> None:
     source = random_backbone(BackboneConfig(**SIZES, heads=1, options=options))
     state = source.export().state
     offset = torch.randn(1, 1, 64)
-    theirs = {name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")}
+    theirs = {
+        name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")
+    }
     theirs |= {
         "register_tokens": state["reg_token"],
         "cls_token": state["cls_token"] - offset,
@@ -255,7 +273,7 @@ def test_published_sizes(name: str, layout: str, heads: int) -> None:
 def test_shapes_that_do_not_tell(tmp_path: Path) -> None:
     source = random_backbone(BackboneConfig(**{**SIZES, "embed_dim": 48}, heads=3))
     torch.save(source.export().state, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="width 48 is no multiple of 64.*name=BackboneConfig"):
+    with pytest.raises(ValueError, match=r"width 48 is no multiple of 64.*name=BackboneConfig"):
         load(weights=tmp_path / "x.pth")
     assert load(BackboneConfig(**{**SIZES, "embed_dim": 48}, heads=3), tmp_path / "x.pth").heads == 3
 
@@ -293,7 +311,9 @@ class TestRefused:
         state = source.export().state
         del state["blocks.1.mlp.fc1.weight"], state["norm.bias"]
         torch.save(state, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match=r"only in part(.|\n)*missing.*\(2\): blocks\.1\.mlp\.fc1\.weight, norm\.bias"):
+        with pytest.raises(
+            ValueError, match=r"only in part(.|\n)*missing.*\(2\): blocks\.1\.mlp\.fc1\.weight, norm\.bias"
+        ):
             load(CONFIG, tmp_path / "x.pth")
         with pytest.warns(UserWarning, match="missing, left as initialized"):
             loaded = load(CONFIG, tmp_path / "x.pth", allow_partial=True)
@@ -312,23 +332,28 @@ class TestRefused:
             load(BackboneConfig(**{**SIZES, "depth": 1}, heads=1), tmp_path / "x.pth")
 
     @pytest.mark.parametrize("partial", [False, True])
-    def test_another_architecture_names_both_shapes(self, partial: bool, source: TimmViT, tmp_path: Path) -> None:
+    def test_another_architecture_names_both_shapes(
+        self, partial: bool, source: TimmViT, tmp_path: Path
+    ) -> None:
         torch.save(source.export().state, tmp_path / "x.pth")
         with pytest.raises(
             ValueError,
             match=r"another architecture than vit_tiny_patch16_224 \(width 192, 12 blocks\): cls_token is "
-            r"\[1, 1, 64\] in the file and \[1, 1, 192\] in the model.*By its shapes it is .*width 64, 2 blocks",
+            r"\[1, 1, 64\] in the file and \[1, 1, 192\] in the model.*By its shapes it is .*width 64, 2 "
+            r"blocks",
         ):
             load("vit_tiny_patch16_224", tmp_path / "x.pth", allow_partial=partial)
 
     def test_another_patch_size(self, source: TimmViT, tmp_path: Path) -> None:
         torch.save(source.export().state, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match=r"proj.weight is \[64, 3, 8, 8\] in the file and \[64, 3, 16, 16\]"):
+        with pytest.raises(
+            ValueError, match=r"proj.weight is \[64, 3, 8, 8\] in the file and \[64, 3, 16, 16\]"
+        ):
             load(BackboneConfig(**{**SIZES, "patch_size": 16}, heads=1), tmp_path / "x.pth")
 
     def test_no_vit(self, tmp_path: Path) -> None:
         torch.save({"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}, tmp_path / "x.pth")
-        with pytest.raises(ValueError, match="no Vision Transformer in this file.*'conv1.weight'"):
+        with pytest.raises(ValueError, match=r"no Vision Transformer in this file.*'conv1.weight'"):
             load(CONFIG, tmp_path / "x.pth")
         torch.save([torch.zeros(3)], tmp_path / "y.pth")
         with pytest.raises(ValueError, match="holds a list, not a dictionary of weights"):
@@ -344,7 +369,9 @@ class TestRefused:
             save_exported(source.export(), path)
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(ValueError, match=r"empty \(0 bytes\)" if not share else "truncated, or no checkpoint"):
+        with pytest.raises(
+            ValueError, match=r"empty \(0 bytes\)" if not share else "truncated, or no checkpoint"
+        ):
             load(CONFIG, path)
 
     def test_truncated_old_format(self, source: TimmViT, tmp_path: Path) -> None:
@@ -416,7 +443,9 @@ class TestSurgery:
 
     def test_table_4(self, tmp_path: Path) -> None:
         save_exported(random_backbone().export(), tmp_path / "plain.safetensors")
-        save_exported(random_backbone(CONFIG.model_copy(update={"surgery": "F"})).export(), tmp_path / "sar.safetensors")
+        save_exported(
+            random_backbone(CONFIG.model_copy(update={"surgery": "F"})).export(), tmp_path / "sar.safetensors"
+        )
         for pre in ("plain", "sar"):
             path = tmp_path / f"{pre}.safetensors"
             without = load(weights=path)  # fine-tuning without SAR
@@ -442,7 +471,9 @@ class TestExported:
         source.mean, source.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
         save_exported(source.export(), tmp_path / "deep" / "x.safetensors")
         loaded = load(weights=tmp_path / "deep" / "x.safetensors", drop_path=0.3, gradient_checkpointing=True)
-        assert loaded.config == CONFIG.model_copy(update={"image_size": (32, 32), "drop_path": 0.3, "gradient_checkpointing": True})
+        assert loaded.config == CONFIG.model_copy(
+            update={"image_size": (32, 32), "drop_path": 0.3, "gradient_checkpointing": True}
+        )
         assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
         assert torch.equal(loaded.eval()(IMAGES).cls, source(IMAGES).cls)
         assert loaded.report.layout == "vitrail"
@@ -453,9 +484,14 @@ class TestExported:
         vit = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=0)
         vit.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
         images = torch.randn(1, 3, 64, 64)
-        torch.testing.assert_close(vit.eval().forward_features(images)[:, 1:], source(images).patches, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            vit.eval().forward_features(images)[:, 1:], source(images).patches, atol=1e-5, rtol=1e-5
+        )
         again = timm.create_model(
-            "vit_tiny_patch16_224", img_size=64, num_classes=0, checkpoint_path=str(tmp_path / "x.safetensors")
+            "vit_tiny_patch16_224",
+            img_size=64,
+            num_classes=0,
+            checkpoint_path=str(tmp_path / "x.safetensors"),
         )
         assert torch.equal(again.cls_token, source.vit.cls_token)
 
@@ -503,7 +539,15 @@ class TestClassifier:
         assert classes == ("ant", "bee", "cat")
         assert torch.equal(loaded(backbone.eval()(IMAGES).cls), head(source(IMAGES).cls))
         assert load(weights=tmp_path / "x.safetensors").report.ignored == ("head.bias", "head.weight")
-        vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=3)
+        vit = timm.create_model(
+            "vit_tiny_patch16_224",
+            img_size=32,
+            patch_size=8,
+            embed_dim=64,
+            depth=2,
+            num_heads=1,
+            num_classes=3,
+        )
         vit.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
         torch.testing.assert_close(vit.eval()(IMAGES), head(source(IMAGES).cls), atol=1e-5, rtol=1e-5)
 
@@ -579,7 +623,7 @@ class TestPretrained:
             load("vit_smal_patch16_224", "pretrained")
         with pytest.raises(ValueError, match="need a name"):
             load(None, "pretrained")
-        with pytest.raises(ValueError, match="it offers vit_small_patch8_224.*dino"):
+        with pytest.raises(ValueError, match=r"it offers vit_small_patch8_224.*dino"):
             load("vit_small_patch8_224.nothing", "pretrained")
         with pytest.raises(ValueError, match="no weights under the name vit_giant_patch14_224"):
             load("vit_giant_patch14_224", "pretrained")

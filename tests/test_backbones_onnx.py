@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from vitrail.backbones import BackboneConfig, create
+from vitrail.backbones.onnx import export_onnx
+
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-from vitrail.backbones import BackboneConfig, create
-from vitrail.backbones.onnx import export_onnx
 
 TINY = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "heads": 3}
 
@@ -44,7 +44,7 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     backbone = create(BackboneConfig(**TINY))
     export_onnx(backbone, tmp_path / "x.onnx", batch=3)
     assert run(tmp_path / "x.onnx", torch.randn(3, 3, 32, 32))[1].shape == (3, 16, 24)
-    with pytest.raises(Exception, match="(?i)invalid|dimension"):
+    with pytest.raises(Exception, match=r"(?i)invalid|dimension"):
         run(tmp_path / "x.onnx", torch.randn(2, 3, 32, 32))
 
 

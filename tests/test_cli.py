@@ -26,7 +26,9 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
 
 
-@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["list", "demo", "doctor", "train", "evaluate", "show", "report", "export"]
+)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -36,12 +38,26 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
 
 def test_list_names_recipes_and_protocols() -> None:
     output = runner.invoke(app, ["list"]).output
-    for name in ("scenes_sar", "folder", "deit_small", "finetune_sar", "knn", "linear", "attention_jaccard", *PICTURES):
+    for name in (
+        "scenes_sar",
+        "folder",
+        "deit_small",
+        "finetune_sar",
+        "knn",
+        "linear",
+        "attention_jaccard",
+        *PICTURES,
+    ):
         assert name in output
 
 
 def test_every_listed_thing_has_a_summary() -> None:
-    for entry in [*catalog.recipes(), *catalog.protocols(), *catalog.parts("methods"), *catalog.parts("regularizers")]:
+    for entry in [
+        *catalog.recipes(),
+        *catalog.protocols(),
+        *catalog.parts("methods"),
+        *catalog.parts("regularizers"),
+    ]:
         assert entry.summary, entry
 
 
@@ -118,7 +134,9 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("val/top1" in line for line in lines)
     assert (run / "exported" / "backbone.safetensors").is_file()
-    assert {"attention_before.png", "attention_after.png"} <= {path.name for path in (run / "pictures").iterdir()}
+    assert {"attention_before.png", "attention_after.png"} <= {
+        path.name for path in (run / "pictures").iterdir()
+    }
 
     refused = vitrail("train", "scenes_sar", *SMALL, "--out", str(run))
     assert refused.returncode == 2

@@ -116,7 +116,10 @@ def test_exported_weights_say_what_is_needed_to_rebuild() -> None:
 
 def test_it_learns_and_shuffled_labels_do_not_generalize() -> None:
     """A few dozen steps on scenes beat the untrained model and a control whose labels are shuffled."""
-    train, held = SyntheticScenes(512, image_size=32, seed=3), SyntheticScenes(256, image_size=32, seed=3, split="val")
+    train, held = (
+        SyntheticScenes(512, image_size=32, seed=3),
+        SyntheticScenes(256, image_size=32, seed=3, split="val"),
+    )
 
     def tensors(data: SyntheticScenes) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels, _ = data.arrays(0, len(data))
@@ -139,5 +142,9 @@ def test_it_learns_and_shuffled_labels_do_not_generalize() -> None:
         with torch.no_grad():
             return (module(held_images).argmax(1) == held_labels).float().mean().item()
 
-    learned, untrained, control = accuracy_after(labels, 80), accuracy_after(labels, 0), accuracy_after(shuffled, 80)
+    learned, untrained, control = (
+        accuracy_after(labels, 80),
+        accuracy_after(labels, 0),
+        accuracy_after(shuffled, 80),
+    )
     assert learned > max(untrained, control) + 0.15, (learned, untrained, control)

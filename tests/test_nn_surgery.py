@@ -1,4 +1,4 @@
-"""SAR's surgery: presets against Eq. 1, 2, 10 and 11 written out, keys, drop path, and the released code's numbers."""
+"""SAR's surgery: presets against the equations written out, keys, drop path, the released code's numbers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import timm
 import torch
-from torch import Tensor, nn
-
-timm = pytest.importorskip("timm")
-
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig, TimmViT, create
 from vitrail.config import ConfigError
@@ -25,7 +23,15 @@ SIZES = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "heads"
 def tiny_vit(**options: object) -> VisionTransformer:
     torch.manual_seed(0)
     vit = VisionTransformer(
-        **{"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0, **options}
+        **{
+            "img_size": 32,
+            "patch_size": 8,
+            "embed_dim": 24,
+            "depth": 2,
+            "num_heads": 3,
+            "num_classes": 0,
+            **options,
+        }
     )
     with torch.no_grad():
         for value in vit.parameters():
@@ -94,8 +100,8 @@ def test_no_token_is_ever_zeroed() -> None:
 
 
 def test_patch_tokens_lose_the_path_around_the_attention() -> None:
-    """The CLS output no longer depends on the CLS token except through queries and keys: with equal values of all
-    patch tokens' v it is a constant."""
+    """The CLS output no longer depends on the CLS token except through queries and keys: with equal values of
+    all patch tokens' v it is a constant."""
     vit = tiny_vit()
     with torch.no_grad():
         vit.blocks[-1].attn.qkv.weight[48:] = 0  # values are their bias, whatever the token
@@ -143,7 +149,13 @@ def test_layer_scale_is_refused() -> None:
 
 def test_blocks_of_another_kind_are_refused() -> None:
     vit = timm.create_model(
-        "vit_base_patch16_18x2_224", img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0
+        "vit_base_patch16_18x2_224",
+        img_size=32,
+        patch_size=8,
+        embed_dim=24,
+        depth=2,
+        num_heads=3,
+        num_classes=0,
     )
     with pytest.raises(ValueError, match="ParallelThingsBlock"):
         operate(vit, "F")
@@ -182,7 +194,9 @@ class TestGolden:
 
     @pytest.fixture
     def model(self, golden: dict[str, np.ndarray]) -> tuple[TimmViT, nn.Linear]:
-        weights = {name[2:]: torch.from_numpy(value) for name, value in golden.items() if name.startswith("w:")}
+        weights = {
+            name[2:]: torch.from_numpy(value) for name, value in golden.items() if name.startswith("w:")
+        }
         config = BackboneConfig(image_size=64, patch_size=8, embed_dim=48, depth=3, heads=3, surgery="F")
         backbone, head = create(config).eval(), nn.Linear(48, 10)
         head.load_state_dict({"weight": weights.pop("head.weight"), "bias": weights.pop("head.bias")})
@@ -216,7 +230,11 @@ class TestGolden:
         entropy = spatial_entropy(tokens.scores[-1]).mean()
         loss = nn.functional.cross_entropy(head(tokens.cls), torch.from_numpy(golden["y"]))
         vit = backbone.vit
-        wanted = {"qkv": vit.blocks[-1].attn.qkv.weight, "cls": vit.cls_token, "patch": vit.patch_embed.proj.weight}
+        wanted = {
+            "qkv": vit.blocks[-1].attn.qkv.weight,
+            "cls": vit.cls_token,
+            "patch": vit.patch_embed.proj.weight,
+        }
         total = torch.autograd.grad(loss + 0.01 * entropy, list(wanted.values()), retain_graph=True)
         alone = torch.autograd.grad(entropy, [wanted["qkv"], wanted["cls"]])
         for name, found in zip(("g_qkv", "g_cls", "g_patch", "gb_qkv", "gb_cls"), (*total, *alone)):

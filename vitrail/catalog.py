@@ -63,7 +63,9 @@ def find(entries: Iterable[Entry], name: str, what: str) -> Entry:
 
 def _files(room: str) -> list[tuple[str, ast.Module]]:
     paths = sorted((PACKAGE / room).glob("*.py"))
-    return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
+    return [
+        (f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"
+    ]
 
 
 def _summary(node: ast.FunctionDef | ast.Module) -> str:

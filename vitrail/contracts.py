@@ -6,6 +6,7 @@ These are structural types: a class of your own fits when it has the named attri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -27,7 +28,9 @@ class Tokens(NamedTuple):
     patches: Tensor  # [B, N, D] after the final norm, raster order
     grid: tuple[int, int]  # (Y, X); Y * X == N unless a subset was kept
     layers: Mapping[int, Tensor] = {}  # asked-for blocks, [B, 1 + N, D], CLS first, before the final norm
-    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . patch keys / sqrt(d), no softmax, [B, H, Y, X]
+    scores: Mapping[
+        int, Tensor
+    ] = {}  # asked-for blocks, CLS query . patch keys / sqrt(d), no softmax, [B, H, Y, X]
 
 
 @runtime_checkable
@@ -40,7 +43,12 @@ class Backbone(Protocol):
     patch_size: tuple[int, int]
 
     def __call__(
-        self, images: Tensor, *, layers: Sequence[int] = (), scores: Sequence[int] = (), keep: Tensor | None = None
+        self,
+        images: Tensor,
+        *,
+        layers: Sequence[int] = (),
+        scores: Sequence[int] = (),
+        keep: Tensor | None = None,
     ) -> Tokens:
         """Images `[B, 3, H, W]`, normalized; `keep` holds patch ids `[B, K]` to process, None for all of them."""
         ...
@@ -64,7 +72,8 @@ class Batch(NamedTuple):
         )
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True)
+class Step:
     """Where training is: optimizer step `index` of `total`. All that a method knows of time."""
 
     index: int

@@ -36,7 +36,9 @@ def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTran
     except (TypeError, AssertionError, ZeroDivisionError) as error:
         raise ConfigError(f"timm cannot build {config.name} with {arguments}: {error}") from error
     if not isinstance(vit, VisionTransformer):
-        raise ConfigError(f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose a vit_* or deit_* model")
+        raise ConfigError(
+            f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose a vit_* or deit_* model"
+        )
     _check_sizes(vit, config)
     return vit
 
@@ -54,14 +56,20 @@ def _arguments(config: BackboneConfig) -> dict[str, Any]:
 
 
 def check_name(name: str) -> None:
-    """Raise `ConfigError`, with the nearest names, where timm has no model, or no weights' tag, of this name."""
+    """Raise `ConfigError`, with what there is instead, where timm lacks this model or this tag of it."""
     arch, _, tag = name.partition(".")
     if timm.is_model(arch):
-        offered = timm.list_pretrained(f"{arch}.*")
-        if tag and name not in offered:
-            raise ConfigError(f"timm {timm.__version__} has no {name!r}; it offers {', '.join(offered) or arch}")
+        try:
+            timm.models.get_pretrained_cfg(name)
+        except RuntimeError:
+            offered = ", ".join(timm.list_pretrained(f"{arch}.*")) or arch
+            raise ConfigError(
+                f"timm {timm.__version__} has no weights' tag {tag!r}; it offers {offered}"
+            ) from None
         return
-    close = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(
+        name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5
+    )
     hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models('vit_*') names some"
     raise ConfigError(f"timm {timm.__version__} has no model {name!r}; {hint}")
 

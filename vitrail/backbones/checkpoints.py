@@ -1,8 +1,8 @@
 """Load a backbone's weights from anyone's file, and save ours.
 
-A file is read without running code in it, recognized by its names, and fits the model entirely or is refused: half a
-checkpoint that loads in silence gives numbers that mean nothing. Our own files are safetensors under timm's names, with
-the configuration in the header, so that they need no name and timm reads them too.
+A file is read without running code in it, recognized by its names, and fits the model entirely or is refused:
+half a checkpoint that loads in silence gives numbers that mean nothing. Our own files are safetensors under
+timm's names, with the configuration in the header, so that they need no name and timm reads them too.
 """
 
 from __future__ import annotations
@@ -51,30 +51,34 @@ def load(
     """A backbone with weights; `backbone.report.words()` says how they fit.
 
     Args:
-        name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the header of
-            our own, by the shapes of others (the report says what was guessed).
-        weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of timm,
-            DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT.
+        name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the
+            header of our own, by the shapes of others (the report says what was guessed).
+        weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of
+            timm, DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT.
         image_size: pixels to make the positions for; they are interpolated from those of the weights.
-        checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto" prefers a
-            teacher, and MoCo-v3's base encoder.
+        checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto"
+            prefers a teacher, and MoCo-v3's base encoder.
         allow_partial: warn, instead of refusing, where weights are missing or unexpected.
         drop_path, gradient_checkpointing: for training on from here, in place of what the configuration says.
 
     Returns:
-        The model in training mode, on the CPU. The architecture follows the weights: one whose last block has no
-        norm2 was trained with SAR's surgery, and gets it.
+        The model in training mode, on the CPU. The architecture follows the weights: one whose last block has
+        no norm2 was trained with SAR's surgery, and gets it.
 
     Raises:
-        ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed download; each
-            says the way out.
+        ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
+            download; each says the way out.
     """
     if weights is None:
         raise ValueError(
             "load needs weights: 'pretrained' or the path of a file, as in load('vit_small_patch16_224', "
             "'pretrained'); vitrail.backbones.create makes a backbone with fresh weights"
         )
-    given = {"image_size": image_size, "drop_path": drop_path, "gradient_checkpointing": gradient_checkpointing}
+    given = {
+        "image_size": image_size,
+        "drop_path": drop_path,
+        "gradient_checkpointing": gradient_checkpointing,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     if str(weights) == "pretrained":
         return _pretrained(_changed(_as_config(name), changes), allow_partial)
@@ -85,25 +89,33 @@ def load(
 def load_classifier(
     path: str | Path, name: Name = None, *, image_size: Size = None, checkpoint_key: str = "auto"
 ) -> tuple[TimmViT, nn.Linear, tuple[str, ...] | None]:
-    """A backbone, the linear classifier of its class token, and the class names (None where the file has none).
+    """A backbone, the linear classifier of its class token, and the class names (None where the file has
+    none).
 
     Raises:
-        ValueError: as `load`; and for a file without a classifier, one whose classifier does not read the class token
-            (average pooling), or a distilled model, which has two.
+        ValueError: as `load`; and for a file without a classifier, one whose classifier does not read the
+            class token (average pooling), or a distilled model, which has two.
     """
     found, own = _found(Path(path), checkpoint_key)
     if not found.head:
-        raise ValueError(f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load")
+        raise ValueError(
+            f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load"
+        )
     changes = {} if image_size is None else {"image_size": image_size}
     backbone = _build(found, own, name, changes, str(path))
     if "fc_norm.weight" in found.state:
-        raise ValueError(f"{path} classifies the average of the patches, not the class token; load the backbone alone")
+        raise ValueError(
+            f"{path} classifies the average of the patches, not the class token; load the backbone alone"
+        )
     if "dist_token" in found.state:
-        raise ValueError(f"{path} has two classifiers, for class and distillation token; load the backbone alone")
+        raise ValueError(
+            f"{path} has two classifiers, for class and distillation token; load the backbone alone"
+        )
     weight = found.head["weight"]
     if weight.shape[1] != backbone.embed_dim:
         raise ValueError(
-            f"{path}: the classifier takes {weight.shape[1]} channels, the backbone gives {backbone.embed_dim}"
+            f"{path}: the classifier takes {weight.shape[1]} channels, the backbone gives "
+            f"{backbone.embed_dim}"
         )
     head = nn.Linear(weight.shape[1], weight.shape[0])
     head.load_state_dict(found.head)
@@ -112,7 +124,8 @@ def load_classifier(
 
 
 def save_exported(exported: Exported, path: str | Path) -> None:
-    """Write safetensors with the metadata in the header, whole or not at all: what was at `path` stays until then.
+    """Write safetensors with the metadata in the header, whole or not at all: what was at `path` stays until
+    then.
 
     Raises:
         OSError: where it cannot be written (a full disk).
@@ -149,7 +162,9 @@ def digest(backbone: TimmViT) -> str:
 
 def _as_config(name: Name) -> BackboneConfig:
     if name is None:
-        raise ValueError("pretrained weights need a name, as in load('vit_small_patch16_224.dino', 'pretrained')")
+        raise ValueError(
+            "pretrained weights need a name, as in load('vit_small_patch16_224.dino', 'pretrained')"
+        )
     return name if isinstance(name, BackboneConfig) else BackboneConfig(name=name)
 
 
@@ -159,10 +174,13 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
     if about is None or not about.has_weights:
         arch = config.name.partition(".")[0]
         offered = ", ".join(timm.list_pretrained(f"{arch}*")) or "none; choose another name"
-        raise ValueError(f"timm offers no weights under the name {config.name}; for {arch} it offers: {offered}")
+        raise ValueError(
+            f"timm offers no weights under the name {config.name}; for {arch} it offers: {offered}"
+        )
     if surgery(config.surgery).changes_block and not allow_partial:
         raise ValueError(
-            f"surgery {config.surgery} changes the last block, and timm's weights of {config.name} were trained with a "
+            f"surgery {config.surgery} changes the last block, and timm's weights of {config.name} were "
+            "trained with a "
             "plain one; leave surgery out (E adds the entropy loss alone), or pass allow_partial=True"
         )
     try:
@@ -173,7 +191,9 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
         raise ValueError(_no_weights(config, about.hf_hub_id, error)) from error
     operate(vit, config.surgery)
     backbone = TimmViT(vit, config)
-    note = f"{config.name}{f' ({about.tag})' if about.tag and '.' not in config.name else ''}, as timm offers it"
+    note = (
+        f"{config.name}{f' ({about.tag})' if about.tag and '.' not in config.name else ''}, as timm offers it"
+    )
     backbone.report = LoadReport(tuple(vit.state_dict()), (), (), "timm pretrained", notes=(note,))
     return backbone
 
@@ -181,12 +201,18 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
 def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     if "size mismatch" in str(error) or "state_dict" in str(error):
-        return f"timm's weights of {config.name} do not fit {config.plain()}; leave the overrides out ({reason})"
+        return (
+            f"timm's weights of {config.name} do not fit {config.plain()}; leave the overrides out ({reason})"
+        )
     return (
-        f"the pretrained weights of {config.name} could not be loaded ({type(error).__name__}: {reason}). Without a "
-        f"network: download model.safetensors from https://huggingface.co/{page or 'timm'} elsewhere and load it by "
-        f"load({config.name!r}, 'model.safetensors'); or run timm.create_model({config.name!r}, pretrained=True) on "
-        "another machine and copy its Hugging Face cache (HF_HOME, by default ~/.cache/huggingface) to this one"
+        f"the pretrained weights of {config.name} could not be loaded ({type(error).__name__}: {reason}). "
+        "Without a "
+        f"network: download model.safetensors from https://huggingface.co/{page or 'timm'} elsewhere and "
+        "load it by "
+        f"load({config.name!r}, 'model.safetensors'); or run timm.create_model({config.name!r}, "
+        "pretrained=True) on "
+        "another machine and copy its Hugging Face cache (HF_HOME, by default ~/.cache/huggingface) to this "
+        "one"
     )
 
 
@@ -221,7 +247,8 @@ def _build(
     if report.missing or report.unexpected:
         if not partial:
             raise ValueError(
-                f"{source} fits {config.name} only in part; give the matching name, or pass allow_partial=True "
+                f"{source} fits {config.name} only in part; give the matching name, or pass "
+                "allow_partial=True "
                 f"if this is meant.\n{report.words()}"
             )
         warnings.warn(f"{source} was loaded in part.\n{report.words()}", stacklevel=3)
@@ -248,11 +275,14 @@ def _architecture(
         return saved, (), grid
     if isinstance(name, str):
         if name.partition(".")[0] != saved.name.partition(".")[0]:
-            raise ValueError(f"{source} holds a {saved.name}, not a {name}; leave the name out, the file knows it")
+            raise ValueError(
+                f"{source} holds a {saved.name}, not a {name}; leave the name out, the file knows it"
+            )
         return saved, (), grid
     if not surgery(name.surgery).same_block(surgery(saved.surgery)):
         raise ValueError(
-            f"{source} was trained with surgery {saved.surgery or 'A (none)'}, and {name.surgery or 'A (none)'} was "
+            f"{source} was trained with surgery {saved.surgery or 'A (none)'}, and "
+            f"{name.surgery or 'A (none)'} was "
             "asked for; the architecture does not change between pre-training and fine-tuning: set the same"
         )
     return name, (), grid
@@ -273,19 +303,21 @@ def _changed(config: BackboneConfig, changes: Mapping[str, Any]) -> BackboneConf
 def _follow_surgery(
     config: BackboneConfig, found: Recognized, source: str, partial: bool
 ) -> tuple[BackboneConfig, tuple[str, ...]]:
-    """The architecture never changes between pre-training and fine-tuning (Table 4): it follows the weights."""
+    """The architecture follows the weights: it stays through fine-tuning (Table 4)."""
     gone = lacks_last_norm2(found.state)
     asked = surgery(config.surgery)
     if gone and asked.norm2:
         last = depth_of(found.state) - 1
         note = (
-            f"blocks.{last}.norm2 is not there: trained with SAR's surgery, built as C (the block of F, too; D would "
+            f"blocks.{last}.norm2 is not there: trained with SAR's surgery, built as C (the block of F, too; "
+            "D would "
             "look the same, if it is one say so by name=BackboneConfig(surgery='D'))"
         )
         return config.model_copy(update={"surgery": "C"}), (note,)
     if not gone and not asked.norm2 and not partial:
         raise ValueError(
-            f"surgery {config.surgery} was asked for, but {source} was trained with a plain last block (it has norm2); "
+            f"surgery {config.surgery} was asked for, but {source} was trained with a plain last block (it "
+            "has norm2); "
             "the architecture does not change between pre-training and fine-tuning: leave surgery out "
             "(E adds the entropy loss alone), or pass allow_partial=True"
         )
@@ -336,7 +368,8 @@ def _fill(backbone: TimmViT, found: Recognized, grid: tuple[int, int] | None, so
 
 
 def _describe(backbone: TimmViT) -> str:
-    return f"{getattr(backbone.config, 'name', 'the model')} (width {backbone.embed_dim}, {backbone.depth} blocks)"
+    name = backbone.config.name if backbone.config else "the model"
+    return f"{name} (width {backbone.embed_dim}, {backbone.depth} blocks)"
 
 
 def _advice(found: Recognized) -> str:
@@ -367,23 +400,30 @@ def _fit_positions(
         if count == new[0] * new[1]:
             return state, None
         raise ValueError(
-            f"{source} has {positions.shape[1]} positions, which are no square grid plus {prefix} tokens; say the grid: "
+            f"{source} has {positions.shape[1]} positions, which are no square grid plus {prefix} tokens; "
+            "say the grid: "
             "name=BackboneConfig(name=..., image_size=(height, width)) of the training"
         )
     if old == new:
         return state, None
-    resized = resample_abs_pos_embed(positions.float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix)
+    resized = resample_abs_pos_embed(
+        positions.float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix
+    )
     return state | {"pos_embed": resized}, f"{old[0]}x{old[1]} to {new[0]}x{new[1]}"
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     """The content of a file, and the metadata where it is one of ours."""
     if not path.is_file():
-        raise ValueError(f"there is no file of weights at {path}; give 'pretrained' or the path of a checkpoint")
+        raise ValueError(
+            f"there is no file of weights at {path}; give 'pretrained' or the path of a checkpoint"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
     if path.suffix == ".npz":
-        raise ValueError(f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead")
+        raise ValueError(
+            f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead"
+        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -424,11 +464,15 @@ _HARMLESS: list[Any] = [
 
 def _needs_code(path: Path, error: Exception) -> str:
     blocked = str(error).split("Unsupported", 1)
-    detail = blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
+    detail = (
+        blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
+    )
     return (
-        f"{path} is a pickle that holds more than weights ({detail}); such files can run any code, so they are not "
-        "opened here. If you trust its origin, convert it once: python -c \"import torch; c = "
-        f"torch.load('{path}', map_location='cpu', weights_only=False); c = c.get('state_dict', c.get('model', c)); "
+        f"{path} is a pickle that holds more than weights ({detail}); such files can run any code, so they "
+        "are not "
+        'opened here. If you trust its origin, convert it once: python -c "import torch; c = '
+        f"torch.load('{path}', map_location='cpu', weights_only=False); c = c.get('state_dict', "
+        "c.get('model', c)); "
         "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'weights.pth')\""
     )
 

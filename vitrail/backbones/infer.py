@@ -35,10 +35,16 @@ def infer(state: Mapping[str, Tensor], layout: str = "timm") -> tuple[BackboneCo
         layout: of the file, as `recognize` says it; MoCo-v3's ViT-S has other heads.
 
     Raises:
-        ValueError: where shapes do not tell: no class token, no square grid, a gated MLP, or a width that is no
-            multiple of 64; the way out is `name=BackboneConfig(...)`.
+        ValueError: where shapes do not tell: no class token, no square grid, a gated MLP, or a width that is
+            no multiple of 64; the way out is `name=BackboneConfig(...)`.
     """
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight")
+    needed = (
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.weight",
+    )
     lacking = [name for name in needed if name not in state]
     if lacking:
         raise ValueError(_unclear(f"it has no {', '.join(lacking)}"))
@@ -78,7 +84,9 @@ def depth_of(state: Mapping[str, Tensor]) -> int:
 def lacks_last_norm2(state: Mapping[str, Tensor]) -> bool:
     """Whether the last block, and it alone, has no norm2: the mark of SAR's surgery C, D and F."""
     depth = depth_of(state)
-    normed = [any(f"blocks.{index}.norm2.{kind}" in state for kind in ("weight", "bias")) for index in range(depth)]
+    normed = [
+        any(f"blocks.{index}.norm2.{kind}" in state for kind in ("weight", "bias")) for index in range(depth)
+    ]
     return depth > 0 and not normed[-1] and all(normed[:-1]) and f"blocks.{depth - 1}.mlp.fc1.weight" in state
 
 
@@ -130,12 +138,15 @@ def _heads(state: Mapping[str, Tensor], width: int, layout: str) -> tuple[int, s
     if width in _HEADS:
         return _HEADS[width], "as published models of this width have"
     if width % 64:
-        raise ValueError(_unclear(f"its width {width} is no multiple of 64, so the number of heads is unknown"))
+        raise ValueError(
+            _unclear(f"its width {width} is no multiple of 64, so the number of heads is unknown")
+        )
     return width // 64, "64 channels each"
 
 
 def _unclear(reason: str) -> str:
     return (
-        f"the architecture cannot be read from the shapes of this file: {reason}; say it: name='vit_...' as in timm, "
+        f"the architecture cannot be read from the shapes of this file: {reason}; say it: name='vit_...' as "
+        "in timm, "
         "or name=BackboneConfig(name=..., heads=..., image_size=...)"
     )

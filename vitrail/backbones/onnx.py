@@ -39,15 +39,16 @@ def export_onnx(
     Args:
         backbone: is left as it is; a copy in evaluation mode, in float32 on the CPU, is written.
         path: of the file, written whole or not at all.
-        image_size: pixels, one side or (height, width); the positions for it are baked in. None takes the model's own.
+        image_size: pixels, one side or (height, width); the positions for it are baked in. None takes the
+            model's own.
         batch: images per call, or "dynamic".
 
     Returns:
         The largest difference between onnxruntime's outputs and the backbone's; None without onnxruntime.
 
     Raises:
-        ValueError: a size that is not whole patches, a batch under 1, outputs that differ by more than 1e-4, or a
-            missing library (`pip install vitrail[onnx]`).
+        ValueError: a size that is not whole patches, a batch under 1, outputs that differ by more than 1e-4,
+            or a missing library (`pip install vitrail[onnx]`).
     """
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch {batch!r} is neither a positive number nor 'dynamic'")
@@ -55,11 +56,15 @@ def export_onnx(
         try:
             __import__(library)
         except ImportError as error:
-            raise ValueError(f"ONNX export needs {library}, which is not installed: pip install 'vitrail[onnx]'") from error
+            raise ValueError(
+                f"ONNX export needs {library}, which is not installed: pip install 'vitrail[onnx]'"
+            ) from error
     path = Path(path)
     baked = _baked(backbone, image_size)
     count = 2 if batch == "dynamic" else batch  # an example of 1 would be taken for a constant
-    images = torch.randn(count, baked.vit.in_chans, *baked.image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(
+        count, baked.vit.in_chans, *baked.image_size, generator=torch.Generator().manual_seed(0)
+    )
     shapes = {"images": {0: torch.export.Dim("batch")}} if batch == "dynamic" else None
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -67,7 +72,10 @@ def export_onnx(
         _write(_Flat(baked), images, partial, shapes)
         difference = _difference(baked, partial, images, dynamic=batch == "dynamic")
         if difference is not None and not difference <= TOLERANCE:
-            raise ValueError(f"onnxruntime's outputs differ from the backbone's by {difference:.2g}, more than {TOLERANCE:g}")
+            raise ValueError(
+                f"onnxruntime's outputs differ from the backbone's by {difference:.2g}, more than "
+                f"{TOLERANCE:g}"
+            )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -111,6 +119,8 @@ def _difference(backbone: TimmViT, path: Path, images: Tensor, *, dynamic: bool)
     for batch in (images, images[:1]) if dynamic else (images,):
         with torch.no_grad():
             tokens = backbone(batch)
-        for expected, found in zip((tokens.cls, tokens.patches), session.run(["cls", "patches"], {"images": batch.numpy()})):
+        for expected, found in zip(
+            (tokens.cls, tokens.patches), session.run(["cls", "patches"], {"images": batch.numpy()})
+        ):
             largest = max(largest, float((expected - torch.from_numpy(found)).abs().max()))
     return largest

@@ -1,7 +1,8 @@
 """Any timm VisionTransformer behind `vitrail.contracts.Backbone`.
 
-timm embeds the patches and adds the positions; the blocks run one by one, so that outputs of asked-for blocks can be
-kept and CLS scores read from asked-for blocks while fused attention stays on (`vitrail.nn.open_block`). Images of any
+timm embeds the patches and adds the positions; the blocks run one by one, so that outputs of asked-for blocks
+can be kept and CLS scores read from asked-for blocks while fused attention stays on
+(`vitrail.nn.open_block`). Images of any
 size that holds whole patches are taken: positions are interpolated (bicubic, antialiased) to their grid.
 """
 
@@ -26,10 +27,10 @@ from vitrail.nn.open_block import open_blocks
 class TimmViT(nn.Module):
     """Images to tokens. Fulfills `vitrail.contracts.Backbone`.
 
-    Attributes: `vit` (timm's model, its classifier taken off), `config` (None for a model of your own), `embed_dim`,
-    `depth`, `heads`, `patch_size` and `image_size` as (height, width) in pixels, `prefix_tokens` (class,
-    distillation and register tokens before the patches), `norm` (the final one), `mean` and `std` of the pixels, as
-    the weights want images normalized, and `report` (`LoadReport`, None for fresh weights).
+    Attributes: `vit` (timm's model, its classifier taken off), `config` (None for a model of your own),
+    `embed_dim`, `depth`, `heads`, `patch_size` and `image_size` as (height, width) in pixels, `prefix_tokens`
+    (class, distillation and register tokens before the patches), `norm` (the final one), `mean` and `std` of
+    the pixels, as the weights want images normalized, and `report` (`LoadReport`, None for fresh weights).
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class TimmViT(nn.Module):
             mean, std: of the pixels in [0, 1], per channel; by default what timm says about the model.
 
         Raises:
-            ValueError: for a model without a class token, with attention pooling, or that drops patches at random.
+            ValueError: for a model without a class token, with attention pooling, or that drops patches at
+                random.
         """
         super().__init__()
         _check(vit)
@@ -64,7 +66,9 @@ class TimmViT(nn.Module):
         self.std: tuple[float, ...] = tuple(std or pixels.get("std") or IMAGENET_DEFAULT_STD)
         self.embed_dim: int = vit.embed_dim
         self.depth = len(vit.blocks)
-        self.heads: int = next(part.num_heads for part in vit.blocks[0].modules() if hasattr(part, "num_heads"))
+        self.heads: int = next(
+            part.num_heads for part in vit.blocks[0].modules() if hasattr(part, "num_heads")
+        )
         self.patch_size: tuple[int, int] = tuple(vit.patch_embed.feat_ratio(as_scalar=False))
         self.prefix_tokens: int = vit.num_prefix_tokens
         self.gradient_checkpointing = bool(config and config.gradient_checkpointing)
@@ -80,30 +84,37 @@ class TimmViT(nn.Module):
         return tuple(self.vit.patch_embed.img_size)
 
     def forward(
-        self, images: Tensor, *, layers: Sequence[int] = (), scores: Sequence[int] = (), keep: Tensor | None = None
+        self,
+        images: Tensor,
+        *,
+        layers: Sequence[int] = (),
+        scores: Sequence[int] = (),
+        keep: Tensor | None = None,
     ) -> Tokens:
         """Run the model.
 
         Args:
             images: `[B, 3, H, W]`, normalized by `mean` and `std`; H and W multiples of the patch size.
             layers: blocks whose output to keep, 0-based, negative from the last.
-            scores: blocks whose CLS scores to return: q_cls . k / sqrt(d) over the patches, before the softmax,
-                `[B, H, Y, X]`, float32 or wider; class, distillation and register tokens are no patches.
-            keep: patch ids `[B, K]` (int64, raster order) to process, chosen after the positions are added; the
-                others are dropped before the first block. `grid` stays that of the whole image.
+            scores: blocks whose CLS scores to return: q_cls . k / sqrt(d) over the patches, before the
+                softmax, `[B, H, Y, X]`, float32 or wider; class, distillation and register tokens are no
+                patches.
+            keep: patch ids `[B, K]` (int64, raster order) to process, chosen after the positions are added;
+                the others are dropped before the first block. `grid` stays that of the whole image.
 
         Returns:
             `Tokens`. Prefix tokens other than the class token are in none of its parts.
 
         Raises:
-            ValueError: image sides that are not whole patches, a block that is not there, ids of another shape, or
-                `scores` with `keep`, since a subset of patches makes no map.
+            ValueError: image sides that are not whole patches, a block that is not there, ids of another
+                shape, or `scores` with `keep`, since a subset of patches makes no map.
         """
         grid = self._grid(images)
         wanted_layers, wanted_scores = self._blocks(layers, "layers"), self._blocks(scores, "scores")
         if wanted_scores and keep is not None:
             raise ValueError(
-                f"scores of blocks {tuple(scores)} were asked together with keep: a subset of patches makes no "
+                f"scores of blocks {tuple(scores)} were asked together with keep: a subset of patches makes "
+                "no "
                 "[Y, X] map; ask for the scores of the whole image in a call without keep"
             )
         x = self._embed(images, keep)
@@ -167,7 +178,8 @@ class TimmViT(nn.Module):
         for number in asked:
             if not -self.depth <= number < self.depth:
                 raise ValueError(
-                    f"{what}: there is no block {number} among {self.depth}; choose {-self.depth} to {self.depth - 1}"
+                    f"{what}: there is no block {number} among {self.depth}; choose {-self.depth} to "
+                    f"{self.depth - 1}"
                 )
             found[number] = number % self.depth
             if what == "scores" and found[number] in self._closed:
@@ -205,13 +217,18 @@ def _check(vit: VisionTransformer) -> None:
         raise ValueError(f"{name} is no timm VisionTransformer; choose a vit_* or deit_* model")
     if not vit.has_class_token:
         raise ValueError(
-            f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS scores "
+            f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS "
+            "scores "
             "need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*"
         )
     if vit.attn_pool is not None:
-        raise ValueError(f"{name} pools by attention, which tokens pass by; build it with global_pool='token'")
+        raise ValueError(
+            f"{name} pools by attention, which tokens pass by; build it with global_pool='token'"
+        )
     if not isinstance(vit.patch_drop, nn.Identity):
-        raise ValueError(f"{name} drops patches at random; build it with patch_drop_rate=0 and pass `keep` instead")
+        raise ValueError(
+            f"{name} drops patches at random; build it with patch_drop_rate=0 and pass `keep` instead"
+        )
 
 
 def _let_sizes_vary(vit: VisionTransformer) -> None:
@@ -229,4 +246,6 @@ def _check_keep(keep: Tensor, batch: int, patches: int) -> None:
         )
     on_host = keep.device.type == "cpu" and not torch.compiler.is_compiling()  # looking waits for a GPU
     if on_host and keep.numel() and not 0 <= int(keep.min()) <= int(keep.max()) < patches:
-        raise ValueError(f"keep names patches {int(keep.min())} to {int(keep.max())}; there are 0 to {patches - 1}")
+        raise ValueError(
+            f"keep names patches {int(keep.min())} to {int(keep.max())}; there are 0 to {patches - 1}"
+        )

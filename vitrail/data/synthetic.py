@@ -94,7 +94,10 @@ class SyntheticScenes:
         draws[:, _TURN] = (draws[:, _TURN] + 0.25 * share * way[2]) % 1.0
         label = index % len(self.classes)
         images, masks = _paint(draws, np.full(frames, label), self.size)
-        return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]
+        return [
+            self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}")
+            for n in range(frames)
+        ]
 
     def digest(self) -> str:
         """Of all that decides the scenes."""
@@ -103,7 +106,9 @@ class SyntheticScenes:
 
     def _draws(self, index: int) -> Array:
         which = 0 if self.split == "train" else 1
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, which, index]))).random(_DRAWS)
+        return np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, which, index]))
+        ).random(_DRAWS)
 
     def _sample(self, image: NDArray[np.uint8], label: int, mask: NDArray[np.uint8], path: str) -> Sample:
         return Sample(Image.fromarray(image), label, mask, _boxes(mask), path)
@@ -143,7 +148,9 @@ def _paint(
     canvas = _background(draws, x, y)
     for number in range(DISTRACTORS):
         canvas = _distractor(canvas, draws[:, _BLOB + 9 * number : _BLOB + 9 * (number + 1)], x, y, side)
-    center_x, center_y = ((0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height)))
+    center_x, center_y = (
+        (0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height))
+    )
     radius = 0.17 + 0.09 * draws[:, _RADIUS]
     u, v = _turned((x - _c(center_x)) / _c(radius), (y - _c(center_y)) / _c(radius), draws[:, _TURN])
     inside = _shape(labels % 8, u, v) * _c(radius) * side  # pixels, negative inside
@@ -238,14 +245,19 @@ def _wave(phase: Array) -> Array:
 def _noise(lattice: Array, x: Array, y: Array, cells: Array) -> Array:
     """Smooth noise in [0, 1]: a lattice of draws `[n, L, L]`, interpolated, `cells` cells along the shorter side."""
     p, q = x * _c(cells), y * _c(cells)
-    p, q = np.broadcast_to(p, np.broadcast_shapes(p.shape, q.shape)), np.broadcast_to(q, np.broadcast_shapes(p.shape, q.shape))
+    p, q = (
+        np.broadcast_to(p, np.broadcast_shapes(p.shape, q.shape)),
+        np.broadcast_to(q, np.broadcast_shapes(p.shape, q.shape)),
+    )
     column, row = np.floor(p), np.floor(q)
     s, t = p - column, q - row
     s, t = s * s * (3 - 2 * s), t * t * (3 - 2 * t)
     scene = np.arange(len(lattice))[:, None, None]
 
     def at(dy: int, dx: int) -> Array:
-        return lattice[scene, (row.astype(np.int64) + dy) % _LATTICE, (column.astype(np.int64) + dx) % _LATTICE]
+        return lattice[
+            scene, (row.astype(np.int64) + dy) % _LATTICE, (column.astype(np.int64) + dx) % _LATTICE
+        ]
 
     top, bottom = at(0, 0) * (1 - s) + at(0, 1) * s, at(1, 0) * (1 - s) + at(1, 1) * s
     return top * (1 - t) + bottom * t

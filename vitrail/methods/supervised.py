@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,7 +51,9 @@ class Supervised(nn.Module):
         """`classes` are the names of the labels 0, 1, ...; at least two."""
         super().__init__()
         if len(classes) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes, the data has {len(classes)}: {list(classes)}")
+            raise ValueError(
+                f"a classifier needs at least 2 classes, the data has {len(classes)}: {list(classes)}"
+            )
         self.config = config
         self.backbone = backbone
         self.classes = classes
@@ -70,7 +71,9 @@ class Supervised(nn.Module):
         layers, scores = self._wanted()
         tokens = self.backbone(images, layers=layers, scores=scores)
         logits = self.head(tokens.cls).float()
-        smoothing = self.config.label_smoothing if self.mixing is None else 0.0  # timm's mixing has smoothed already
+        smoothing = (
+            self.config.label_smoothing if self.mixing is None else 0.0
+        )  # timm's mixing has smoothed already
         total = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         parts = {"cross_entropy": total.detach()}
         if self.mixing is None:
@@ -88,7 +91,9 @@ class Supervised(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone groups by layer, head and regularizers at the full rate; biases and norms undecayed."""
         config = self.config
-        groups = parameter_groups(self.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+        groups = parameter_groups(
+            self.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay
+        )
         for module in (self.head, self.regularizers):
             groups += parameter_groups(module, weight_decay=config.weight_decay)
         return [group for group in groups if group["params"]]
@@ -130,5 +135,3 @@ def _mixing(config: SupervisedConfig, classes: int) -> Any:
         label_smoothing=config.label_smoothing,
         num_classes=classes,
     )
-
-

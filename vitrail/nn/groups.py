@@ -1,8 +1,8 @@
 """Optimizer groups: what is decayed, and how fast each layer learns.
 
-Not decayed: vectors (biases, norms, layer scale) and learned tokens and positions. With layer decay, as in BEiT and
-MAE fine-tuning, the part at distance n below the classifier learns at decay ** n; parts are timm's (stem, then one
-per block, the final norm with the last block).
+Not decayed: vectors (biases, norms, layer scale) and learned tokens and positions. With layer decay, as in
+BEiT and MAE fine-tuning, the part at distance n below the classifier learns at decay ** n; parts are timm's
+(stem, then one per block, the final norm with the last block).
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ def parameter_groups(
     Args:
         module: anything; for `layer_decay` it is, or holds, a timm model.
         weight_decay: of matrices and kernels.
-        layer_decay: factor per part, in (0, 1]. The last block (with the final norm) gets decay ** 1, the one below
-            decay ** 2, the stem decay ** (depth + 1); everything outside the timm model, and its own classifier,
-            learns at the full rate.
+        layer_decay: factor per part, in (0, 1]. The last block (with the final norm) gets decay ** 1, the one
+            below decay ** 2, the stem decay ** (depth + 1); everything outside the timm model, and its own
+            classifier, learns at the full rate.
 
     Returns:
         Dictionaries with `params`, `weight_decay` and `lr_scale` (a factor on the schedule); none is empty.
 
     Raises:
-        ValueError: a negative weight decay, a layer decay outside (0, 1], or one for a module without timm's parts.
+        ValueError: a negative weight decay, a layer decay outside (0, 1], or one for a module without timm's
+            parts.
     """
     if weight_decay < 0:
         raise ValueError(f"weight_decay {weight_decay} is negative; 0 switches it off")
     if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay {layer_decay} is not inside (0, 1]; null switches it off, 0.75 is usual")
+        raise ValueError(
+            f"layer_decay {layer_decay} is not inside (0, 1]; null switches it off, 0.75 is usual"
+        )
     distances = _distances(module) if layer_decay is not None else {}
     spared = set(_spared(module))
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -51,7 +54,7 @@ def parameter_groups(
 
 
 def _spared(module: nn.Module) -> Iterator[str]:
-    """Names that are not decayed although they are no vectors: tokens, positions, and what timm's models list."""
+    """Names not decayed although they are no vectors: tokens, positions, and what timm's models list."""
     for name, _ in module.named_parameters():
         if name.rpartition(".")[2] in _TOKENS:
             yield name

@@ -1,6 +1,7 @@
 """timm's transformer block, opened: the same modules under the same names, and it hands out the CLS scores.
 
-timm's attention runs fused, so its scores are nowhere to be seen. The scores of one query, though, are one small
+timm's attention runs fused, so its scores are nowhere to be seen. The scores of one query, though, are one
+small
 product of what the block has anyway: S[h, x] = q_cls . k_x / sqrt(d). A block that is asked for them computes
 queries and keys once, gives them to the fused attention, and to that product. Nothing else changes, gradients
 included, and everything passes through `forward`, so that sharding and checkpointing wrappers work.
@@ -35,8 +36,8 @@ class OpenBlock(nn.Module):
         A branch without its skip connection loses its drop path too: dropping it would zero the tokens.
 
         Raises:
-            ValueError: for a block or an attention of another kind, and for layer scale on a branch that has no
-                skip connection (its 1e-5 would be all that is left of the tokens).
+            ValueError: for a block or an attention of another kind, and for layer scale on a branch that has
+                no skip connection (its 1e-5 would be all that is left of the tokens).
         """
         super().__init__()
         reason = why_closed(block)
@@ -45,7 +46,8 @@ class OpenBlock(nn.Module):
         for skip, scale in ((msa_skip, block.ls1), (mlp_skip, block.ls2)):
             if not skip and not isinstance(scale, nn.Identity):
                 raise ValueError(
-                    "the block has layer scale, which shrinks the tokens to nothing where the skip connection is "
+                    "the block has layer scale, which shrinks the tokens to nothing where the skip "
+                    "connection is "
                     "removed; build the model without it (options={'init_values': None}), or keep the skip"
                 )
         self.msa_skip = msa_skip
@@ -71,7 +73,9 @@ class OpenBlock(nn.Module):
         """
         if scores:
             if attn_mask is not None or is_causal:
-                raise ValueError("scores of masked attention are not defined here; ask for them without a mask")
+                raise ValueError(
+                    "scores of masked attention are not defined here; ask for them without a mask"
+                )
             attended, similarity = attend(self.attn, self.norm1(x))
             return self._rest(x, attended), similarity
         masks: dict[str, Any] = {}
@@ -105,8 +109,8 @@ def attend(attn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         x: normalized tokens `[B, T, D]`, the class token first.
 
     Returns:
-        The attention's output `[B, T, D]`, and q_0 . k / sqrt(d) before any softmax, `[B, H, T]`, in float32 or
-        wider also under autocast; gradients flow to that query and to all keys.
+        The attention's output `[B, T, D]`, and q_0 . k / sqrt(d) before any softmax, `[B, H, T]`, in float32
+        or wider also under autocast; gradients flow to that query and to all keys.
     """
     batch, count, _ = x.shape
     gate = attn.gate(x).sigmoid() if getattr(attn, "gate", None) is not None else None
@@ -151,12 +155,14 @@ def why_closed(block: nn.Module) -> str | None:
 
     if type(block) not in (Block, OpenBlock):
         return (
-            f"a block of type {type(block).__name__} cannot be opened to its CLS scores, nor operated on; models "
+            f"a block of type {type(block).__name__} cannot be opened to its CLS scores, nor operated on; "
+            "models "
             "with timm's plain Block can (vit_*_patch16_224, deit_*, dinov2)"
         )
     if type(block.attn) is not Attention:
         return (
-            f"attention of type {type(block.attn).__name__} cannot be opened to its CLS scores, nor operated on; "
+            f"attention of type {type(block.attn).__name__} cannot be opened to its CLS scores, nor operated "
+            "on; "
             "models with timm's plain Attention can (vit_*_patch16_224, deit_*, dinov2)"
         )
     unknown = [
@@ -165,7 +171,8 @@ def why_closed(block: nn.Module) -> str | None:
     ]
     if unknown:
         return (
-            f"this timm version's block has parts that are unknown here ({', '.join(unknown)}), so its CLS scores "
+            f"this timm version's block has parts that are unknown here ({', '.join(unknown)}), so its CLS "
+            "scores "
             "would be a guess; install a timm release that vitrail was tested with"
         )
     return None

@@ -3,9 +3,9 @@
     plain      z' = MSA(LN1(z)) + z       output = MLP(LN2(z')) + z'      (Eq. 1 and 2)
     operated   z' = MSA(LN1(z))           output = MLP(z') + z'           (Eq. 10 and 11)
 
-Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Section 4.2; the presets
-are the rows of Table 1(b). There is no drop path on a branch without a skip connection: dropping the branch would
-zero the tokens.
+Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Section 4.2; the
+presets are the rows of Table 1(b). There is no drop path on a branch without a skip connection: dropping the
+branch would zero the tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Preset = Literal["A", "B", "C", "D", "E", "F"]
 class SurgeryConfig(Config):
     """Which parts of the last block stay, and whether training adds the spatial entropy.
 
-    `entropy` stands here because rows of Table 1(b) differ in it; `operate` changes the block alone, the loss is
-    `vitrail.regularizers.SpatialEntropy`.
+    `entropy` stands here because rows of Table 1(b) differ in it; `operate` changes the block alone, the loss
+    is `vitrail.regularizers.SpatialEntropy`.
     """
 
     msa_skip: bool = True
@@ -55,7 +55,8 @@ PRESETS: dict[Preset, SurgeryConfig] = {
     "F": SurgeryConfig(msa_skip=False, norm2=False, entropy=True),
 }
 """Rows of Table 1(b), ImageNet-100 top-1 in brackets: A baseline (74.22), B no MSA skip (74.64), C and no LN2
-(75.72), D and no MLP skip (73.76), E baseline with entropy loss (74.78), F is C with entropy loss: SAR (76.72)."""
+(75.72), D and no MLP skip (73.76), E baseline with entropy loss (74.78), F is C with entropy loss: SAR
+(76.72)."""
 
 
 def surgery(preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
@@ -65,7 +66,9 @@ def surgery(preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
     if isinstance(preset, SurgeryConfig):
         return preset
     if preset not in PRESETS:
-        raise ConfigError(f"surgery {preset!r} is no row of Table 1(b); choose one of {', '.join(PRESETS)}, or null")
+        raise ConfigError(
+            f"surgery {preset!r} is no row of Table 1(b); choose one of {', '.join(PRESETS)}, or null"
+        )
     return PRESETS[preset]
 
 

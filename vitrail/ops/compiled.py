@@ -12,6 +12,9 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -23,18 +26,29 @@ _pool: ThreadPoolExecutor | None = None
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` as machine code that releases the GIL, cached on disk where that can be written."""
+    # numba sees when the file of a cached kernel changes, not when a kernel does that it calls from another
+    # file: so the name of the cached file says which sources it was made of.
+    function.__qualname__ += _digest_of_kernels()
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(nogil=True)(function)
 
 
+@cache
+def _digest_of_kernels() -> str:
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.glob("*/cpu.py")):
+        digest.update(path.read_bytes())
+    return "_" + digest.hexdigest()[:12]
+
+
 def share_out(kernel: Callable[..., Any], maps: int, cells: int, *arguments: Any) -> None:
     """Run `kernel(first, last, *arguments)` so that every map in `range(maps)` is covered once.
 
-    Uses at most `torch.get_num_threads()` threads, the calling one included. Each takes small parts until none
-    is left: torch's OpenMP workers keep spinning on their cores for a while after each parallel region, and a
-    helper that has to wait for such a core must not be waited for.
+    Uses at most `torch.get_num_threads()` threads, the calling one included. Each takes small parts until
+    none is left: torch's OpenMP workers keep spinning on their cores for a while after each parallel region,
+    and a helper that has to wait for such a core must not be waited for.
 
     Args:
         kernel: a function from `compiled`; maps are independent of each other.

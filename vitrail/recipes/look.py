@@ -16,7 +16,7 @@ from vitrail.data import EvalTransformConfig, build_eval_transform, open_image
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
-from vitrail.viz.canvas import stacked, to_image
+from vitrail.viz.canvas import stacked
 from vitrail.viz.pca import pca_pictures
 from vitrail.viz.similarity import similarity_maps
 
@@ -70,7 +70,9 @@ def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: i
     return Seen(fitted, backbone(pixels, scores=(block,)))
 
 
-def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
+def attention_sheet(
+    backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None
+) -> Image.Image:
     """The first images of different classes of a set, each with the last block's attention per head."""
     was_training = backbone.training
     backbone.eval()
@@ -106,14 +108,18 @@ def _position(patch: str | None, grid: tuple[int, int]) -> tuple[int, int]:
         return grid[0] // 2, grid[1] // 2
     parts = patch.split(",")
     if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(f"--patch {patch!r} is not row,column, such as 3,5; the grid here is {grid[0]} x {grid[1]}")
+        raise ValueError(
+            f"--patch {patch!r} is not row,column, such as 3,5; the grid here is {grid[0]} x {grid[1]}"
+        )
     row, column = (int(part) for part in parts)
     return row, column
 
 
 def _whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> Image.Image:
     scale = shorter / min(image.size)
-    width, height = (max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch)))
+    width, height = (
+        max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch))
+    )
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 

@@ -10,7 +10,9 @@ from vitrail.recipes.weights import find_weights, open_backbone
 def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | None, batch: str) -> str:
     """Write `out`, whose ending chooses the format; returns a sentence that says what was written."""
     if out.suffix not in (".safetensors", ".onnx"):
-        raise ValueError(f"{out.name} ends in {out.suffix!r}; end it in .safetensors or .onnx to choose the format")
+        raise ValueError(
+            f"{out.name} ends in {out.suffix!r}; end it in .safetensors or .onnx to choose the format"
+        )
     backbone = open_backbone(weights, model=model, key=key, device="cpu")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":

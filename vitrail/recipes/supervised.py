@@ -110,7 +110,9 @@ def folder() -> Recipe:
         backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
         augment=TrainTransformConfig(image_size=64, scale=(0.35, 1.0), color_jitter=(0.3, 0.3, 0.3, 0.0)),
         method=SupervisedConfig(),
-        train=TrainConfig(epochs=100, global_batch_size=256, learning_rate=5e-4, warmup_epochs=5, clip_norm=1.0),
+        train=TrainConfig(
+            epochs=100, global_batch_size=256, learning_rate=5e-4, warmup_epochs=5, clip_norm=1.0
+        ),
         workers=4,
     )
 
@@ -164,7 +166,12 @@ def finetune() -> Recipe:
     (98.59 on CIFAR-10 for the baseline); not run here.
     """
     train = TrainConfig(
-        epochs=100, global_batch_size=512, learning_rate=5e-4, min_learning_rate=1e-5, warmup_epochs=3, precision="bf16"
+        epochs=100,
+        global_batch_size=512,
+        learning_rate=5e-4,
+        min_learning_rate=1e-5,
+        warmup_epochs=3,
+        precision="bf16",
     )
     return _deit("vit_small_patch16_224").model_copy(update={"train": train})
 

@@ -15,10 +15,14 @@ def find_weights(where: str) -> str:
     if path.is_dir():
         file = path / "exported" / "backbone.safetensors"
         if not file.is_file():
-            raise ValueError(f"{path} holds no exported/backbone.safetensors; give a run folder that has finished, or a file")
+            raise ValueError(
+                f"{path} holds no exported/backbone.safetensors; give a run folder that has finished, or a file"
+            )
         return str(file)
     if not path.is_file():
-        raise ValueError(f"there is no file {where!r}; give a checkpoint, a run folder, or `pretrained` with --model")
+        raise ValueError(
+            f"there is no file {where!r}; give a checkpoint, a run folder, or `pretrained` with --model"
+        )
     return str(path)
 
 

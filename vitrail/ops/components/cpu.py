@@ -36,12 +36,12 @@ def label_places(
 ) -> int:
     """Label the cells of one map; returns the number of components.
 
-    Masks are unpredictable, and a branch that the processor guesses wrong costs more than all else here. So the
-    caller lists the cells of the mask first, and the scan over them selects instead of branching.
+    Masks are unpredictable, and a branch that the processor guesses wrong costs more than all else here. So
+    the caller lists the cells of the mask first, and the scan over them selects instead of branching.
 
     Args:
-        places: `[count]` int32, the mask's cells in reading order, numbered in a map framed by a row above and a
-            column before: cell (y, x) of a map with X columns is `(y + 1) * width + x + 1` with width = X + 1.
+        places: `[count]` int32, the mask's cells in reading order, numbered in a map framed by a row above and
+            a column before: cell (y, x) of a map with X columns is `(y + 1) * width + x + 1`, width = X + 1.
         count: number of cells.
         width: X + 1.
         diagonal: True for 8-connectivity, False for 4.
