@@ -82,9 +82,7 @@ def commit() -> str:
     """The commit of this checkout, "unknown" outside one."""
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         # What earlier benchmarks wrote is no change of what is measured.

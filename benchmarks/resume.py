@@ -54,9 +54,7 @@ def start(recipe: str, out: Path, settings: list[str], *, resume: bool) -> subpr
 def finish(process: subprocess.Popen[bytes], out: Path) -> None:
     """Wait for the end of a run that must succeed."""
     if process.wait():
-        raise SystemExit(
-            f"training failed with {process.returncode}:\n{out.with_suffix('.log').read_text()[-3000:]}"
-        )
+        raise SystemExit(f"training failed with {process.returncode}:\n{out.with_suffix('.log').read_text()[-3000:]}")
 
 
 def steps_done(out: Path) -> int:
@@ -105,11 +103,7 @@ def compare(whole: Path, killed: Path) -> list[str]:
         del state["seconds"]
     lines = [
         [
-            {
-                key: value
-                for key, value in json.loads(line).items()
-                if key.startswith(("step", "train/", "val/"))
-            }
+            {key: value for key, value in json.loads(line).items() if key.startswith(("step", "train/", "val/"))}
             for line in (run / "metrics.jsonl").read_text().splitlines()
         ]
         for run in (whole, killed)

@@ -49,18 +49,12 @@ class Rotation(nn.Module):
 
 def main(out: Path, scenes: int = 512, epochs: int = 4) -> float:
     """Train on generated scenes; returns the last accuracy in percent."""
-    config = TrainConfig(
-        epochs=epochs, global_batch_size=64, learning_rate=1e-3, warmup_epochs=0, device="cpu"
-    )
+    config = TrainConfig(epochs=epochs, global_batch_size=64, learning_rate=1e-3, warmup_epochs=0, device="cpu")
     backbone = create(
-        BackboneConfig(
-            name="vit_tiny_patch16_224", image_size=48, patch_size=6, embed_dim=48, depth=2, heads=3
-        )
+        BackboneConfig(name="vit_tiny_patch16_224", image_size=48, patch_size=6, embed_dim=48, depth=2, heads=3)
     )
     data = SyntheticScenes(scenes, image_size=48, cache=True)
-    loader = Loader(
-        data, build_train_transform(TrainTransformConfig(image_size=48)), global_batch_size=64, seed=0
-    )
+    loader = Loader(data, build_train_transform(TrainTransformConfig(image_size=48)), global_batch_size=64, seed=0)
     with RunFolder.open(out, config) as folder:
         outcome = fit(Rotation(backbone), loader, config, folder, save_exported=save_exported)
     return outcome.last["turn_top1"]

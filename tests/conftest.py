@@ -1,4 +1,5 @@
-"""Shared fixtures. Golden numbers and small real data live beside the checkout, in `../shared`, and are optional."""
+"""Shared fixtures. Golden numbers and small real data live beside the checkout, in `../shared`, and are
+optional."""
 
 from __future__ import annotations
 

@@ -70,10 +70,7 @@ def colored_set(
         samples.append((Image.fromarray(pixels), int(label)))
     given = rng.permutation(labels) if shuffled else labels
     return ListSet(
-        [
-            Sample(image, int(label), path=f"{i}.png")
-            for i, ((image, _), label) in enumerate(zip(samples, given))
-        ],
+        [Sample(image, int(label), path=f"{i}.png") for i, ((image, _), label) in enumerate(zip(samples, given))],
         tuple(f"class{index}" for index in range(classes)),
         split,
         broken,
@@ -99,9 +96,7 @@ def object_set(
         x1, y1 = x0 + cell * rng.integers(1, 3), y0 + cell * rng.integers(1, 3)
         pixels, mask = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8)
         if index in empty:
-            samples.append(
-                Sample(Image.fromarray(pixels), 0, mask, np.zeros((0, 4), np.float32), f"{index}.png")
-            )
+            samples.append(Sample(Image.fromarray(pixels), 0, mask, np.zeros((0, 4), np.float32), f"{index}.png"))
             continue
         pixels[y0:y1, x0:x1] = 255
         mask[y0:y1, x0:x1] = 1 + index % 2
@@ -116,17 +111,13 @@ class TinyBackbone(nn.Module):
     """Random patches, a little mixing, and scores that follow brightness: head 0 up, head 1 down, head 2
     nothing."""
 
-    def __init__(
-        self, patch: int = 8, embed_dim: int = 12, depth: int = 3, seed: int = 0, sign: float = 1.0
-    ) -> None:
+    def __init__(self, patch: int = 8, embed_dim: int = 12, depth: int = 3, seed: int = 0, sign: float = 1.0) -> None:
         super().__init__()
         state = torch.random.get_rng_state()
         torch.manual_seed(seed)
         self.embed_dim, self.depth, self.heads, self.patch_size = embed_dim, depth, 3, (patch, patch)
         self.embed = nn.Conv2d(3, embed_dim, patch, patch)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU()) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU()) for _ in range(depth))
         self.drop = nn.Dropout(0.5)
         self.norm = nn.LayerNorm(embed_dim)
         self.mean, self.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -149,9 +140,7 @@ class TinyBackbone(nn.Module):
         for block in self.blocks:
             tokens = tokens + self.drop(block(tokens))
             outputs.append(tokens)
-        bright = (
-            nn.functional.avg_pool2d(images.mean(1, keepdim=True), self.patch_size)[:, 0] * 20 * self.sign
-        )
+        bright = nn.functional.avg_pool2d(images.mean(1, keepdim=True), self.patch_size)[:, 0] * 20 * self.sign
         heads = torch.stack([bright, -bright, torch.zeros_like(bright)], 1)
         normed = self.norm(tokens)
         return Tokens(

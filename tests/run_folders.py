@@ -47,9 +47,7 @@ def make_run(
     write_report(folder, "attention_jaccard", {"jaccard": jaccard, "floor_whole_image": 12.0})
     write_report(folder, "knn", {"knn20_top1": 70.125})
     picture(folder / "pictures" / "attention.png", seed)
-    (folder / "pictures" / "captions.json").write_text(
-        json.dumps({"attention.png": f"Attention, seed {seed}"})
-    )
+    (folder / "pictures" / "captions.json").write_text(json.dumps({"attention.png": f"Attention, seed {seed}"}))
     return folder
 
 

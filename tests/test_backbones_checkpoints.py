@@ -63,9 +63,7 @@ def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     renamed = {}
     for name, value in state.items():
-        new = (
-            "layernorm" + name[4:] if name.startswith("norm.") else name.replace("blocks.", "encoder.layer.")
-        )
+        new = "layernorm" + name[4:] if name.startswith("norm.") else name.replace("blocks.", "encoder.layer.")
         if ".attn.qkv." in name:
             for part, piece in zip(("query", "key", "value"), value.chunk(3)):
                 renamed[new.replace("attn.qkv", f"attention.attention.{part}")] = piece.clone()
@@ -96,8 +94,7 @@ def ibot(state: dict[str, Tensor]) -> dict[str, Any]:
 
 def mae(state: dict[str, Tensor]) -> dict[str, Any]:
     return {
-        "model": state
-        | junk("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias")
+        "model": state | junk("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias")
     }
 
 
@@ -175,9 +172,7 @@ def test_which_network(source: TimmViT, tmp_path: Path) -> None:
     assert not zero.vit.cls_token.any()
     assert load(CONFIG, path, checkpoint_key="teacher").vit.cls_token.any()
     assert "also holds student" in load(CONFIG, path).report.words()
-    with pytest.raises(
-        ValueError, match=r"checkpoint_key 'model_ema' is not in this file; it has .*student, teacher"
-    ):
+    with pytest.raises(ValueError, match=r"checkpoint_key 'model_ema' is not in this file; it has .*student, teacher"):
         load(CONFIG, path, checkpoint_key="model_ema")
     torch.save(moco(source.export().state), path)
     assert not load(CONFIG, path, checkpoint_key="momentum_encoder").vit.cls_token.any()
@@ -208,9 +203,7 @@ def test_dinov2_with_registers(tmp_path: Path) -> None:
     source = random_backbone(BackboneConfig(**SIZES, heads=1, options=options))
     state = source.export().state
     offset = torch.randn(1, 1, 64)
-    theirs = {
-        name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")
-    }
+    theirs = {name: value for name, value in state.items() if name not in ("reg_token", "pos_embed", "cls_token")}
     theirs |= {
         "register_tokens": state["reg_token"],
         "cls_token": state["cls_token"] - offset,
@@ -332,9 +325,7 @@ class TestRefused:
             load(BackboneConfig(**{**SIZES, "depth": 1}, heads=1), tmp_path / "x.pth")
 
     @pytest.mark.parametrize("partial", [False, True])
-    def test_another_architecture_names_both_shapes(
-        self, partial: bool, source: TimmViT, tmp_path: Path
-    ) -> None:
+    def test_another_architecture_names_both_shapes(self, partial: bool, source: TimmViT, tmp_path: Path) -> None:
         torch.save(source.export().state, tmp_path / "x.pth")
         with pytest.raises(
             ValueError,
@@ -346,9 +337,7 @@ class TestRefused:
 
     def test_another_patch_size(self, source: TimmViT, tmp_path: Path) -> None:
         torch.save(source.export().state, tmp_path / "x.pth")
-        with pytest.raises(
-            ValueError, match=r"proj.weight is \[64, 3, 8, 8\] in the file and \[64, 3, 16, 16\]"
-        ):
+        with pytest.raises(ValueError, match=r"proj.weight is \[64, 3, 8, 8\] in the file and \[64, 3, 16, 16\]"):
             load(BackboneConfig(**{**SIZES, "patch_size": 16}, heads=1), tmp_path / "x.pth")
 
     def test_no_vit(self, tmp_path: Path) -> None:
@@ -369,9 +358,7 @@ class TestRefused:
             save_exported(source.export(), path)
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(
-            ValueError, match=r"empty \(0 bytes\)" if not share else "truncated, or no checkpoint"
-        ):
+        with pytest.raises(ValueError, match=r"empty \(0 bytes\)" if not share else "truncated, or no checkpoint"):
             load(CONFIG, path)
 
     def test_truncated_old_format(self, source: TimmViT, tmp_path: Path) -> None:
@@ -390,9 +377,7 @@ class TestRefused:
             with pytest.raises(ValueError, match="truncated, or no checkpoint"):
                 load(CONFIG, tmp_path / name)
 
-    def test_a_pickle_that_runs_code(
-        self, source: TimmViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_pickle_that_runs_code(self, source: TimmViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "x.pth"
         torch.save({"model": source.export().state, "extra": nn.Linear(1, 1)}, path)
         with pytest.raises(ValueError, match=r"can run any code(.|\n)*convert it once") as caught:

@@ -1,4 +1,5 @@
-"""Any timm ViT behind the contract: equal to timm's forward, any size, subsets, scores, compile, checkpointing."""
+"""Any timm ViT behind the contract: equal to timm's forward, any size, subsets, scores, compile,
+checkpointing."""
 
 from __future__ import annotations
 
@@ -70,9 +71,7 @@ def test_equals_timm(kind: str) -> None:
     vit = small(name, **options)
     images = images_for(vit)
     with torch.no_grad():
-        expected = vit.fc_norm(
-            vit.forward_features(images)
-        )  # an identity where the norm comes before pooling
+        expected = vit.fc_norm(vit.forward_features(images))  # an identity where the norm comes before pooling
         raw = vit.forward_intermediates(images, indices=[0, 2], output_fmt="NLC", intermediates_only=True)
         raw_cls = [
             prefix[:, :1]
@@ -237,9 +236,7 @@ def test_other_sizes_equal_timm_with_dynamic_sizes(kind: str) -> None:
 
 def test_positions_keep_their_orientation() -> None:
     """A wide image gives a wide grid: the same count of patches in a tall one is another map."""
-    backbone = create(
-        BackboneConfig(image_size=(16, 64), patch_size=8, embed_dim=24, depth=1, heads=3)
-    ).eval()
+    backbone = create(BackboneConfig(image_size=(16, 64), patch_size=8, embed_dim=24, depth=1, heads=3)).eval()
     with torch.no_grad():
         wide, tall = backbone(torch.zeros(1, 3, 16, 64)), backbone(torch.zeros(1, 3, 64, 16))
     assert (wide.grid, tall.grid) == ((2, 8), (8, 2))
@@ -368,9 +365,7 @@ def test_a_hybrid_stem() -> None:
 
 
 def test_copies_and_pickles() -> None:
-    backbone = create(
-        BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, heads=3, surgery="F")
-    ).eval()
+    backbone = create(BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, heads=3, surgery="F")).eval()
     images = torch.randn(1, 3, 32, 32)
     for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
         assert torch.equal(other(images).cls, backbone(images).cls)
@@ -411,9 +406,7 @@ class TestCreate:
         assert backbone.vit.blocks[0].mlp.fc1.out_features == 48
 
     def test_drop_path_grows(self) -> None:
-        backbone = create(
-            BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=3, heads=3, drop_path=0.2)
-        )
+        backbone = create(BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=3, heads=3, drop_path=0.2))
         rates = [getattr(block.drop_path2, "drop_prob", 0.0) for block in backbone.vit.blocks]
         assert rates == pytest.approx([0.0, 0.1, 0.2])
 

@@ -26,9 +26,7 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
 
 
-@pytest.mark.parametrize(
-    "command", ["list", "demo", "doctor", "train", "evaluate", "show", "report", "export"]
-)
+@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "show", "report", "export"])
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -134,9 +132,7 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("val/top1" in line for line in lines)
     assert (run / "exported" / "backbone.safetensors").is_file()
-    assert {"attention_before.png", "attention_after.png"} <= {
-        path.name for path in (run / "pictures").iterdir()
-    }
+    assert {"attention_before.png", "attention_after.png"} <= {path.name for path in (run / "pictures").iterdir()}
 
     refused = vitrail("train", "scenes_sar", *SMALL, "--out", str(run))
     assert refused.returncode == 2

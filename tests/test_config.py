@@ -29,9 +29,7 @@ def test_unknown_key_gets_a_suggestion() -> None:
 
 
 def test_unknown_nested_key_gets_a_suggestion_with_its_path() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'optimizer\.learning_rat'; did you mean 'optimizer\.learning_rate'"
-    ):
+    with pytest.raises(ConfigError, match=r"'optimizer\.learning_rat'; did you mean 'optimizer\.learning_rate'"):
         Training().override(["optimizer.learning_rat=1"])
 
 

@@ -38,9 +38,7 @@ def test_gray_has_three_equal_channels(tmp_path: Path, extension: str) -> None:
     gray = np.tile(np.arange(20, dtype=np.uint8) * 12, (12, 1))
     pixels = np.asarray(open_image(saved(tmp_path / f"a.{extension}", Image.fromarray(gray))))
     assert pixels.shape == (12, 20, 3)
-    assert np.abs(pixels.astype(int) - gray[..., None]).max() <= (
-        0 if extension in {"png", "tif", "bmp"} else 12
-    )
+    assert np.abs(pixels.astype(int) - gray[..., None]).max() <= (0 if extension in {"png", "tif", "bmp"} else 12)
 
 
 def test_black_and_white(tmp_path: Path) -> None:
@@ -153,12 +151,7 @@ def png_of_size(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def broken_files() -> dict[str, tuple[bytes, str]]:

@@ -34,9 +34,7 @@ def said(found: list[Finding], level: str) -> str:
 
 
 def good(root: Path) -> Path:
-    return put(
-        root, *(f"{split}/{name}/{k}.png" for split in ("train", "val") for name in "ab" for k in range(3))
-    )
+    return put(root, *(f"{split}/{name}/{k}.png" for split in ("train", "val") for name in "ab" for k in range(3)))
 
 
 def test_a_good_folder(tmp_path: Path) -> None:

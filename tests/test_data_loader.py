@@ -158,9 +158,7 @@ def test_a_restart_at_any_step_goes_on_as_if_nothing_had_been() -> None:
 @pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (2, 2), (4, 1), (1, 4), (8, 1)])
 def test_ranks_and_accumulation_split_the_same_global_batch(world: int, accumulate: int) -> None:
     single = flat(loader().batches(0, 8))
-    ranks = [
-        list(loader(rank=rank, world=world, accumulate=accumulate).batches(0, 8)) for rank in range(world)
-    ]
+    ranks = [list(loader(rank=rank, world=world, accumulate=accumulate).batches(0, 8)) for rank in range(world)]
     for step, whole in enumerate(single):
         parts = [batch for rank in ranks for batch in rank[step]]
         assert len(parts) == world * accumulate
@@ -236,9 +234,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(workers: int) -> None:
         same = torch.tensor([a == b for a, b in zip(expected, other.indices.tolist())])
         assert torch.equal(one.images[same], other.images[same])
     order = made.order(0)[:296].tolist()
-    assert set(made.skipped) == {index for index in (10, 11, 200) if index in order} | (
-        {11} if 10 in order else set()
-    )
+    assert set(made.skipped) == {index for index in (10, 11, 200) if index in order} | ({11} if 10 in order else set())
     assert made.skipped[200] == ("200.jpg", "the file is empty (0 bytes)")
 
 
@@ -365,9 +361,7 @@ def test_a_real_folder_with_broken_files(tmp_path: Path) -> None:
         Image.new("RGB", (20, 30), (number, 0, 0)).save(tmp_path / str(number % 2) / f"{number:03d}.jpg")
     (tmp_path / "0" / "000.jpg").write_bytes(b"")
     data = ImageFolder(tmp_path)
-    made = Loader(
-        data, TrainTransform(TrainTransformConfig(image_size=16)), global_batch_size=24, seed=0, workers=2
-    )
+    made = Loader(data, TrainTransform(TrainTransformConfig(image_size=16)), global_batch_size=24, seed=0, workers=2)
     batches = flat(made.batches(0, 5))
     assert len(batches) == 5
     assert made.skipped == {0: (data.path(0), "the file is empty (0 bytes)")}
@@ -384,9 +378,7 @@ def test_small_images_load_fast() -> None:
         def __getitem__(self, index: int) -> Sample:
             return self.samples[index]
 
-    made = loader(
-        data=Cached(), transform=TrainTransform(TrainTransformConfig.flips(48)), global_batch_size=64
-    )
+    made = loader(data=Cached(), transform=TrainTransform(TrainTransformConfig.flips(48)), global_batch_size=64)
     rates = []
     for epoch in range(4):
         started = time.perf_counter()

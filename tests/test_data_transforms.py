@@ -77,9 +77,7 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
 @pytest.mark.parametrize("size", [(32, 48), (48, 32), (17, 90)])
 @pytest.mark.parametrize("source", [(40, 60), (60, 40), (3, 100), (100, 3), (1, 1)])
 @pytest.mark.parametrize("mode", ["crop", "squash"])
-def test_any_image_comes_out_in_the_asked_size(
-    size: tuple[int, int], source: tuple[int, int], mode: str
-) -> None:
+def test_any_image_comes_out_in_the_asked_size(size: tuple[int, int], source: tuple[int, int], mode: str) -> None:
     config = EvalTransformConfig.parse({"image_size": size, "mode": mode})
     assert EvalTransform(config)(picture(*source)).shape == (3, *size)
     assert TrainTransform(TrainTransformConfig(image_size=size))(picture(*source)).shape == (3, *size)
@@ -138,9 +136,7 @@ def test_squashed_masks_take_the_nearest_pixel() -> None:
 
 def test_boxes_outside_of_the_crop_have_no_area() -> None:
     boxes = np.array([[0.0, 0, 10, 40], [25, 10, 35, 20]])
-    _, _, found = EvalTransform(EvalTransformConfig(image_size=40)).with_targets(
-        Sample(picture(40, 60), boxes=boxes)
-    )
+    _, _, found = EvalTransform(EvalTransformConfig(image_size=40)).with_targets(Sample(picture(40, 60), boxes=boxes))
     assert found is not None
     assert found.tolist() == [[0, 0, 0, 40], [15, 10, 25, 20]]
     _, mask, none = EvalTransform(EvalTransformConfig(image_size=40)).with_targets(
@@ -152,9 +148,7 @@ def test_boxes_outside_of_the_crop_have_no_area() -> None:
 
 
 def test_geometry_goes_back() -> None:
-    geometry = EvalTransform(EvalTransformConfig(image_size=(96, 64), mode="crop", keep=0.8)).geometry(
-        200, 150
-    )
+    geometry = EvalTransform(EvalTransformConfig(image_size=(96, 64), mode="crop", keep=0.8)).geometry(200, 150)
     boxes = np.array([[60.0, 70, 90, 120]], np.float32)
     np.testing.assert_allclose(geometry.back(geometry.boxes(boxes)), boxes, atol=1e-3)
     assert Geometry((4, 4), (8, 8), (1, 2), (6, 6)).boxes(np.array([[1, 1, 3, 4]])).tolist() == [[0, 1, 4, 6]]
@@ -344,8 +338,6 @@ def test_real_masks_follow(real_data: Callable[[str], Path]) -> None:
         assert mask.shape == (480, 480)
         assert set(mask.unique().tolist()) <= set(np.unique(data[index].mask).tolist())
         objects = data.objects(index)
-        for (x0, y0, x1, y1), name, difficult in zip(
-            boxes.int().tolist(), objects.classes, objects.difficult
-        ):
+        for (x0, y0, x1, y1), name, difficult in zip(boxes.int().tolist(), objects.classes, objects.difficult):
             if not difficult:
                 assert (mask[y0 : y1 + 1, x0 : x1 + 1] == name).any()

@@ -18,9 +18,7 @@ OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
 <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"""
 
 
-def make(
-    root: Path, ids: tuple[str, ...] = ("x1", "x2"), split: str = "val", size: tuple[int, int] = (6, 4)
-) -> Path:
+def make(root: Path, ids: tuple[str, ...] = ("x1", "x2"), split: str = "val", size: tuple[int, int] = (6, 4)) -> Path:
     for name in ("JPEGImages", "SegmentationClass", "Annotations", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")

@@ -11,9 +11,7 @@ SMALL = EvalTransformConfig(image_size=16)
 
 
 def quick(**values: object) -> LinearConfig:
-    return LinearConfig.parse(
-        {"preset": "features", "epochs": 20, "batch_size": 32, "transform": SMALL, **values}
-    )
+    return LinearConfig.parse({"preset": "features", "epochs": 20, "batch_size": 32, "transform": SMALL, **values})
 
 
 def test_it_tells_separable_from_shuffled() -> None:
@@ -71,9 +69,7 @@ def test_presets() -> None:
     assert SWEEP[-1] == 9.0
     dino = LinearConfig().settings()
     assert (dino.cls_blocks, dino.augment, dino.epochs, dino.learning_rates) == (4, True, 100, (1e-3,))
-    assert LinearConfig().override(["preset=ibot", "epochs=3"]).settings() == PRESETS["ibot"]._replace(
-        epochs=3
-    )
+    assert LinearConfig().override(["preset=ibot", "epochs=3"]).settings() == PRESETS["ibot"]._replace(epochs=3)
 
 
 def test_one_head_equals_its_place_in_a_sweep() -> None:
@@ -84,9 +80,7 @@ def test_one_head_equals_its_place_in_a_sweep() -> None:
     )
     settings = PRESETS["features"]._replace(epochs=4, batch_size=16)
     sweep, losses = fit_heads(shuffled(features, labels, 4, 16, 0), 6, 3, settings)
-    alone, loss = fit_heads(
-        shuffled(features, labels, 4, 16, 0), 6, 3, settings._replace(learning_rates=(0.1,))
-    )
+    alone, loss = fit_heads(shuffled(features, labels, 4, 16, 0), 6, 3, settings._replace(learning_rates=(0.1,)))
     place = settings.learning_rates.index(0.1)
     torch.testing.assert_close(sweep.weight[place], alone.weight[0])
     assert [epoch[place] for epoch in losses] == pytest.approx([epoch[0] for epoch in loss])

@@ -40,9 +40,7 @@ def test_attention_on_the_object_scores_100_and_off_it_0() -> None:
 def test_boxes_move_with_the_squash() -> None:
     pixels = np.zeros((96, 24, 3), np.uint8)
     pixels[64:80, 12:16] = 255  # squashed to 48 x 48: rows 32 to 40, columns 24 to 32
-    sample = Sample(
-        Image.fromarray(pixels), 0, None, np.array([[12.0, 64.0, 16.0, 80.0]], np.float32), "tall.png"
-    )
+    sample = Sample(Image.fromarray(pixels), 0, None, np.array([[12.0, 64.0, 16.0, 80.0]], np.float32), "tall.png")
     report = evaluate(TinyBackbone(), ListSet([sample], None), SMALL)
     assert report.numbers["pointing"] == 100
     assert report.details["per_image"][0]["point"] == [28.0, 36.0]

@@ -15,9 +15,7 @@ def test_the_line_names_rate_and_time_left() -> None:
     assert progress_line("x", 8, 8, 0.01, ready=8) == "x 8/8 images (8 from the cache)"
 
 
-def test_without_a_terminal_it_logs(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_terminal_it_logs(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.0)
     with caplog.at_level(logging.INFO), progress("x", 4) as advance:
         advance(2)

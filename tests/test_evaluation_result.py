@@ -17,9 +17,7 @@ from vitrail.evaluation.result import (
 
 
 def report(**numbers: float) -> Report:
-    return Report(
-        "knn", numbers or {"top1": 12.5}, {"protocol": "knn"}, {"notes": ["é"], "deep": {"a": [1, None]}}
-    )
+    return Report("knn", numbers or {"top1": 12.5}, {"protocol": "knn"}, {"notes": ["é"], "deep": {"a": [1, None]}})
 
 
 def test_a_report_survives_the_disk(tmp_path: Path) -> None:

@@ -17,9 +17,7 @@ def test_brute_force_and_leading_axes() -> None:
     scores = torch.randn(4, 50, 9, generator=generator)
     labels = torch.randint(0, 9, (50,), generator=generator)
     for k in (1, 3, 9):
-        expected = [
-            [labels[q] in scores[h, q].argsort(descending=True)[:k] for q in range(50)] for h in range(4)
-        ]
+        expected = [[labels[q] in scores[h, q].argsort(descending=True)[:k] for q in range(50)] for h in range(4)]
         assert topk_correct(scores, labels, k).tolist() == expected
 
 

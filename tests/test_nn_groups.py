@@ -76,9 +76,7 @@ def test_rates_fall_from_the_classifier_down(surgery: str | None) -> None:
 def test_a_backbone_alone_and_a_timm_model_with_its_own_head() -> None:
     alone = by_name(Classifier().backbone, weight_decay=0.05, layer_decay=0.5)
     assert alone["vit.blocks.2.attn.qkv.weight"][1] == 0.5
-    vit = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=3, num_heads=3, num_classes=5
-    )
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=3, num_heads=3, num_classes=5)
     own = by_name(vit, weight_decay=0.05, layer_decay=0.5)
     assert own["head.weight"][1] == 1.0
     assert own["blocks.2.attn.qkv.weight"][1] == 0.5

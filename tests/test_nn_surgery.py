@@ -194,9 +194,7 @@ class TestGolden:
 
     @pytest.fixture
     def model(self, golden: dict[str, np.ndarray]) -> tuple[TimmViT, nn.Linear]:
-        weights = {
-            name[2:]: torch.from_numpy(value) for name, value in golden.items() if name.startswith("w:")
-        }
+        weights = {name[2:]: torch.from_numpy(value) for name, value in golden.items() if name.startswith("w:")}
         config = BackboneConfig(image_size=64, patch_size=8, embed_dim=48, depth=3, heads=3, surgery="F")
         backbone, head = create(config).eval(), nn.Linear(48, 10)
         head.load_state_dict({"weight": weights.pop("head.weight"), "bias": weights.pop("head.bias")})

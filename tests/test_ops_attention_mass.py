@@ -24,9 +24,7 @@ def test_is_the_smallest_set_by_brute_force() -> None:
         for row, kept in zip(weights, mass_mask(weights, share), strict=True):
             assert row[kept].sum() >= share - 1e-6
             size = int(kept.sum())
-            smaller = max(
-                (float(row[list(chosen)].sum()) for chosen in combinations(range(7), size - 1)), default=0.0
-            )
+            smaller = max((float(row[list(chosen)].sum()) for chosen in combinations(range(7), size - 1)), default=0.0)
             assert smaller < share
 
 

@@ -18,9 +18,7 @@ DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
 
 
 def on_gpu(mask: Tensor, connectivity: int = 8) -> Tensor:
-    cuda = pytest.importorskip(
-        "vitrail.ops.components.cuda", reason="TRITON IS ABSENT: the GPU kernel is untested"
-    )
+    cuda = pytest.importorskip("vitrail.ops.components.cuda", reason="TRITON IS ABSENT: the GPU kernel is untested")
     return cuda.connected_components(mask.to(DEVICE), connectivity).cpu()
 
 
@@ -62,9 +60,7 @@ def spiral(side: int) -> Tensor:
 @connectivities
 @pytest.mark.parametrize("shape", [(7, 7), (14, 14), (5, 13), (30, 17), (1, 9), (9, 1), (1, 1), (64, 64)])
 @pytest.mark.parametrize("density", [0.3, 0.55, 0.8])
-def test_random_maps_equal_scipy(
-    way: Callable, connectivity: int, shape: tuple[int, int], density: float
-) -> None:
+def test_random_maps_equal_scipy(way: Callable, connectivity: int, shape: tuple[int, int], density: float) -> None:
     generator = torch.Generator().manual_seed(shape[0] * 100 + shape[1])
     masks = torch.rand((2, *shape), generator=generator) < density
     assert torch.equal(way(masks, connectivity), scipy_labels(masks, connectivity))

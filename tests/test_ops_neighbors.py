@@ -17,9 +17,7 @@ def test_golden_accuracy(oracle: Callable[[str], dict[str, np.ndarray]]) -> None
     values, ids = nearest(golden["test"], golden["train"], 200, chunk=900)
     classes = int(golden["train_y"].max()) + 1
     for k, top1, top5 in golden["result"].tolist():
-        votes = knn_vote(
-            values[:, : int(k)], ids[:, : int(k)], golden["train_y"], classes, golden["T"].item()
-        )
+        votes = knn_vote(values[:, : int(k)], ids[:, : int(k)], golden["train_y"], classes, golden["T"].item())
         # A plain sort, as in the released code: at k = 10 it also ranks classes that got no vote at all.
         hit = votes.sort(1, True).indices == golden["test_y"][:, None]
         assert 100 * hit[:, 0].double().mean().item() == pytest.approx(top1, abs=1e-9)

@@ -44,9 +44,7 @@ def test_gradient_flows_through() -> None:
 
 
 def test_bad_input_is_answered_in_words() -> None:
-    with pytest.raises(
-        ValueError, match=r"image width 225 is not a multiple of the patch size 16.*240.*pad=True"
-    ):
+    with pytest.raises(ValueError, match=r"image width 225 is not a multiple of the patch size 16.*240.*pad=True"):
         grid_of(224, 225, 16)
     with pytest.raises(ValueError, match=r"image height 0 and patch size 16"):
         grid_of(0, 16, 16)

@@ -168,9 +168,7 @@ def test_bounds_are_reached() -> None:
     assert spatial_entropy(dots).item() == pytest.approx(math.log(49), abs=1e-6)
     assert spatial_entropy(torch.eye(6)).item() == 0.0
     entropy = spatial_entropy(noise(200, 7, 7))
-    components = connected_components(noise(200, 7, 7) > noise(200, 7, 7).mean((-2, -1), keepdim=True)).amax(
-        (-2, -1)
-    )
+    components = connected_components(noise(200, 7, 7) > noise(200, 7, 7).mean((-2, -1), keepdim=True)).amax((-2, -1))
     assert (entropy >= 0).all()
     assert (entropy <= components.double().log() + 1e-12).all()
 
@@ -322,9 +320,7 @@ for cells in (49, 196, 4096):
 def test_gpu_kernels_compile_for_a_real_gpu() -> None:
     pytest.importorskip("triton", reason="TRITON IS ABSENT: the GPU kernels are not compiled")
     environment = os.environ | {"TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE_FOR_GPU], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", COMPILE_FOR_GPU], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -353,12 +349,8 @@ for side, dtype in cases:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="NO GPU: the kernels ran in Triton's interpreter only"
-)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: the kernels ran in Triton's interpreter only")
 def test_on_a_real_gpu_without_host_sync() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", ON_A_REAL_GPU], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", ON_A_REAL_GPU], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -11,9 +11,7 @@ from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.regularizers import DRLoc, SpatialEntropy, TotalVariation
 
 
-def tokens(
-    scores: Tensor | None = None, patches: Tensor | None = None, grid: tuple[int, int] = (3, 4)
-) -> Tokens:
+def tokens(scores: Tensor | None = None, patches: Tensor | None = None, grid: tuple[int, int] = (3, 4)) -> Tokens:
     if patches is None:
         patches = torch.zeros(2, grid[0] * grid[1], 8)
     layers = {1: torch.cat([torch.full((len(patches), 1, patches.shape[2]), 1e6), patches + 1], 1)}
@@ -52,9 +50,7 @@ def test_total_variation_by_loop_and_gradient() -> None:
 def test_a_missing_block_is_named() -> None:
     for regularizer in (SpatialEntropy(block=4), TotalVariation(block=4)):
         assert regularizer.scores == (4,)
-        with pytest.raises(
-            ValueError, match=r"blocks \[-1\], not of 4; call backbone\(images, scores=\(4,\)\)"
-        ):
+        with pytest.raises(ValueError, match=r"blocks \[-1\], not of 4; call backbone\(images, scores=\(4,\)\)"):
             regularizer(tokens(torch.zeros(1, 1, 3, 4)))
     with pytest.raises(ValueError, match=r"blocks \[1\], not of 2; call backbone\(images, layers=\(2,\)\)"):
         DRLoc(8, block=2)(tokens())

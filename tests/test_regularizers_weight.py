@@ -19,17 +19,13 @@ def test_golden_schedule(epochs: int, steps: int, oracle: Callable[[str], dict[s
     golden = oracle("sar_blob_weight_schedule")[f"w{epochs}"]
     config = WeightConfig(kind="warmup_cosine", epochs=epochs)
     for at in {0, steps // 2, steps - 1}:  # the first, a middle and the last step of every epoch
-        ours = [
-            weight_at(config, Step(epoch * steps + at, epochs * steps).progress) for epoch in range(epochs)
-        ]
+        ours = [weight_at(config, Step(epoch * steps + at, epochs * steps).progress) for epoch in range(epochs)]
         np.testing.assert_allclose(ours, golden, atol=1e-12, rtol=0)
 
 
 def test_mean_is_about_half_the_peak() -> None:
     config = WeightConfig(kind="warmup_cosine", epochs=100)
-    assert sum(weight_at(config, epoch / 100) for epoch in range(100)) / 100 == pytest.approx(
-        0.00505, abs=1e-5
-    )
+    assert sum(weight_at(config, epoch / 100) for epoch in range(100)) / 100 == pytest.approx(0.00505, abs=1e-5)
 
 
 def test_constant_is_constant() -> None:
@@ -45,9 +41,7 @@ def test_short_trainings() -> None:
     assert weights(3, 1) == pytest.approx([0, 1, 0.5])
     assert weights(3, 3) == pytest.approx([0, 0.5, 1])
     assert weights(1, 0) == [1]
-    assert weight_at(WeightConfig(kind="warmup_cosine", epochs=3, warmup_epochs=1), 1.0) == pytest.approx(
-        0.005
-    )
+    assert weight_at(WeightConfig(kind="warmup_cosine", epochs=3, warmup_epochs=1), 1.0) == pytest.approx(0.005)
 
 
 def test_bad_values_are_refused_in_words() -> None:

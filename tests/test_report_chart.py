@@ -7,9 +7,7 @@ import pytest
 from vitrail.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, make_chart, nice_ticks
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0.3, 2.1), (-5, 5), (0, 1e-6), (1e6, 3e6), (99.99, 100.0)]
-)
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 2.1), (-5, 5), (0, 1e-6), (1e6, 3e6), (99.99, 100.0)])
 def test_ticks_are_few_round_and_inside(low, high):
     ticks = nice_ticks(low, high)
     assert 2 <= len(ticks) <= 7
@@ -18,9 +16,7 @@ def test_ticks_are_few_round_and_inside(low, high):
 
 
 def test_lines_stay_inside_the_frame_and_keep_their_values():
-    chart = make_chart(
-        "loss", "epoch", [([0, 1, 2], [3.0, 2.0, 1.0]), None, ([0, 2], [5.0, 4.0])], ["a", "b", "c"]
-    )
+    chart = make_chart("loss", "epoch", [([0, 1, 2], [3.0, 2.0, 1.0]), None, ([0, 2], [5.0, 4.0])], ["a", "b", "c"])
     assert [line.run for line in chart.lines] == [0, 2]
     assert [point[2:] for point in chart.lines[0].points] == [[0, 3], [1, 2], [2, 1]]
     for line in chart.lines:

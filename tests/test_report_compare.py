@@ -86,9 +86,7 @@ def test_seeds_are_gathered_with_their_spread(tmp_path):
     records = []
     for name, jaccard in values.items():
         weight = 0.01 if name.startswith("sar") else None
-        records.append(
-            read_run(make_run(tmp_path / name, seed=int(name[-1]), jaccard=jaccard, weight=weight))
-        )
+        records.append(read_run(make_run(tmp_path / name, seed=int(name[-1]), jaccard=jaccard, weight=weight)))
     repeats = compare.repeated_runs(records)
     assert [(repeat.name, repeat.members) for repeat in repeats] == [("base", [0, 1]), ("sar", [2, 3])]
     row = _rows(compare.spread_groups(records, repeats), "attention_jaccard")["jaccard"]

@@ -31,9 +31,7 @@ class _Checker(HTMLParser):
         if tag == "svg":
             assert values["aria-label"]
         self.scripts += tag == "script"
-        self.references += [
-            values[name] for name in ("src", "href", "srcset", "poster", "data") if values.get(name)
-        ]
+        self.references += [values[name] for name in ("src", "href", "srcset", "poster", "data") if values.get(name)]
         assert not any(name.startswith("on") for name in values), values
         if tag not in VOID:
             self.open.append(tag)
@@ -72,9 +70,7 @@ def two(tmp_path):
 
 
 def test_two_runs_side_by_side(tmp_path, two):
-    path = write_page(
-        tmp_path / "page.html", two, title="Both", introduction="<p>What was <em>done</em>.</p>"
-    )
+    path = write_page(tmp_path / "page.html", two, title="Both", introduction="<p>What was <em>done</em>.</p>")
     text = words_of(check(path))
     assert path == tmp_path / "page.html"
     for part in (
@@ -123,9 +119,7 @@ def test_one_run(tmp_path, two):
 
 
 def test_repeated_runs_show_their_spread(tmp_path):
-    runs = [
-        make_run(tmp_path / f"sar-seed{n}", seed=n, jaccard=30.0 + n + 0.5, weight=0.01) for n in range(3)
-    ]
+    runs = [make_run(tmp_path / f"sar-seed{n}", seed=n, jaccard=30.0 + n + 0.5, weight=0.01) for n in range(3)]
     text = words_of(check(write_page(tmp_path / "page.html", runs)))
     assert "31.50 (30.50 to 32.50, n = 3)" in text
 

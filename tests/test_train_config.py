@@ -41,9 +41,7 @@ def test_a_configuration_survives_yaml(tmp_path):
 
 
 def test_the_schedule_is_linear_then_half_a_cosine():
-    config = TrainConfig(
-        epochs=10, warmup_epochs=2, learning_rate=1.0, min_learning_rate=0.1, warmup_learning_rate=0.2
-    )
+    config = TrainConfig(epochs=10, warmup_epochs=2, learning_rate=1.0, min_learning_rate=0.1, warmup_learning_rate=0.2)
     rates = [learning_rate_at(step, 5, config) for step in range(51)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[5] == pytest.approx(0.6)

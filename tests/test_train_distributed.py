@@ -69,9 +69,7 @@ def test_sharded_and_copied_checkpoints_are_the_same_plain_file(tmp_path, alone)
     averaged = tiny.Tiny()
     averaged.load_state_dict(state["ema"] | {"center": torch.zeros(())})
     answer = averaged(torch.ones(2, 3, 4, 4)).square().sum().item()
-    assert [line["val/answer"] for line in lines if "val/answer" in line][-1] == pytest.approx(
-        answer, rel=1e-5
-    )
+    assert [line["val/answer"] for line in lines if "val/answer" in line][-1] == pytest.approx(answer, rel=1e-5)
     settings = (tmp_path / "config.yaml").read_text().replace("fsdp: true", "fsdp: false")
     (tmp_path / "config.yaml").write_text(settings)
     outcome, method = tiny.train(tmp_path, "extend", **(options | {"epochs": 4}))
@@ -134,9 +132,7 @@ def test_places_are_read_from_torchrun_and_srun(monkeypatch):
     assert _placed() == (2, 4, 2)
 
 
-@pytest.mark.parametrize(
-    ("nodes", "host"), [("node[003-006,009]", "node003"), ("a,b", "a"), ("gpu7", "gpu7")]
-)
+@pytest.mark.parametrize(("nodes", "host"), [("node[003-006,009]", "node003"), ("a,b", "a"), ("gpu7", "gpu7")])
 def test_the_main_host_of_srun(monkeypatch, nodes, host):
     from vitrail.train import distributed
 

@@ -80,9 +80,7 @@ def test_a_run_learns_and_leaves_its_folder(tmp_path):
         assert (tmp_path / name).is_file(), name
     assert list((tmp_path / "tensorboard").glob("events.out.*"))
     assert "step 2/12" in (tmp_path / "log.txt").read_text()
-    assert json.loads((tmp_path / "versions.json").read_text())["torch"].startswith(
-        torch.__version__.split("+")[0]
-    )
+    assert json.loads((tmp_path / "versions.json").read_text())["torch"].startswith(torch.__version__.split("+")[0])
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 12
     assert state["config"]["train"]["ema"] == 0.9
@@ -153,9 +151,7 @@ class Overflowing(tiny.Tiny):
         factor = float("inf") if step.index < self.steps else 1.0
         total = losses.total
         if factor != 1.0:
-            total = (
-                total + (self.head.weight.sum() - self.head.weight.detach().sum()).sqrt()
-            )  # slope is infinite at 0
+            total = total + (self.head.weight.sum() - self.head.weight.detach().sum()).sqrt()  # slope is infinite at 0
         return losses._replace(total=total)
 
     def after_step(self, step):
@@ -338,9 +334,7 @@ def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
 def test_a_signal_while_waiting_for_data_stops_before_the_step(tmp_path):
     _, whole = tiny.train(tmp_path / "a", epochs=3)
     with pytest.raises(Interrupted, match="saved at step 4"):
-        tiny.train(
-            tmp_path / "b", epochs=3, before=lambda step: signal.raise_signal(2) if step == 4 else None
-        )
+        tiny.train(tmp_path / "b", epochs=3, before=lambda step: signal.raise_signal(2) if step == 4 else None)
     _, resumed = tiny.train(tmp_path / "b", "resume", epochs=3)
     assert_equal(weights(whole), weights(resumed))
 

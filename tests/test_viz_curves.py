@@ -36,10 +36,7 @@ def test_png(look):
     picture = curves_png(curves, title="Loss", look=look, size=(4, 3), dots_per_inch=100)
     assert picture.size == (400, 300)
     assert picture.mode == ("RGBA" if look == "both" else "RGB")
-    assert (
-        picture.tobytes()
-        == curves_png(curves, title="Loss", look=look, size=(4, 3), dots_per_inch=100).tobytes()
-    )
+    assert picture.tobytes() == curves_png(curves, title="Loss", look=look, size=(4, 3), dots_per_inch=100).tobytes()
     if look == "both":
         alpha = np.asarray(picture)[..., 3]
         assert alpha.min() == 0

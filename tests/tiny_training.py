@@ -98,9 +98,7 @@ class TinyLoader:
 
     def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
         micro = [batch for step in range(start, stop) for batch in self.places(step)]
-        source = iter(
-            DataLoader(Images(self.count), batch_sampler=micro, num_workers=self.workers, collate_fn=collate)
-        )
+        source = iter(DataLoader(Images(self.count), batch_sampler=micro, num_workers=self.workers, collate_fn=collate))
         for step in range(start, stop):
             self.before(step)
             time.sleep(self.delay)
@@ -140,9 +138,7 @@ def train(
             with torch.no_grad():
                 return {"answer": float(method(torch.ones(2, 3, 4, 4)).square().sum())}
 
-    loader = TinyLoader(
-        count, batch, rank=ranks.rank, world=ranks.world, accumulate=config.accumulate, workers=workers
-    )
+    loader = TinyLoader(count, batch, rank=ranks.rank, world=ranks.world, accumulate=config.accumulate, workers=workers)
     loader.delay = delay
     if before is not None:
         loader.before = before

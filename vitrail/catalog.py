@@ -1,7 +1,7 @@
 """What there is, read from the folders without importing it: recipes, protocols, methods, regularizers.
 
-A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`; a protocol is a file in
-`vitrail/evaluation` with a public function `evaluate`. Nobody registers anything.
+A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`; a protocol is a
+file in `vitrail/evaluation` with a public function `evaluate`. Nobody registers anything.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ def find(entries: Iterable[Entry], name: str, what: str) -> Entry:
 
 def _files(room: str) -> list[tuple[str, ast.Module]]:
     paths = sorted((PACKAGE / room).glob("*.py"))
-    return [
-        (f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"
-    ]
+    return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
 
 
 def _summary(node: ast.FunctionDef | ast.Module) -> str:

@@ -1,4 +1,5 @@
-"""The command line: words to recipes, protocols, pictures and pages. Nothing heavy is imported before it is used."""
+"""The command line: words to recipes, protocols, pictures and pages. Nothing heavy is imported before it is
+used."""
 
 from __future__ import annotations
 
@@ -22,20 +23,12 @@ app = typer.Typer(
 
 Weights = Annotated[
     str,
-    typer.Option(
-        "--weights", "-w", help="A checkpoint, a run folder, or `pretrained` together with --model."
-    ),
+    typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` together with --model."),
 ]
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="A timm name; needed where the file does not tell.")
-]
-Key = Annotated[
-    str, typer.Option(help="Which model of a checkpoint that holds several: teacher, student, auto.")
-]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="A timm name; needed where the file does not tell.")]
+Key = Annotated[str, typer.Option(help="Which model of a checkpoint that holds several: teacher, student, auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings as key.subkey=value.", metavar="[KEY=VALUE]...")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.subkey=value.", metavar="[KEY=VALUE]...")]
 
 
 def main() -> None:
@@ -90,9 +83,7 @@ def list_(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("vitrail-demo"),
     seed: Annotated[int, typer.Option(help="Seed of scenes, weights and order.")] = 0,
-    budget: Annotated[
-        float, typer.Option(help="Share of the full training length, for a quicker look.")
-    ] = 1.0,
+    budget: Annotated[float, typer.Option(help="Share of the full training length, for a quicker look.")] = 1.0,
 ) -> None:
     """Train a tiny ViT on generated scenes with and without SAR, and write a page that compares them.
 
@@ -111,9 +102,7 @@ def doctor(
     folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a VOC tree.")] = None,
     patch_size: Annotated[int, typer.Option(help="Patch size of the model, pixels.")] = 16,
     image_size: Annotated[int, typer.Option(help="Image size to train at, pixels.")] = 224,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")
-    ] = Path(),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")] = Path(),
     every: Annotated[bool, typer.Option("--all", help="Decode every image, not a sample.")] = False,
 ) -> None:
     """Check this machine, and a folder of images; each finding comes with its mend.
@@ -139,19 +128,11 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name (`vitrail list recipes`) or a YAML file.")],
     settings: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default runs/RECIPE.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; nothing may change.")
-    ] = False,
-    extend: Annotated[
-        float | None, typer.Option("--extend", help="More epochs for the run in --out.")
-    ] = None,
-    init_from: Annotated[
-        str | None, typer.Option("--init-from", help="Start a new run from these weights.")
-    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; nothing may change.")] = False,
+    extend: Annotated[float | None, typer.Option("--extend", help="More epochs for the run in --out.")] = None,
+    init_from: Annotated[str | None, typer.Option("--init-from", help="Start a new run from these weights.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
 ) -> None:
     """Train by a recipe; `devices=2` starts two processes, torchrun works too.
 
@@ -192,9 +173,7 @@ def evaluate(
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the JSON goes; default: beside.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the JSON goes; default: beside.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached features.")] = None,
 ) -> None:
     """Measure a backbone by a published protocol; the numbers come with their protocol card.
@@ -231,15 +210,9 @@ def show(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
-    size: Annotated[
-        int | None, typer.Option(help="Shorter side in pixels; default: the model's own.")
-    ] = None,
-    block: Annotated[
-        int, typer.Option(help="Block whose attention is shown; negative counts from the last.")
-    ] = -1,
-    patch: Annotated[
-        str | None, typer.Option(help="For similarity: the patch as row,column; default center.")
-    ] = None,
+    size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the model's own.")] = None,
+    block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
+    patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
     device: Device = "auto",
 ) -> None:
     """Draw what a backbone sees in images, one PNG an image.

@@ -1,4 +1,5 @@
-"""Typed, frozen configurations: YAML in and out, `a.b=c` overrides, unknown keys answered with "did you mean"."""
+"""Typed, frozen configurations: YAML in and out, `a.b=c` overrides, unknown keys answered with "did you
+mean"."""
 
 from __future__ import annotations
 
@@ -62,9 +63,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file; `ConfigError` where there is none."""
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(
-            f"there is no configuration file at {path}; `vitrail list` names the built-in recipes"
-        )
+        raise ConfigError(f"there is no configuration file at {path}; `vitrail list` names the built-in recipes")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -87,9 +86,7 @@ def _merge(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
             if child is None:
                 child = place[parent] = {}
             if not isinstance(child, dict):
-                raise ConfigError(
-                    f"override {text!r}: {parent!r} is the value {child!r}, not a group of keys"
-                )
+                raise ConfigError(f"override {text!r}: {parent!r} is the value {child!r}, not a group of keys")
             place = child
         place[last] = _scalar(value)
     return merged
@@ -117,11 +114,7 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, place[:-1])
             close = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-            hint = (
-                f"did you mean {'.'.join((*place[:-1], close[0]))!r}?"
-                if close
-                else f"known: {', '.join(known)}"
-            )
+            hint = f"did you mean {'.'.join((*place[:-1], close[0]))!r}?" if close else f"known: {', '.join(known)}"
             lines.append(f"unknown key {key!r}; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key} is required and not given")

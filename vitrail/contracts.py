@@ -1,6 +1,7 @@
 """The words that every room shares: what a backbone returns, what a method promises, what a data set holds.
 
-These are structural types: a class of your own fits when it has the named attributes, nothing has to be inherited.
+These are structural types: a class of your own fits when it has the named attributes, nothing has to be
+inherited.
 """
 
 from __future__ import annotations
@@ -20,17 +21,15 @@ if TYPE_CHECKING:
 class Tokens(NamedTuple):
     """What a backbone says about a batch of images.
 
-    Block numbers are 0-based; a negative number counts from the last block. `layers` and `scores` are keyed by
-    the number that was asked for, so `backbone(x, scores=(-1,)).scores[-1]` works on any depth.
+    Block numbers are 0-based; a negative number counts from the last block. `layers` and `scores` are keyed
+    by the number that was asked for, so `backbone(x, scores=(-1,)).scores[-1]` works on any depth.
     """
 
     cls: Tensor  # [B, D] after the final norm
     patches: Tensor  # [B, N, D] after the final norm, raster order
     grid: tuple[int, int]  # (Y, X); Y * X == N unless a subset was kept
     layers: Mapping[int, Tensor] = {}  # asked-for blocks, [B, 1 + N, D], CLS first, before the final norm
-    scores: Mapping[
-        int, Tensor
-    ] = {}  # asked-for blocks, CLS query . patch keys / sqrt(d), no softmax, [B, H, Y, X]
+    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . patch keys / sqrt(d), no softmax, [B, H, Y, X]
 
 
 @runtime_checkable
@@ -145,7 +144,10 @@ class Sample(NamedTuple):
 class ImageSet(Protocol):
     """A data set with random access. Indexing an unreadable file raises `vitrail.data.UnreadableImage`."""
 
-    classes: tuple[str, ...] | None
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of the labels; None where images have no labels."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -48,9 +48,7 @@ def _versions() -> list[Finding]:
         wanted = ".".join(map(str, oldest))
         if numbers < oldest:
             found.append(
-                Finding(
-                    "error", f"{package} {have} is older than {wanted}", f"pip install '{package}>={wanted}'"
-                )
+                Finding("error", f"{package} {have} is older than {wanted}", f"pip install '{package}>={wanted}'")
             )
         else:
             found.append(Finding("ok", f"{package} {have}", ""))
@@ -73,9 +71,7 @@ def _compute() -> list[Finding]:
     for index in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
-        found.append(
-            Finding("ok", f"GPU {index}: {card.name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free", "")
-        )
+        found.append(Finding("ok", f"GPU {index}: {card.name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free", ""))
         if free < 0.5 * total:
             mend = "another process holds it; nvidia-smi names it, CUDA_VISIBLE_DEVICES chooses another"
             found.append(Finding("warning", f"GPU {index}: less than half of its memory is free", mend))
@@ -90,11 +86,7 @@ def _disk(out: Path) -> list[Finding]:
         return [Finding("error", f"{place} is not writable", "choose another run folder with --out")]
     free = shutil.disk_usage(place).free / GIB
     if free < 2:
-        return [
-            Finding(
-                "error", f"{free:.2f} GiB free at {place}", "free some space: a ViT-S run writes about 1 GiB"
-            )
-        ]
+        return [Finding("error", f"{free:.2f} GiB free at {place}", "free some space: a ViT-S run writes about 1 GiB")]
     return [Finding("ok", f"{free:.0f} GiB free at {place}", "")]
 
 
@@ -105,14 +97,6 @@ def _geometry(image_size: int, patch_size: int) -> list[Finding]:
     if image_size % patch_size:
         below, above = image_size // patch_size * patch_size, -(-image_size // patch_size) * patch_size
         mend = f"use {below} or {above}"
-        return [
-            Finding(
-                "error", f"image size {image_size} is not a multiple of the patch size {patch_size}", mend
-            )
-        ]
+        return [Finding("error", f"image size {image_size} is not a multiple of the patch size {patch_size}", mend)]
     side = image_size // patch_size
-    return [
-        Finding(
-            "ok", f"{image_size} pixels with patches of {patch_size}: a grid of {side} x {side} patches", ""
-        )
-    ]
+    return [Finding("ok", f"{image_size} pixels with patches of {patch_size}: a grid of {side} x {side} patches", "")]

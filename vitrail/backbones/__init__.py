@@ -37,8 +37,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # timm takes seconds to import; only what needs it pays. No module here may have the name of a public
-    # function:
-    # importing it would put the module in the function's place.
+    # function: importing it would put the module in the function's place.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

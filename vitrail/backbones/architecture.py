@@ -63,13 +63,9 @@ def check_name(name: str) -> None:
             timm.models.get_pretrained_cfg(name)
         except RuntimeError:
             offered = ", ".join(timm.list_pretrained(f"{arch}.*")) or arch
-            raise ConfigError(
-                f"timm {timm.__version__} has no weights' tag {tag!r}; it offers {offered}"
-            ) from None
+            raise ConfigError(f"timm {timm.__version__} has no weights' tag {tag!r}; it offers {offered}") from None
         return
-    close = difflib.get_close_matches(
-        name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5
-    )
+    close = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models('vit_*') names some"
     raise ConfigError(f"timm {timm.__version__} has no model {name!r}; {hint}")
 

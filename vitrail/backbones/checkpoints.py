@@ -98,24 +98,17 @@ def load_classifier(
     """
     found, own = _found(Path(path), checkpoint_key)
     if not found.head:
-        raise ValueError(
-            f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load"
-        )
+        raise ValueError(f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load")
     changes = {} if image_size is None else {"image_size": image_size}
     backbone = _build(found, own, name, changes, str(path))
     if "fc_norm.weight" in found.state:
-        raise ValueError(
-            f"{path} classifies the average of the patches, not the class token; load the backbone alone"
-        )
+        raise ValueError(f"{path} classifies the average of the patches, not the class token; load the backbone alone")
     if "dist_token" in found.state:
-        raise ValueError(
-            f"{path} has two classifiers, for class and distillation token; load the backbone alone"
-        )
+        raise ValueError(f"{path} has two classifiers, for class and distillation token; load the backbone alone")
     weight = found.head["weight"]
     if weight.shape[1] != backbone.embed_dim:
         raise ValueError(
-            f"{path}: the classifier takes {weight.shape[1]} channels, the backbone gives "
-            f"{backbone.embed_dim}"
+            f"{path}: the classifier takes {weight.shape[1]} channels, the backbone gives {backbone.embed_dim}"
         )
     head = nn.Linear(weight.shape[1], weight.shape[0])
     head.load_state_dict(found.head)
@@ -162,9 +155,7 @@ def digest(backbone: TimmViT) -> str:
 
 def _as_config(name: Name) -> BackboneConfig:
     if name is None:
-        raise ValueError(
-            "pretrained weights need a name, as in load('vit_small_patch16_224.dino', 'pretrained')"
-        )
+        raise ValueError("pretrained weights need a name, as in load('vit_small_patch16_224.dino', 'pretrained')")
     return name if isinstance(name, BackboneConfig) else BackboneConfig(name=name)
 
 
@@ -174,9 +165,7 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
     if about is None or not about.has_weights:
         arch = config.name.partition(".")[0]
         offered = ", ".join(timm.list_pretrained(f"{arch}*")) or "none; choose another name"
-        raise ValueError(
-            f"timm offers no weights under the name {config.name}; for {arch} it offers: {offered}"
-        )
+        raise ValueError(f"timm offers no weights under the name {config.name}; for {arch} it offers: {offered}")
     if surgery(config.surgery).changes_block and not allow_partial:
         raise ValueError(
             f"surgery {config.surgery} changes the last block, and timm's weights of {config.name} were "
@@ -191,9 +180,7 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
         raise ValueError(_no_weights(config, about.hf_hub_id, error)) from error
     operate(vit, config.surgery)
     backbone = TimmViT(vit, config)
-    note = (
-        f"{config.name}{f' ({about.tag})' if about.tag and '.' not in config.name else ''}, as timm offers it"
-    )
+    note = f"{config.name}{f' ({about.tag})' if about.tag and '.' not in config.name else ''}, as timm offers it"
     backbone.report = LoadReport(tuple(vit.state_dict()), (), (), "timm pretrained", notes=(note,))
     return backbone
 
@@ -201,15 +188,11 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
 def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     if "size mismatch" in str(error) or "state_dict" in str(error):
-        return (
-            f"timm's weights of {config.name} do not fit {config.plain()}; leave the overrides out ({reason})"
-        )
+        return f"timm's weights of {config.name} do not fit {config.plain()}; leave the overrides out ({reason})"
     return (
         f"the pretrained weights of {config.name} could not be loaded ({type(error).__name__}: {reason}). "
-        "Without a "
-        f"network: download model.safetensors from https://huggingface.co/{page or 'timm'} elsewhere and "
-        "load it by "
-        f"load({config.name!r}, 'model.safetensors'); or run timm.create_model({config.name!r}, "
+        f"Without a network: download model.safetensors from https://huggingface.co/{page or 'timm'} elsewhere and "
+        f"load it by load({config.name!r}, 'model.safetensors'); or run timm.create_model({config.name!r}, "
         "pretrained=True) on "
         "another machine and copy its Hugging Face cache (HF_HOME, by default ~/.cache/huggingface) to this "
         "one"
@@ -275,9 +258,7 @@ def _architecture(
         return saved, (), grid
     if isinstance(name, str):
         if name.partition(".")[0] != saved.name.partition(".")[0]:
-            raise ValueError(
-                f"{source} holds a {saved.name}, not a {name}; leave the name out, the file knows it"
-            )
+            raise ValueError(f"{source} holds a {saved.name}, not a {name}; leave the name out, the file knows it")
         return saved, (), grid
     if not surgery(name.surgery).same_block(surgery(saved.surgery)):
         raise ValueError(
@@ -310,15 +291,13 @@ def _follow_surgery(
         last = depth_of(found.state) - 1
         note = (
             f"blocks.{last}.norm2 is not there: trained with SAR's surgery, built as C (the block of F, too; "
-            "D would "
-            "look the same, if it is one say so by name=BackboneConfig(surgery='D'))"
+            "D would look the same, if it is one say so by name=BackboneConfig(surgery='D'))"
         )
         return config.model_copy(update={"surgery": "C"}), (note,)
     if not gone and not asked.norm2 and not partial:
         raise ValueError(
             f"surgery {config.surgery} was asked for, but {source} was trained with a plain last block (it "
-            "has norm2); "
-            "the architecture does not change between pre-training and fine-tuning: leave surgery out "
+            "has norm2); the architecture does not change between pre-training and fine-tuning: leave surgery out "
             "(E adds the entropy loss alone), or pass allow_partial=True"
         )
     return config, ()
@@ -415,15 +394,11 @@ def _fit_positions(
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     """The content of a file, and the metadata where it is one of ours."""
     if not path.is_file():
-        raise ValueError(
-            f"there is no file of weights at {path}; give 'pretrained' or the path of a checkpoint"
-        )
+        raise ValueError(f"there is no file of weights at {path}; give 'pretrained' or the path of a checkpoint")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
     if path.suffix == ".npz":
-        raise ValueError(
-            f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead"
-        )
+        raise ValueError(f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -464,9 +439,7 @@ _HARMLESS: list[Any] = [
 
 def _needs_code(path: Path, error: Exception) -> str:
     blocked = str(error).split("Unsupported", 1)
-    detail = (
-        blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
-    )
+    detail = blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
     return (
         f"{path} is a pickle that holds more than weights ({detail}); such files can run any code, so they "
         "are not "

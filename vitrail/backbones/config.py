@@ -49,9 +49,7 @@ class BackboneConfig(Config):
                 if side <= 0:
                     raise ValueError(f"{name} {sides} is not positive")
         if self.embed_dim and self.heads and self.embed_dim % self.heads:
-            raise ValueError(
-                f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}; change one of them"
-            )
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}; change one of them")
         for option in self.options:
             if option in _FIELDS:
                 raise ValueError(f"options.{option} has a field of its own: set {_FIELDS[option]}")

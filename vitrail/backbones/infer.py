@@ -84,9 +84,7 @@ def depth_of(state: Mapping[str, Tensor]) -> int:
 def lacks_last_norm2(state: Mapping[str, Tensor]) -> bool:
     """Whether the last block, and it alone, has no norm2: the mark of SAR's surgery C, D and F."""
     depth = depth_of(state)
-    normed = [
-        any(f"blocks.{index}.norm2.{kind}" in state for kind in ("weight", "bias")) for index in range(depth)
-    ]
+    normed = [any(f"blocks.{index}.norm2.{kind}" in state for kind in ("weight", "bias")) for index in range(depth)]
     return depth > 0 and not normed[-1] and all(normed[:-1]) and f"blocks.{depth - 1}.mlp.fc1.weight" in state
 
 
@@ -138,15 +136,12 @@ def _heads(state: Mapping[str, Tensor], width: int, layout: str) -> tuple[int, s
     if width in _HEADS:
         return _HEADS[width], "as published models of this width have"
     if width % 64:
-        raise ValueError(
-            _unclear(f"its width {width} is no multiple of 64, so the number of heads is unknown")
-        )
+        raise ValueError(_unclear(f"its width {width} is no multiple of 64, so the number of heads is unknown"))
     return width // 64, "64 channels each"
 
 
 def _unclear(reason: str) -> str:
     return (
         f"the architecture cannot be read from the shapes of this file: {reason}; say it: name='vit_...' as "
-        "in timm, "
-        "or name=BackboneConfig(name=..., heads=..., image_size=...)"
+        "in timm, or name=BackboneConfig(name=..., heads=..., image_size=...)"
     )

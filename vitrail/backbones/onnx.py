@@ -6,7 +6,7 @@ import copy
 import os
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,7 @@ def export_onnx(
     path = Path(path)
     baked = _baked(backbone, image_size)
     count = 2 if batch == "dynamic" else batch  # an example of 1 would be taken for a constant
-    images = torch.randn(
-        count, baked.vit.in_chans, *baked.image_size, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randn(count, baked.vit.in_chans, *baked.image_size, generator=torch.Generator().manual_seed(0))
     shapes = {"images": {0: torch.export.Dim("batch")}} if batch == "dynamic" else None
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -73,8 +71,7 @@ def export_onnx(
         difference = _difference(baked, partial, images, dynamic=batch == "dynamic")
         if difference is not None and not difference <= TOLERANCE:
             raise ValueError(
-                f"onnxruntime's outputs differ from the backbone's by {difference:.2g}, more than "
-                f"{TOLERANCE:g}"
+                f"onnxruntime's outputs differ from the backbone's by {difference:.2g}, more than {TOLERANCE:g}"
             )
         os.replace(partial, path)
     finally:
@@ -88,12 +85,12 @@ def _baked(backbone: TimmViT, image_size: int | tuple[int, int] | None) -> TimmV
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or backbone.image_size
     baked._grid(torch.empty(1, baked.vit.in_chans, *size, device="meta"))  # complains about sizes in words
     baked.vit.set_input_size(img_size=size)
-    baked.vit.dynamic_img_size = False
+    baked.vit.dynamic_img_size = False  # type: ignore[misc]
     baked.vit.patch_embed.flatten = True
     return baked
 
 
-def _write(module: nn.Module, images: Tensor, path: Path, shapes: object) -> None:
+def _write(module: nn.Module, images: Tensor, path: Path, shapes: Any) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -2,13 +2,13 @@
 
 timm embeds the patches and adds the positions; the blocks run one by one, so that outputs of asked-for blocks
 can be kept and CLS scores read from asked-for blocks while fused attention stays on
-(`vitrail.nn.open_block`). Images of any
-size that holds whole patches are taken: positions are interpolated (bicubic, antialiased) to their grid.
+(`vitrail.nn.open_block`). Images of any size that holds whole patches are taken: positions are interpolated (bicubic, antialiased) to their grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,8 +65,8 @@ class TimmViT(nn.Module):
         self.mean: tuple[float, ...] = tuple(mean or pixels.get("mean") or IMAGENET_DEFAULT_MEAN)
         self.std: tuple[float, ...] = tuple(std or pixels.get("std") or IMAGENET_DEFAULT_STD)
         self.embed_dim: int = vit.embed_dim
-        self.depth = len(vit.blocks)
-        self.heads: int = next(
+        self.depth: int = len(vit.blocks)
+        self.heads: int = next(  # type: ignore[assignment]
             part.num_heads for part in vit.blocks[0].modules() if hasattr(part, "num_heads")
         )
         self.patch_size: tuple[int, int] = tuple(vit.patch_embed.feat_ratio(as_scalar=False))
@@ -114,8 +114,7 @@ class TimmViT(nn.Module):
         if wanted_scores and keep is not None:
             raise ValueError(
                 f"scores of blocks {tuple(scores)} were asked together with keep: a subset of patches makes "
-                "no "
-                "[Y, X] map; ask for the scores of the whole image in a call without keep"
+                "no [Y, X] map; ask for the scores of the whole image in a call without keep"
             )
         x = self._embed(images, keep)
         outputs: dict[int, Tensor] = {}
@@ -178,8 +177,7 @@ class TimmViT(nn.Module):
         for number in asked:
             if not -self.depth <= number < self.depth:
                 raise ValueError(
-                    f"{what}: there is no block {number} among {self.depth}; choose {-self.depth} to "
-                    f"{self.depth - 1}"
+                    f"{what}: there is no block {number} among {self.depth}; choose {-self.depth} to {self.depth - 1}"
                 )
             found[number] = number % self.depth
             if what == "scores" and found[number] in self._closed:
@@ -197,7 +195,7 @@ class TimmViT(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor, **asked: bool) -> Any:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, use_reentrant=False, **asked)
+            return checkpoint(partial(block, **asked), x, use_reentrant=False)
         return block(x, **asked)
 
     def _without_extras(self, x: Tensor) -> Tensor:
@@ -218,22 +216,17 @@ def _check(vit: VisionTransformer) -> None:
     if not vit.has_class_token:
         raise ValueError(
             f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS "
-            "scores "
-            "need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*"
+            "scores need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*"
         )
     if vit.attn_pool is not None:
-        raise ValueError(
-            f"{name} pools by attention, which tokens pass by; build it with global_pool='token'"
-        )
+        raise ValueError(f"{name} pools by attention, which tokens pass by; build it with global_pool='token'")
     if not isinstance(vit.patch_drop, nn.Identity):
-        raise ValueError(
-            f"{name} drops patches at random; build it with patch_drop_rate=0 and pass `keep` instead"
-        )
+        raise ValueError(f"{name} drops patches at random; build it with patch_drop_rate=0 and pass `keep` instead")
 
 
 def _let_sizes_vary(vit: VisionTransformer) -> None:
     # What timm's dynamic_img_size=True does when it builds a model, so that one built without it works too.
-    vit.dynamic_img_size = True
+    vit.dynamic_img_size = True  # type: ignore[misc]
     vit.patch_embed.strict_img_size = False
     vit.patch_embed.flatten = False
     vit.patch_embed.output_fmt = Format.NHWC
@@ -246,6 +239,4 @@ def _check_keep(keep: Tensor, batch: int, patches: int) -> None:
         )
     on_host = keep.device.type == "cpu" and not torch.compiler.is_compiling()  # looking waits for a GPU
     if on_host and keep.numel() and not 0 <= int(keep.min()) <= int(keep.max()) < patches:
-        raise ValueError(
-            f"keep names patches {int(keep.min())} to {int(keep.max())}; there are 0 to {patches - 1}"
-        )
+        raise ValueError(f"keep names patches {int(keep.min())} to {int(keep.max())}; there are 0 to {patches - 1}")

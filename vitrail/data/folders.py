@@ -78,9 +78,7 @@ class ImageFolder:
                 )
             self.classes = _agree(self.folder, groups, classes)
             numbers = {name: number for number, name in enumerate(self.classes)}
-            self.labels = np.repeat(
-                [numbers[name] for name in groups], [len(paths) for paths in groups.values()]
-            )
+            self.labels = np.repeat([numbers[name] for name in groups], [len(paths) for paths in groups.values()])
             self.labels = self.labels.astype(np.int64)
             paths = [path for group in groups.values() for path in group]
         else:
@@ -176,9 +174,7 @@ def _find(root: Path, split: str | None, labels: Labels) -> Path:
         found = split_folder(root, split)
         if found is None:
             there = sorted(entry.name for entry in _entries(str(root)) if entry.is_dir())
-            raise ValueError(
-                f"{root} has no folder for the split {split!r}; it has {_some(there) or 'no folders'}"
-            )
+            raise ValueError(f"{root} has no folder for the split {split!r}; it has {_some(there) or 'no folders'}")
         return found
     found_splits = {name: split_folder(root, name) for name in SPLITS}
     if labels != "none" and all(found_splits.values()):
@@ -302,9 +298,7 @@ class _Boxes:
                 owners.append(places[name])
                 values.append(box)
         if not owners:
-            raise ValueError(
-                f"no line of {path} names an image of this folder; lines begin with paths like {paths[0]}"
-            )
+            raise ValueError(f"no line of {path} names an image of this folder; lines begin with paths like {paths[0]}")
         order = np.argsort(owners, kind="stable")
         self.owners = np.asarray(owners, np.int64)[order]
         self.values = np.asarray(values, np.float32)[order]
@@ -321,7 +315,5 @@ def _box(line: str, where: str) -> tuple[str, tuple[float, ...]]:
     except ValueError:
         raise ValueError(f"{where}: expected `<path> x0 y0 x1 y1`, got {line.strip()!r}") from None
     if x1 < x0 or y1 < y0:
-        raise ValueError(
-            f"{where}: the box {parts[1:]} ends before it begins; lines are `<path> x0 y0 x1 y1`"
-        )
+        raise ValueError(f"{where}: the box {parts[1:]} ends before it begins; lines are `<path> x0 y0 x1 y1`")
     return parts[0].replace("\\", "/"), (x0, y0, x1 + 1, y1 + 1)

@@ -91,22 +91,16 @@ def _splits(root: Path) -> tuple[list[Finding], dict[str, ImageFolder]]:
             with warnings.catch_warnings(record=True) as notes:
                 warnings.simplefilter("always")
                 splits[name] = ImageFolder(root, name or None)
-            findings += [
-                Finding("warning", str(note.message), "move them into a class folder") for note in notes
-            ]
+            findings += [Finding("warning", str(note.message), "move them into a class folder") for note in notes]
         except (ValueError, OSError) as error:
             findings.append(
                 Finding("error", str(error), "put images there, one folder per class for supervised recipes")
             )
     if wanted and "val" not in wanted:
-        mend = (
-            "add val/ (or validation/) with the same class folders; without one, a part of train is held out"
-        )
+        mend = "add val/ (or validation/) with the same class folders; without one, a part of train is held out"
         findings.append(Finding("warning", f"{root} has train/ but no val/", mend))
     if "val" in wanted and "train" not in wanted:
-        findings.append(
-            Finding("warning", f"{root} has val/ but no train/", "it can be evaluated on, not trained on")
-        )
+        findings.append(Finding("warning", f"{root} has val/ but no train/", "it can be evaluated on, not trained on"))
     for name, data in splits.items():
         findings += _classes(name, data)
     if len(splits) > 1:
@@ -144,18 +138,12 @@ def _agreement(train: ImageFolder, val: ImageFolder) -> list[Finding]:
         if (train.classes is None) == (val.classes is None):
             return []
         with_labels = "train" if val.classes is None else "val"
-        return [
-            Finding(
-                "error", f"only {with_labels} has class folders", "give both splits the same class folders"
-            )
-        ]
+        return [Finding("error", f"only {with_labels} has class folders", "give both splits the same class folders")]
     findings = []
     strangers = sorted(set(val.classes) - set(train.classes))
     if strangers:
         mend = "add training images of them, or remove them from val"
-        findings.append(
-            Finding("error", f"val has {len(strangers)} classes that train lacks: {_few(strangers)}", mend)
-        )
+        findings.append(Finding("error", f"val has {len(strangers)} classes that train lacks: {_few(strangers)}", mend))
     absent = sorted(set(train.classes) - set(val.classes))
     if absent:
         mend = "accuracy says nothing about them"
@@ -173,14 +161,8 @@ def _readable(name: str, looks: Sequence[Look], total: int) -> list[Finding]:
     more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
     what = f"{where}: {seen}, {len(bad)} unreadable: {listed}{more}"
     if len(bad) > TOLERATED * len(looks):
-        return [
-            Finding(
-                "error", what, "training stops when more than 1 % are unreadable: mend or remove these files"
-            )
-        ]
-    return [
-        Finding("warning", what, "training replaces them and lists them; better mend or remove these files")
-    ]
+        return [Finding("error", what, "training stops when more than 1 % are unreadable: mend or remove these files")]
+    return [Finding("warning", what, "training replaces them and lists them; better mend or remove these files")]
 
 
 def _sizes(name: str, looks: Sequence[Look], patch_size: int, image_size: int) -> list[Finding]:
@@ -198,27 +180,19 @@ def _sizes(name: str, looks: Sequence[Look], patch_size: int, image_size: int) -
     tiny, small = int((shorter < patch_size).sum()), int((shorter < image_size).sum())
     if tiny:
         mend = f"remove them: enlarged from less than a patch of {patch_size} they show nothing"
-        findings.append(
-            Finding("warning", f"{where}: {_share(tiny, sides)} are smaller than one patch", mend)
-        )
+        findings.append(Finding("warning", f"{where}: {_share(tiny, sides)} are smaller than one patch", mend))
     if small > 0.1 * len(sides):
         fits = int(np.median(shorter)) // patch_size * patch_size
         mend = (
-            f"they are enlarged, which costs time and adds nothing; {fits} fits most"
-            if fits
-            else "use larger images"
+            f"they are enlarged, which costs time and adds nothing; {fits} fits most" if fits else "use larger images"
         )
         findings.append(
             Finding("warning", f"{where}: {_share(small, sides)} are smaller than {image_size} pixels", mend)
         )
     ragged = int((sides % patch_size).any(axis=1).sum())
     if ragged:
-        mend = (
-            f"crops of {image_size} take care of it; where whole images are used, they are padded or resized"
-        )
-        what = (
-            f"{where}: {_share(ragged, sides)} have sides that are no multiple of the patch size {patch_size}"
-        )
+        mend = f"crops of {image_size} take care of it; where whole images are used, they are padded or resized"
+        what = f"{where}: {_share(ragged, sides)} have sides that are no multiple of the patch size {patch_size}"
         findings.append(Finding("ok", what, mend))
     return findings
 
@@ -273,9 +247,7 @@ def _voc(root: Path, patch_size: int, image_size: int, sample: int | None) -> li
         boxes = "with boxes" if data.has_boxes else "without boxes"
         findings.append(Finding("ok", f"VOC split {split}: {len(data)} images with masks, {boxes}", ""))
         chosen = _spread(len(data), sample)
-        looks = [look(data.paths(index)[0]) for index in chosen] + [
-            _look_at_mask(data, index) for index in chosen
-        ]
+        looks = [look(data.paths(index)[0]) for index in chosen] + [_look_at_mask(data, index) for index in chosen]
         findings += _readable(split, looks, 2 * len(data))
         images = looks[: len(chosen)]
         findings += _sizes(split, images, patch_size, image_size) + _modes(split, images)

@@ -176,8 +176,7 @@ def ordered_batches(
         raise ValueError(f"batch_size {batch_size} is at least 1 and rank {rank} below world {world}")
     first, last = rank * len(data) // world, (rank + 1) * len(data) // world
     requests = [
-        _Request(0, np.arange(start, min(start + batch_size, last)))
-        for start in range(first, last, batch_size)
+        _Request(0, np.arange(start, min(start + batch_size, last))) for start in range(first, last, batch_size)
     ]
     reader = _Reader(data, transform, 0, replace=False)
     for loaded in _load(reader, requests, LoaderConfig(workers=workers, prefetch=prefetch, pin=pin)):
@@ -289,9 +288,7 @@ class _Reader(Dataset[_Loaded]):
         indices = torch.tensor(kept)
         given = [label for label in labels if label is not None]
         if given and len(given) < len(labels):
-            raise ValueError(
-                f"images {[i for i, label in zip(kept, labels) if label is None][:8]} have no label"
-            )
+            raise ValueError(f"images {[i for i, label in zip(kept, labels) if label is None][:8]} have no label")
         views: tuple[Tensor, ...] = ()
         if isinstance(images[0], tuple):
             first, *others = (_stacked(each, kept) for each in zip(*images, strict=True))
@@ -347,9 +344,7 @@ def _load(reader: _Reader, requests: Any, config: LoaderConfig) -> Iterator[_Loa
 def _last_words(error: Exception) -> str | None:
     """What torch says of a worker's death; None for an error that a worker raised."""
     words = str(error)
-    if words.startswith("Caught ") or (
-        isinstance(error, RuntimeError) and "DataLoader worker (pid" not in words
-    ):
+    if words.startswith("Caught ") or (isinstance(error, RuntimeError) and "DataLoader worker (pid" not in words):
         return None
     try:
         # A worker's pipe breaks before the signal of its end arrives, and then torch raises wherever we are.
@@ -360,9 +355,7 @@ def _last_words(error: Exception) -> str | None:
 
 
 def _tuples(skipped: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
-    return {
-        index: (path, reason) for index, (path, reason) in skipped.items()
-    }  # pinning turns tuples into lists
+    return {index: (path, reason) for index, (path, reason) in skipped.items()}  # pinning turns tuples into lists
 
 
 def _as_it_is(loaded: _Loaded) -> _Loaded:

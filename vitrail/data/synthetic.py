@@ -1,8 +1,9 @@
 """Generated scenes: a textured object on a textured background among distractors, with class, mask and boxes.
 
-The class is told by shape, hue and texture together. Background and distractors take any hue and carry no class.
-A scene is a function of (seed, split, index) alone, and the same bits on every machine: all arithmetic is on
-float64 with +, -, *, / and square roots, which IEEE 754 rounds alike everywhere; no sine, no power, no sum over axes.
+The class is told by shape, hue and texture together. Background and distractors take any hue and carry no
+class. A scene is a function of (seed, split, index) alone, and the same bits on every machine: all arithmetic
+is on float64 with +, -, *, / and square roots, which IEEE 754 rounds alike everywhere; no sine, no power, no
+sum over axes.
 """
 
 from __future__ import annotations
@@ -94,10 +95,7 @@ class SyntheticScenes:
         draws[:, _TURN] = (draws[:, _TURN] + 0.25 * share * way[2]) % 1.0
         label = index % len(self.classes)
         images, masks = _paint(draws, np.full(frames, label), self.size)
-        return [
-            self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}")
-            for n in range(frames)
-        ]
+        return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]
 
     def digest(self) -> str:
         """Of all that decides the scenes."""
@@ -106,9 +104,7 @@ class SyntheticScenes:
 
     def _draws(self, index: int) -> Array:
         which = 0 if self.split == "train" else 1
-        return np.random.Generator(
-            np.random.Philox(np.random.SeedSequence([self.seed, which, index]))
-        ).random(_DRAWS)
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, which, index]))).random(_DRAWS)
 
     def _sample(self, image: NDArray[np.uint8], label: int, mask: NDArray[np.uint8], path: str) -> Sample:
         return Sample(Image.fromarray(image), label, mask, _boxes(mask), path)
@@ -148,9 +144,7 @@ def _paint(
     canvas = _background(draws, x, y)
     for number in range(DISTRACTORS):
         canvas = _distractor(canvas, draws[:, _BLOB + 9 * number : _BLOB + 9 * (number + 1)], x, y, side)
-    center_x, center_y = (
-        (0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height))
-    )
+    center_x, center_y = ((0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height)))
     radius = 0.17 + 0.09 * draws[:, _RADIUS]
     u, v = _turned((x - _c(center_x)) / _c(radius), (y - _c(center_y)) / _c(radius), draws[:, _TURN])
     inside = _shape(labels % 8, u, v) * _c(radius) * side  # pixels, negative inside
@@ -172,7 +166,7 @@ def _background(draws: Array, x: Array, y: Array) -> Array:
     lattices = draws[:, _NOISE:].reshape(len(draws), 2, _LATTICE, _LATTICE)
     coarse = _noise(lattices[:, 0], x, y, 2 + 3 * d[6])
     fine = _noise(lattices[:, 1], x, y, 5 + 1.9 * d[7])
-    u, v = _turned(x - 0.5, y - 0.5, d[8])
+    u, _ = _turned(x - 0.5, y - 0.5, d[8])
     wave = _wave(u * _c(4 + 5 * d[9]) + 0.35 * coarse)
     share = 0.5 * coarse + 0.2 * fine + _c(0.3 * (d[10] < 0.5)) * wave + _c(0.3 * (d[10] >= 0.5)) * fine
     return _mix(_c(one), _c(two), share[..., None])
@@ -255,9 +249,7 @@ def _noise(lattice: Array, x: Array, y: Array, cells: Array) -> Array:
     scene = np.arange(len(lattice))[:, None, None]
 
     def at(dy: int, dx: int) -> Array:
-        return lattice[
-            scene, (row.astype(np.int64) + dy) % _LATTICE, (column.astype(np.int64) + dx) % _LATTICE
-        ]
+        return lattice[scene, (row.astype(np.int64) + dy) % _LATTICE, (column.astype(np.int64) + dx) % _LATTICE]
 
     top, bottom = at(0, 0) * (1 - s) + at(0, 1) * s, at(1, 0) * (1 - s) + at(1, 1) * s
     return top * (1 - t) + bottom * t

@@ -220,9 +220,7 @@ class EvalTransform:
         mask = boxes = None
         if sample.mask is not None:
             if sample.mask.shape != (height, width):
-                raise ValueError(
-                    f"{sample.path}: mask {sample.mask.shape} and image {(height, width)} differ in size"
-                )
+                raise ValueError(f"{sample.path}: mask {sample.mask.shape} and image {(height, width)} differ in size")
             picture = Image.fromarray(np.ascontiguousarray(sample.mask, dtype=np.uint8))
             mask = torch.from_numpy(np.array(_moved(picture, geometry, Image.Resampling.NEAREST, 255)))
         if sample.boxes is not None:
@@ -251,9 +249,7 @@ class Normalize:
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """Raises `ValueError` for anything but three channels of uint8."""
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(
-                f"expected uint8 [H, W, 3], got {pixels.dtype} {pixels.shape}; open images by open_image"
-            )
+            raise ValueError(f"expected uint8 [H, W, 3], got {pixels.dtype} {pixels.shape}; open images by open_image")
         channels = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         return channels.to(torch.float32).mul_(self._factor).add_(self._offset)
 
@@ -385,9 +381,7 @@ def _pil(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(image))
     if image.mode != "RGB":
-        raise ValueError(
-            f"expected an RGB image, got mode {image.mode}; open images by vitrail.data.open_image"
-        )
+        raise ValueError(f"expected an RGB image, got mode {image.mode}; open images by vitrail.data.open_image")
     return image
 
 

@@ -79,9 +79,7 @@ class VocSegmentation:
         missing = self._missing()
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise ValueError(
-                f"{len(missing)} files that the split {split!r} names are not in {self.root}: {shown}"
-            )
+            raise ValueError(f"{len(missing)} files that the split {split!r} names are not in {self.root}: {shown}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -137,9 +135,7 @@ class VocSegmentation:
             name = (each.findtext("name") or "").strip()
             if name not in self._numbers:
                 raise ValueError(f"unknown class {name!r}")
-            corners = [
-                float(each.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax")
-            ]
+            corners = [float(each.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax")]
             if not np.isfinite(corners).all():
                 raise ValueError(f"an object {name!r} without a complete box")
             boxes.append([corners[0] - 1, corners[1] - 1, corners[2], corners[3]])
@@ -158,9 +154,7 @@ class VocSegmentation:
         missing = []
         for folder, extension in wanted:
             there = set(os.listdir(self.root / folder)) if (self.root / folder).is_dir() else set()
-            missing += [
-                f"{folder}/{name}{extension}" for name in self.ids if f"{name}{extension}" not in there
-            ]
+            missing += [f"{folder}/{name}{extension}" for name in self.ids if f"{name}{extension}" not in there]
         return missing
 
 
@@ -179,8 +173,7 @@ def find_voc(root: str | Path) -> Path:
         if (place / "ImageSets" / "Segmentation").is_dir():
             return place
     raise ValueError(
-        f"{root} does not have the VOC layout: "
-        "neither it nor VOCdevkit/VOC2012 below it has ImageSets/Segmentation"
+        f"{root} does not have the VOC layout: neither it nor VOCdevkit/VOC2012 below it has ImageSets/Segmentation"
     )
 
 

@@ -101,9 +101,7 @@ class JaccardConfig(Config):
     def settings(self) -> Settings:
         """The preset with the fields that were given."""
         given = {name: getattr(self, name) for name in Settings._fields}
-        return PRESETS[self.preset]._replace(
-            **{name: value for name, value in given.items() if value is not None}
-        )
+        return PRESETS[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def attention_regions(scores: Tensor, mass: float) -> Tensor:
@@ -147,9 +145,7 @@ def image_jaccard(regions: Tensor, mask: Tensor, void: Void = "excluded") -> Ten
     heads, rows, columns = regions.shape
     height, width = mask.shape
     if height % rows or width % columns:
-        raise ValueError(
-            f"a mask of {height} x {width} px does not divide into a grid of {rows} x {columns} patches"
-        )
+        raise ValueError(f"a mask of {height} x {width} px does not divide into a grid of {rows} x {columns} patches")
     large = regions.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)
     present = [value for value in mask.unique().tolist() if value not in (BACKGROUND, VOID)]
     if not present:
@@ -249,9 +245,7 @@ class _Tally:
             self.other.append(image_jaccard(self.before, seen.mask, self.void).amax(1).mean().item())
         self.before = regions
         per_head = [round(100 * value, 4) for value in heads.tolist()]
-        self.images.append(
-            {"index": seen.number, "path": seen.path, "jaccard": 100 * best, "heads": per_head}
-        )
+        self.images.append({"index": seen.number, "path": seen.path, "jaccard": 100 * best, "heads": per_head})
 
 
 def _numbers(found: _Tally) -> tuple[dict[str, float], list[float]]:

@@ -180,18 +180,14 @@ def eval_transform(config: EvalTransformConfig, backbone: object) -> EvalTransfo
 def pixel_statistics(backbone: object) -> dict[str, tuple[float, ...]]:
     """The `mean` and `std` that a backbone knows, three numbers each; empty where it knows none."""
     known = {name: getattr(backbone, name, None) for name in ("mean", "std")}
-    return {
-        name: tuple(float(value) for value in values) for name, values in known.items() if values is not None
-    }
+    return {name: tuple(float(value) for value in values) for name, values in known.items() if values is not None}
 
 
 def require_labels(features: Features, role: str) -> Tensor:
     """The labels `[N]`. Raises `ValueError` where images have none."""
     if features.labels is None or bool((features.labels < 0).any()):
         without = "all" if features.labels is None else int((features.labels < 0).sum())
-        raise ValueError(
-            f"{without} of {role}'s {len(features.values)} images have no label; give class folders"
-        )
+        raise ValueError(f"{without} of {role}'s {len(features.values)} images have no label; give class folders")
     return features.labels
 
 
@@ -199,9 +195,7 @@ def shared_classes(train: ImageSet, val: ImageSet) -> int:
     """How many classes both sets have. Raises `ValueError` where their lists differ or one has none."""
     for role, data in (("train", train), ("val", val)):
         if not data.classes:
-            raise ValueError(
-                f"{role} has no class list; give class folders, or use a protocol without labels"
-            )
+            raise ValueError(f"{role} has no class list; give class folders, or use a protocol without labels")
     known, asked = tuple(train.classes or ()), tuple(val.classes or ())
     if unknown := [name for name in asked if name not in known]:
         raise ValueError(
@@ -251,9 +245,7 @@ def read_features(backbone: Backbone, images: Tensor, config: FeatureConfig) -> 
     """
     blocks = config.cls_blocks
     if blocks > backbone.depth:
-        raise ValueError(
-            f"cls_blocks = {blocks}, but the backbone has {backbone.depth} blocks; ask for fewer"
-        )
+        raise ValueError(f"cls_blocks = {blocks}, but the backbone has {backbone.depth} blocks; ask for fewer")
     earlier = tuple(range(-blocks, -1))
     tokens = backbone(images, layers=earlier)
     parts: list[Tensor] = []
@@ -300,9 +292,7 @@ def _compute(
         found = read_features(backbone, batch.images.to(place, non_blocking=True), config).cpu()
         if not found.isfinite().all():
             bad = batch.indices[~found.isfinite().all(1)] + start
-            raise ValueError(
-                f"features of images {bad.tolist()[:8]} are not finite; check the weights, or use fp32"
-            )
+            raise ValueError(f"features of images {bad.tolist()[:8]} are not finite; check the weights, or use fp32")
         values.append(found)
         labels.append(torch.full((len(found),), -1) if batch.labels is None else batch.labels.cpu())
         indices.append(batch.indices.cpu() + start)
@@ -316,12 +306,8 @@ def _compute(
 def _join(shards: list[dict[str, Tensor]], count: int, notes: list[str], title: str) -> Features:
     kept = [shard for shard in shards if len(shard["indices"])]
     if not kept:
-        raise ValueError(
-            f"{title}: none of the {count} images could be read; run `vitrail doctor` on the folder"
-        )
-    values, labels, indices = (
-        torch.cat([shard[key] for shard in kept]) for key in ("values", "labels", "indices")
-    )
+        raise ValueError(f"{title}: none of the {count} images could be read; run `vitrail doctor` on the folder")
+    values, labels, indices = (torch.cat([shard[key] for shard in kept]) for key in ("values", "labels", "indices"))
     if len(indices) < count:
         notes.append(f"{title}: {count - len(indices)} of {count} images could not be read and were left out")
     return Features(values, None if bool((labels < 0).all()) else labels, indices, tuple(notes))

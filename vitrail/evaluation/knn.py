@@ -104,9 +104,7 @@ def evaluate(
     notes = [*bank.notes, *queries.notes]
     ks = fitting_ks(config.k, len(bank.values), notes)
     if train.digest() == val.digest():
-        notes.append(
-            "train and val are the same images: every query finds itself, so the numbers are too high"
-        )
+        notes.append("train and val are the same images: every query finds itself, so the numbers are too high")
     accuracies = classify(
         queries.values.to(place),
         labels["val"].to(place),
@@ -164,11 +162,7 @@ def classify(
         votes = knn_vote(values[:, :k], ids[:, :k], bank_labels, classes=classes, temperature=temperature)
         # The released script sorts unstably; doing the same is the only way to meet its numbers.
         ranked = votes.sort(dim=1, descending=True, stable=preset == "default").indices
-        voted = (
-            (neighbors[:, :k] == labels).any(1)
-            if preset == "default"
-            else torch.ones_like(query_labels).bool()
-        )
+        voted = (neighbors[:, :k] == labels).any(1) if preset == "default" else torch.ones_like(query_labels).bool()
         accuracies[k] = {
             top: 100.0 * ((ranked[:, :top] == labels).any(1) & voted).sum().item() / len(labels)
             for top in (1, 5)

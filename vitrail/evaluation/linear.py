@@ -125,9 +125,7 @@ class LinearConfig(Config):
     def settings(self) -> Settings:
         """The preset with the fields that were given."""
         given = {name: getattr(self, name) for name in Settings._fields}
-        return PRESETS[self.preset]._replace(
-            **{name: value for name, value in given.items() if value is not None}
-        )
+        return PRESETS[self.preset]._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def evaluate(
@@ -165,12 +163,8 @@ def evaluate(
             source = _extract(backbone, train, "train", config, cache, device)
             notes += source.notes
             known = require_labels(source, "train").to(place)
-            batches = shuffled(
-                source.values.to(place), known, settings.epochs, settings.batch_size, config.seed
-            )
-        heads, losses = fit_heads(
-            batches, target.values.shape[1], classes, settings, seed=config.seed, device=place
-        )
+            batches = shuffled(source.values.to(place), known, settings.epochs, settings.batch_size, config.seed)
+        heads, losses = fit_heads(batches, target.values.shape[1], classes, settings, seed=config.seed, device=place)
         accuracies = _score(heads, target.values.to(place), labels.to(place), notes)
     best = max(range(len(settings.learning_rates)), key=accuracies[1].__getitem__)
     prefix = "linear" if len(settings.learning_rates) == 1 else "linear_best"
@@ -254,9 +248,7 @@ def _augmented(
                     raise ValueError("train has images without a label; a linear probe needs class folders")
                 with autocast(place, config.precision):
                     chunks = batch.images.split(config.forward_batch_size)
-                    values = torch.cat(
-                        [read_features(backbone, chunk.to(place), reading) for chunk in chunks]
-                    )
+                    values = torch.cat([read_features(backbone, chunk.to(place), reading) for chunk in chunks])
                 yield step // steps, values, batch.labels.to(place)
             advance(1)
     notes += [f"train image {path} could not be read ({reason})" for path, reason in loader.skipped.values()]
@@ -270,9 +262,7 @@ def _score(heads: LinearHeads, values: Tensor, labels: Tensor, notes: list[str])
     logits = torch.cat([heads(part).cpu() for part in values.split(1024)], dim=1)
     diverged = [rate for own, rate in zip(logits, heads.learning_rates.tolist()) if not own.isfinite().all()]
     if len(diverged) == len(logits):
-        raise ValueError(
-            f"training diverged at every learning rate ({diverged}); give smaller learning_rates"
-        )
+        raise ValueError(f"training diverged at every learning rate ({diverged}); give smaller learning_rates")
     if diverged:
         notes.append(f"training diverged at the learning rates {diverged} and counts as wrong there")
     per_head = [topk_accuracy(own, labels.cpu()) for own in logits]
@@ -303,9 +293,7 @@ def _card(
     words = changes(PRESETS[config.preset]._asdict(), settings._asdict())
     if not settings.augment:
         words.append("no augmentation: trained on the features of the validation transform")
-    words += changes(
-        LinearConfig().plain(), config.plain(), (*NO_INFLUENCE, "preset", "seed", *Settings._fields)
-    )
+    words += changes(LinearConfig().plain(), config.plain(), (*NO_INFLUENCE, "preset", "seed", *Settings._fields))
     return make_card(
         protocol="linear",
         source=SOURCES[config.preset],

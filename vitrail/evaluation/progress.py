@@ -41,9 +41,7 @@ def progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[
             sys.stderr.write("\n")
 
 
-def progress_line(
-    title: str, done: int, total: int, seconds: float, unit: str = "images", ready: int = 0
-) -> str:
+def progress_line(title: str, done: int, total: int, seconds: float, unit: str = "images", ready: int = 0) -> str:
     """The line's words; the rate appears once something is done, the time left until all is."""
     line = f"{title} {done:,}/{total:,} {unit}"
     if ready:

@@ -4,7 +4,8 @@
 
 Source: Touvron et al., "Training data-efficient image transformers", 2021 (mixup, cutmix, label smoothing, weight
 decay); Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Eq. 9 (the sum).
-Mixup and cutmix are timm's. RandAugment and random erasing belong to the data's transform, drop path to the backbone.
+Mixup and cutmix are timm's. RandAugment and random erasing belong to the data's transform, drop path to the
+backbone.
 
 Deviations from the paper
 - The regularizer reads the tokens of the mixed images, as the authors' code does; the text does not say.
@@ -51,9 +52,7 @@ class Supervised(nn.Module):
         """`classes` are the names of the labels 0, 1, ...; at least two."""
         super().__init__()
         if len(classes) < 2:
-            raise ValueError(
-                f"a classifier needs at least 2 classes, the data has {len(classes)}: {list(classes)}"
-            )
+            raise ValueError(f"a classifier needs at least 2 classes, the data has {len(classes)}: {list(classes)}")
         self.config = config
         self.backbone = backbone
         self.classes = classes
@@ -71,9 +70,7 @@ class Supervised(nn.Module):
         layers, scores = self._wanted()
         tokens = self.backbone(images, layers=layers, scores=scores)
         logits = self.head(tokens.cls).float()
-        smoothing = (
-            self.config.label_smoothing if self.mixing is None else 0.0
-        )  # timm's mixing has smoothed already
+        smoothing = self.config.label_smoothing if self.mixing is None else 0.0  # timm's mixing has smoothed already
         total = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         parts = {"cross_entropy": total.detach()}
         if self.mixing is None:
@@ -91,9 +88,7 @@ class Supervised(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone groups by layer, head and regularizers at the full rate; biases and norms undecayed."""
         config = self.config
-        groups = parameter_groups(
-            self.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay
-        )
+        groups = parameter_groups(self.backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
         for module in (self.head, self.regularizers):
             groups += parameter_groups(module, weight_decay=config.weight_decay)
         return [group for group in groups if group["params"]]

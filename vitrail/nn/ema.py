@@ -18,9 +18,7 @@ class Ema:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         if not 0 < decay < 1:
-            raise ValueError(
-                f"EMA decay {decay} is not inside (0, 1); 0.9999 suits long runs, 0.99 short ones"
-            )
+            raise ValueError(f"EMA decay {decay} is not inside (0, 1); 0.9999 suits long runs, 0.99 short ones")
         self.decay = decay
         self.average = {name: value.detach().clone() for name, value in _trained(module).items()}
 
@@ -28,9 +26,7 @@ class Ema:
     def update(self, module: nn.Module) -> None:
         """Move the average toward the module's parameters; call once after each optimizer step."""
         values = _trained(module)
-        torch._foreach_lerp_(
-            list(self.average.values()), [values[name] for name in self.average], 1 - self.decay
-        )
+        torch._foreach_lerp_(list(self.average.values()), [values[name] for name in self.average], 1 - self.decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:

@@ -37,9 +37,7 @@ def parameter_groups(
     if weight_decay < 0:
         raise ValueError(f"weight_decay {weight_decay} is negative; 0 switches it off")
     if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ValueError(
-            f"layer_decay {layer_decay} is not inside (0, 1]; null switches it off, 0.75 is usual"
-        )
+        raise ValueError(f"layer_decay {layer_decay} is not inside (0, 1]; null switches it off, 0.75 is usual")
     distances = _distances(module) if layer_decay is not None else {}
     spared = set(_spared(module))
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -73,7 +71,7 @@ def _distances(module: nn.Module) -> dict[str, int]:
             f"layer_decay needs a timm model, and {type(module).__name__} neither is nor holds one; "
             "set layer_decay to null"
         )
-    distances = {}
+    distances: dict[str, int] = {}
     for prefix, model in found:
         start = f"{prefix}." if prefix else ""
         parts: dict[str, int] = group_parameters(model, model.group_matcher(), reverse=True)

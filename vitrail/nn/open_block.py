@@ -1,7 +1,6 @@
 """timm's transformer block, opened: the same modules under the same names, and it hands out the CLS scores.
 
-timm's attention runs fused, so its scores are nowhere to be seen. The scores of one query, though, are one
-small
+timm's attention runs fused, so its scores are nowhere to be seen. The scores of one query, though, are one small
 product of what the block has anyway: S[h, x] = q_cls . k_x / sqrt(d). A block that is asked for them computes
 queries and keys once, gives them to the fused attention, and to that product. Nothing else changes, gradients
 included, and everything passes through `forward`, so that sharding and checkpointing wrappers work.
@@ -28,9 +27,7 @@ class OpenBlock(nn.Module):
     State-dict keys stay timm's; with `norm2=False` those of norm2 are gone.
     """
 
-    def __init__(
-        self, block: nn.Module, *, msa_skip: bool = True, norm2: bool = True, mlp_skip: bool = True
-    ) -> None:
+    def __init__(self, block: Any, *, msa_skip: bool = True, norm2: bool = True, mlp_skip: bool = True) -> None:
         """Take over the modules of a timm `Block`, or of an opened one; they are shared, not copied.
 
         A branch without its skip connection loses its drop path too: dropping it would zero the tokens.
@@ -46,8 +43,7 @@ class OpenBlock(nn.Module):
         for skip, scale in ((msa_skip, block.ls1), (mlp_skip, block.ls2)):
             if not skip and not isinstance(scale, nn.Identity):
                 raise ValueError(
-                    "the block has layer scale, which shrinks the tokens to nothing where the skip "
-                    "connection is "
+                    "the block has layer scale, which shrinks the tokens to nothing where the skip connection is "
                     "removed; build the model without it (options={'init_values': None}), or keep the skip"
                 )
         self.msa_skip = msa_skip
@@ -73,9 +69,7 @@ class OpenBlock(nn.Module):
         """
         if scores:
             if attn_mask is not None or is_causal:
-                raise ValueError(
-                    "scores of masked attention are not defined here; ask for them without a mask"
-                )
+                raise ValueError("scores of masked attention are not defined here; ask for them without a mask")
             attended, similarity = attend(self.attn, self.norm1(x))
             return self._rest(x, attended), similarity
         masks: dict[str, Any] = {}
@@ -101,7 +95,7 @@ class OpenBlock(nn.Module):
         return f"msa_skip={self.msa_skip}, mlp_skip={self.mlp_skip}"
 
 
-def attend(attn: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def attend(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """timm's self-attention, fused, and the scores of its first query.
 
     Args:
@@ -149,21 +143,20 @@ def open_blocks(blocks: nn.Sequential) -> dict[int, str]:
     return closed
 
 
-def why_closed(block: nn.Module) -> str | None:
+def why_closed(block: Any) -> str | None:
     """Why a block cannot be opened, in words; None where it can."""
-    from timm.models.vision_transformer import Attention, Block
+    from timm.layers import Attention
+    from timm.models.vision_transformer import Block
 
     if type(block) not in (Block, OpenBlock):
         return (
             f"a block of type {type(block).__name__} cannot be opened to its CLS scores, nor operated on; "
-            "models "
-            "with timm's plain Block can (vit_*_patch16_224, deit_*, dinov2)"
+            "models with timm's plain Block can (vit_*_patch16_224, deit_*, dinov2)"
         )
     if type(block.attn) is not Attention:
         return (
             f"attention of type {type(block.attn).__name__} cannot be opened to its CLS scores, nor operated "
-            "on; "
-            "models with timm's plain Attention can (vit_*_patch16_224, deit_*, dinov2)"
+            "on; models with timm's plain Attention can (vit_*_patch16_224, deit_*, dinov2)"
         )
     unknown = [
         *_unknown(block.named_children(), _PARTS),
@@ -172,8 +165,7 @@ def why_closed(block: nn.Module) -> str | None:
     if unknown:
         return (
             f"this timm version's block has parts that are unknown here ({', '.join(unknown)}), so its CLS "
-            "scores "
-            "would be a guess; install a timm release that vitrail was tested with"
+            "scores would be a guess; install a timm release that vitrail was tested with"
         )
     return None
 

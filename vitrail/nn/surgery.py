@@ -10,12 +10,13 @@ branch would zero the tokens.
 
 from __future__ import annotations
 
-from typing import Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from vitrail.config import Config, ConfigError
 from vitrail.nn.open_block import OpenBlock
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 Preset = Literal["A", "B", "C", "D", "E", "F"]
 
@@ -66,13 +67,11 @@ def surgery(preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
     if isinstance(preset, SurgeryConfig):
         return preset
     if preset not in PRESETS:
-        raise ConfigError(
-            f"surgery {preset!r} is no row of Table 1(b); choose one of {', '.join(PRESETS)}, or null"
-        )
+        raise ConfigError(f"surgery {preset!r} is no row of Table 1(b); choose one of {', '.join(PRESETS)}, or null")
     return PRESETS[preset]
 
 
-def operate(vit: nn.Module, preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
+def operate(vit: VisionTransformer, preset: Preset | SurgeryConfig | None) -> SurgeryConfig:
     """Operate on the last block of a timm `VisionTransformer`, in place; returns the switches.
 
     The weights keep timm's names; without norm2 its two are gone. A and E change nothing.

@@ -30,9 +30,7 @@ def mass_mask(weights: Tensor, share: float = 0.6, dims: int = 1) -> Tensor:
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; it must lie in (0, 1], as in 0.6 for 60 % of the mass")
     if not 1 <= dims <= weights.ndim:
-        raise ValueError(
-            f"dims is {dims}, but weights have the shape {tuple(weights.shape)}; give 1 to {weights.ndim}"
-        )
+        raise ValueError(f"dims is {dims}, but weights have the shape {tuple(weights.shape)}; give 1 to {weights.ndim}")
     flat = weights.detach().flatten(-dims).double()
     if flat.numel() == 0:
         return torch.zeros_like(weights, dtype=torch.bool)

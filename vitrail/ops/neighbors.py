@@ -70,9 +70,7 @@ def knn_vote(values: Tensor, ids: Tensor, labels: Tensor, classes: int, temperat
     if labels.numel():
         low, high = (int(value) for value in labels.aminmax())
         if low < 0 or high >= classes:
-            raise ValueError(
-                f"labels run from {low} to {high}, but there are {classes} classes; labels start at 0"
-            )
+            raise ValueError(f"labels run from {low} to {high}, but there are {classes} classes; labels start at 0")
     weights = (values / temperature).softmax(-1)  # the same votes, scaled to 1: exp alone overflows
     votes = weights.new_zeros((len(values), classes))
     return votes.scatter_add(1, labels.to(ids.device)[ids], weights)
@@ -91,9 +89,7 @@ def _check(queries: Tensor, bank: Tensor, k: int, metric: str) -> None:
     for name, rows in (("queries", queries), ("the bank", bank)):
         finite = rows.isfinite().all(1)
         if not finite.all():
-            raise ValueError(
-                f"{name} hold inf or NaN, first in row {int((~finite).nonzero()[0])} of {len(rows)}"
-            )
+            raise ValueError(f"{name} hold inf or NaN, first in row {int((~finite).nonzero()[0])} of {len(rows)}")
 
 
 def _nearest_keys(queries: Tensor, bank: Tensor, k: int, chunk: int, metric: Metric) -> Tensor:

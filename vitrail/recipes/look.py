@@ -1,4 +1,5 @@
-"""Pictures of what a backbone sees: in image files for `vitrail show`, in held-out images for a run's page."""
+"""Pictures of what a backbone sees: in image files for `vitrail show`, in held-out images for a run's
+page."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def draw(
 ) -> list[Path]:
     """Draw `attention`, `blobs`, `similarity` or `pca`; returns the PNGs' paths.
 
-    One PNG an image, named IMAGE-PICTURE.png. `pca` fits its colors over all images and writes one sheet, pca.png.
+    One PNG an image, named IMAGE-PICTURE.png. `pca` fits its colors over all images and writes one sheet,
+    pca.png.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
     seen = [see(backbone, open_image(path), size, block) for path in images]
@@ -70,9 +72,7 @@ def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: i
     return Seen(fitted, backbone(pixels, scores=(block,)))
 
 
-def attention_sheet(
-    backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None
-) -> Image.Image:
+def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
     """The first images of different classes of a set, each with the last block's attention per head."""
     was_training = backbone.training
     backbone.eval()
@@ -108,18 +108,14 @@ def _position(patch: str | None, grid: tuple[int, int]) -> tuple[int, int]:
         return grid[0] // 2, grid[1] // 2
     parts = patch.split(",")
     if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise ValueError(
-            f"--patch {patch!r} is not row,column, such as 3,5; the grid here is {grid[0]} x {grid[1]}"
-        )
+        raise ValueError(f"--patch {patch!r} is not row,column, such as 3,5; the grid here is {grid[0]} x {grid[1]}")
     row, column = (int(part) for part in parts)
     return row, column
 
 
 def _whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> Image.Image:
     scale = shorter / min(image.size)
-    width, height = (
-        max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch))
-    )
+    width, height = (max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch)))
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 

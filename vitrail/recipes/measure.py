@@ -32,22 +32,17 @@ def measure(
 ) -> tuple[Report, Path]:
     """Run a protocol and save its report.
 
-    The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json beside
-    the weights' name in the current folder.
+    The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json
+    beside the weights' name in the current folder.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
     backbone, head, classes = _model(evaluate, weights, model, key, device)
     config = native(config_of(evaluate), backbone).override(settings)
     splits = open_data(data)
-    report = call(
-        evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device)
-    )
+    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
     folder = run_folder_of(weights)
-    path = (
-        out
-        or (folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem) / f"{protocol}.json"
-    )
+    path = out or (folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem) / f"{protocol}.json"
     report.save(path)
     return report, path
 
@@ -82,9 +77,7 @@ def call(
 def config_of(evaluate: Any) -> Config:
     """The default configuration of a protocol, found by the type of its parameter `config`."""
     hint = get_type_hints(evaluate)["config"]
-    kind = next(
-        each for each in (hint, *get_args(hint)) if isinstance(each, type) and issubclass(each, Config)
-    )
+    kind = next(each for each in (hint, *get_args(hint)) if isinstance(each, type) and issubclass(each, Config))
     return kind()
 
 

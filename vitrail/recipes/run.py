@@ -59,9 +59,7 @@ def resolve(name: str) -> Config:
         kind = values.get("kind")
         known = sorted({entry.module.rsplit(".", 1)[1] for entry in catalog.recipes()})
         if kind not in known:
-            raise ConfigError(
-                f"{name}: kind = {kind!r} names no family of recipes; known: {', '.join(known)}"
-            )
+            raise ConfigError(f"{name}: kind = {kind!r} names no family of recipes; known: {', '.join(known)}")
         return importlib.import_module(f"vitrail.recipes.{kind}").Recipe.parse(values, source=name)
     entry = catalog.find(catalog.recipes(), name, "recipe")
     return getattr(importlib.import_module(entry.module), name)()
@@ -80,9 +78,7 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
         draw = parts.draw if ranks.main else None
         if draw and not folder.resuming:
             draw(folder.pictures, "before")
-        outcome = fit(
-            parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported
-        )
+        outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
         if draw:
             draw(folder.pictures, "after")
     return outcome
@@ -101,7 +97,5 @@ def _devices(settings: Sequence[str]) -> tuple[int, list[str]]:
 def _longer(out: Path, more: float) -> int:
     saved = read_yaml(out / "config.yaml")["train"]["epochs"]
     if more < 1 or more != int(more):
-        raise ConfigError(
-            f"--extend {more} is not a positive whole number of epochs to add to the {saved} of {out}"
-        )
+        raise ConfigError(f"--extend {more} is not a positive whole number of epochs to add to the {saved} of {out}")
     return int(saved) + int(more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from vitrail.recipes.weights import find_weights, open_backbone
 
@@ -10,9 +11,7 @@ from vitrail.recipes.weights import find_weights, open_backbone
 def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | None, batch: str) -> str:
     """Write `out`, whose ending chooses the format; returns a sentence that says what was written."""
     if out.suffix not in (".safetensors", ".onnx"):
-        raise ValueError(
-            f"{out.name} ends in {out.suffix!r}; end it in .safetensors or .onnx to choose the format"
-        )
+        raise ValueError(f"{out.name} ends in {out.suffix!r}; end it in .safetensors or .onnx to choose the format")
     backbone = open_backbone(weights, model=model, key=key, device="cpu")
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".safetensors":
@@ -26,9 +25,9 @@ def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | No
     return f"written: {out}  (batch {batch})"
 
 
-def _batch(text: str) -> int | str:
+def _batch(text: str) -> int | Literal["dynamic"]:
     if text == "dynamic":
-        return text
+        return "dynamic"
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"--batch {text!r} is neither a positive number nor `dynamic`")
     return int(text)

@@ -79,9 +79,7 @@ def open_splits(config: DataConfig) -> Splits:
     train = ImageFolder(root, names["train"])
     if names["val"] is None:
         return hold_out(train, config.held_out)
-    return Splits(
-        train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"]))
-    )
+    return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
 
 
 @functools.lru_cache(maxsize=2)
@@ -90,9 +88,7 @@ def scenes(config: ScenesConfig) -> Splits:
     size, classes, seed = config.image_size, config.classes, config.seed
     return Splits(
         SyntheticScenes(config.count, image_size=size, classes=classes, seed=seed, split="train", cache=True),
-        SyntheticScenes(
-            config.val_count, image_size=size, classes=classes, seed=seed, split="val", cache=True
-        ),
+        SyntheticScenes(config.val_count, image_size=size, classes=classes, seed=seed, split="val", cache=True),
     )
 
 

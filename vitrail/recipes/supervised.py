@@ -1,11 +1,12 @@
-"""Supervised training: on generated scenes, on a folder, by DeiT's recipe, and fine-tuning; each with or without SAR.
+"""Supervised training: on generated scenes, on a folder, by DeiT's recipe, and fine-tuning; each with or
+without SAR.
 
     vitrail train scenes_sar --out runs/scenes-sar
     vitrail train folder_sar data.root=photos --out runs/photos-sar
     vitrail train finetune_sar data.root=flowers --init-from runs/photos-sar --out runs/flowers
 
-Table 4 of the SAR paper has four fine-tuning configurations: `finetune` and `finetune_sar`, each started from a
-checkpoint with and from one without SAR. The architecture always follows the checkpoint.
+Table 4 of the SAR paper has four fine-tuning configurations: `finetune` and `finetune_sar`, each started from
+a checkpoint with and from one without SAR. The architecture always follows the checkpoint.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Recipe(Config):
 def scenes() -> Recipe:
     """Generated scenes, tiny ViT: the demo's baseline.
 
-    Command: vitrail train scenes. Time: about a minute on 2 CPU cores. Expect: see benchmarks/results/scenes-*.json.
+    Command: vitrail train scenes. Time: about a minute on 2 CPU cores. Expect: see
+    benchmarks/results/scenes-*.json.
     """
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
@@ -103,16 +105,14 @@ def scenes_sar() -> Recipe:
 def folder() -> Recipe:
     """Your own folder of small images, from scratch: ViT-Ti with patches of 8 at 64 pixels.
 
-    Command: vitrail train folder data.root=photos. Time: 12,500 images take about 4 minutes an epoch on 2 CPU cores.
-    Expect: see benchmarks/results/cls-mini-*.json.
+    Command: vitrail train folder data.root=photos. Time: 12,500 images take about 4 minutes an epoch on 2 CPU
+    cores. Expect: see benchmarks/results/cls-mini-*.json.
     """
     return Recipe(
         backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
         augment=TrainTransformConfig(image_size=64, scale=(0.35, 1.0), color_jitter=(0.3, 0.3, 0.3, 0.0)),
         method=SupervisedConfig(),
-        train=TrainConfig(
-            epochs=100, global_batch_size=256, learning_rate=5e-4, warmup_epochs=5, clip_norm=1.0
-        ),
+        train=TrainConfig(epochs=100, global_batch_size=256, learning_rate=5e-4, warmup_epochs=5, clip_norm=1.0),
         workers=4,
     )
 
@@ -179,7 +179,8 @@ def finetune() -> Recipe:
 def finetune_sar() -> Recipe:
     """Fine-tuning from weights with the spatial entropy loss; the architecture follows the weights.
 
-    Command: vitrail train finetune_sar data.root=flowers --init-from runs/pretrained. Expect: Table 4; not run here.
+    Command: vitrail train finetune_sar data.root=flowers --init-from runs/pretrained. Expect: Table 4; not
+    run here.
     """
     return _with_entropy(finetune())
 

@@ -20,9 +20,7 @@ def find_weights(where: str) -> str:
             )
         return str(file)
     if not path.is_file():
-        raise ValueError(
-            f"there is no file {where!r}; give a checkpoint, a run folder, or `pretrained` with --model"
-        )
+        raise ValueError(f"there is no file {where!r}; give a checkpoint, a run folder, or `pretrained` with --model")
     return str(path)
 
 

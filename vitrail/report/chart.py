@@ -97,10 +97,7 @@ def _ticks(low: float, high: float, about: int) -> list[tuple[float, str]]:
     values = nice_ticks(low, high, about)
     largest = max((abs(value) for value in values), default=0.0)
     if largest >= 1e5 or 0 < largest < 1e-3:
-        return [
-            (value, f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e") if value else "0")
-            for value in values
-        ]
+        return [(value, f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e") if value else "0") for value in values]
     step = values[1] - values[0] if len(values) > 1 else 1.0
     decimals = max(0, next((n for n in range(8) if abs(round(step, n) - step) < 1e-9 * max(step, 1e-9)), 8))
     return [(value, f"{value:,.{decimals}f}".replace("-", "−")) for value in values]

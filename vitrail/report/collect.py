@@ -79,9 +79,7 @@ def read_run(path: str | Path) -> RunRecord:
     """
     path = Path(path)
     if not path.is_dir():
-        raise ValueError(
-            f"there is no run folder at {path}; give the folder that holds config.yaml and metrics.jsonl"
-        )
+        raise ValueError(f"there is no run folder at {path}; give the folder that holds config.yaml and metrics.jsonl")
     notes: list[str] = []
     config_text, config = _config(path, notes)
     record = RunRecord(
@@ -102,9 +100,7 @@ def read_run(path: str | Path) -> RunRecord:
     broken = _mapping(path / "nonfinite.json", notes)
     if broken is not None:
         where = f" at step {broken['step']}" if "step" in broken else ""
-        notes.insert(
-            0, f"training stopped{where}: loss or gradient was not finite (nonfinite.json names the images)"
-        )
+        notes.insert(0, f"training stopped{where}: loss or gradient was not finite (nonfinite.json names the images)")
     return record
 
 
@@ -115,18 +111,14 @@ def read_runs(paths: Sequence[str | Path]) -> list[RunRecord]:
     for number, record in enumerate(records):
         length = 1
         others = [other for index, other in enumerate(parts) if index != number and other != parts[number]]
-        while length < len(parts[number]) and any(
-            other[-length:] == parts[number][-length:] for other in others
-        ):
+        while length < len(parts[number]) and any(other[-length:] == parts[number][-length:] for other in others):
             length += 1
         records[number] = record._replace(name="/".join(parts[number][-length:]))
     return records
 
 
 def _config(path: Path, notes: list[str]) -> tuple[str, dict[str, Any] | None]:
-    text = _text(
-        path / "config.yaml", notes, missing="config.yaml is missing: the configuration is not known"
-    )
+    text = _text(path / "config.yaml", notes, missing="config.yaml is missing: the configuration is not known")
     if text is None:
         return "", None
     try:
@@ -162,8 +154,7 @@ def _metrics(path: Path, notes: list[str]) -> list[dict[str, float]]:
 
 def _skipped(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return [
-        {"path": str(line.get("path", "")), "reason": str(line.get("reason", ""))}
-        for line in _json_lines(path, notes)
+        {"path": str(line.get("path", "")), "reason": str(line.get("reason", ""))} for line in _json_lines(path, notes)
     ]
 
 
@@ -252,9 +243,7 @@ def _json_lines(path: Path, notes: list[str], missing: str = "") -> list[dict[st
     if broken == [len(texts)]:
         notes.append(f"the last line of {path.name} was cut short and is left out")
     elif broken:
-        notes.append(
-            f"{len(broken)} lines of {path.name} cannot be read and are left out (the first is {broken[0]})"
-        )
+        notes.append(f"{len(broken)} lines of {path.name} cannot be read and are left out (the first is {broken[0]})")
     return lines
 
 

@@ -13,9 +13,7 @@ from vitrail.report.collect import RunRecord
 
 Direction = Literal["higher", "lower", ""]
 Verdict = Literal["better", "worse", ""]
-_NEUTRAL = re.compile(
-    r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
-)
+_NEUTRAL = re.compile(r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$")
 _LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
 _PASSING = re.compile(r"train/(lr|grad_norm|scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
@@ -105,9 +103,7 @@ def repeated_runs(records: Sequence[RunRecord]) -> list[Repeats]:
         key = f"run {number}"
         if record.config is not None:
             flat = flatten(record.config)
-            key = json.dumps(
-                {k: v for k, v in flat.items() if k.split(".")[-1] not in _INCIDENTAL}, sort_keys=True
-            )
+            key = json.dumps({k: v for k, v in flat.items() if k.split(".")[-1] not in _INCIDENTAL}, sort_keys=True)
         found.setdefault(key, []).append(number)
     return [Repeats(_shared_name([records[m].name for m in members]), members) for members in found.values()]
 
@@ -122,11 +118,7 @@ def spread_groups(records: Sequence[RunRecord], repeats: Sequence[Repeats]) -> l
         rows = []
         for key in _union(report.numbers for report in reports if report):
             values = [
-                [
-                    report.numbers[key]
-                    for m in repeat.members
-                    if (report := reports[m]) and key in report.numbers
-                ]
+                [report.numbers[key] for m in repeat.members if (report := reports[m]) and key in report.numbers]
                 for repeat in repeats
             ]
             rows.append(_spread_row(key, [[v for v in found if math.isfinite(v)] for found in values]))
@@ -200,9 +192,7 @@ def format_number(value: float, decimals: int | None, signed: bool = False) -> s
     """`1,234.5`; a true minus sign; `2.5e-05` where `decimals` is None."""
     sign = "+" if signed else ""
     if not math.isfinite(value):
-        return (
-            "not a number" if math.isnan(value) else f"{value:{sign}}".replace("inf", "∞").replace("-", "−")
-        )
+        return "not a number" if math.isnan(value) else f"{value:{sign}}".replace("inf", "∞").replace("-", "−")
     text = f"{value:{sign}.2e}" if decimals is None else f"{value:{sign},.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         text = "±0" if signed else text.lstrip("-")
@@ -260,9 +250,7 @@ def _final_numbers(record: RunRecord) -> dict[str, float]:
     for line in record.metrics:
         numbers |= {key: value for key, value in line.items() if key.startswith(("val/", "train/"))}
     numbers = {key: value for key, value in numbers.items() if not _PASSING.match(key)}
-    ordered = {
-        key: numbers[key] for key in sorted(numbers, key=lambda key: (not key.startswith("val/"), key))
-    }
+    ordered = {key: numbers[key] for key in sorted(numbers, key=lambda key: (not key.startswith("val/"), key))}
     speeds = sorted(line["images_per_second"] for line in record.metrics if "images_per_second" in line)
     if speeds:
         ordered["images_per_second (median)"] = speeds[len(speeds) // 2]

@@ -41,10 +41,7 @@ def embed(sources: Sequence[Path | Image.Image], budget: int) -> tuple[list[Embe
     if _size(found) <= budget:
         return found, ""
     for longest, quality in LEVELS:
-        found = [
-            one if one.problem else _smaller(source, one, longest, quality)
-            for source, one in zip(sources, found)
-        ]
+        found = [one if one.problem else _smaller(source, one, longest, quality) for source, one in zip(sources, found)]
         if _size(found) <= budget:
             break
     words = (

@@ -155,9 +155,7 @@ def _head(record: RunRecord, number: int, color: int) -> dict[str, Any]:
     planned = record.epochs_planned
     if epoch is not None:
         reached = f"{epoch:.4g} of {planned:g} epochs" if planned else f"{epoch:.4g} epochs"
-        facts.append(
-            ("trained", reached if not planned or epoch >= planned - 1e-6 else f"{reached}, not finished")
-        )
+        facts.append(("trained", reached if not planned or epoch >= planned - 1e-6 else f"{reached}, not finished"))
     elif record.last("step") is not None:
         facts.append(("trained", f"{record.last('step'):,.0f} steps"))
     if time is not None:
@@ -191,9 +189,7 @@ def _duration(seconds: float) -> str:
 
 def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, bool, list[Chart]]]:
     keys = dict.fromkeys(key for record in records for line in record.metrics for key in line)
-    left = sorted(
-        set(keys) - {"step", "epoch", "time"}, key=lambda k: (k != "train/loss", k == "train/lr", k)
-    )
+    left = sorted(set(keys) - {"step", "epoch", "time"}, key=lambda k: (k != "train/loss", k == "train/lr", k))
     most_points = max(30, min(240, 2400 // len(records)))
     names = [record.name for record in records]
     groups = []
@@ -280,9 +276,7 @@ def _brief(value: Any) -> Any:
 
 def _short(text: str, longest: int) -> str:
     return (
-        text
-        if len(text) <= longest
-        else f"{text[:longest]}\n... ({len(text)} characters, the rest is in config.yaml)"
+        text if len(text) <= longest else f"{text[:longest]}\n... ({len(text)} characters, the rest is in config.yaml)"
     )
 
 
@@ -290,9 +284,7 @@ def _refuse_outside(html: str) -> None:
     match = _FETCHES.search(html)
     if match:
         part = html[max(0, match.start() - 20) : match.end() + 40]
-        raise ValueError(
-            f"the page must stay self-contained, but its HTML has {part!r}; embed it as a data: URI"
-        )
+        raise ValueError(f"the page must stay self-contained, but its HTML has {part!r}; embed it as a data: URI")
 
 
 def _render(values: dict[str, Any], embedded: Sequence[Embedded], fitted: str) -> str:

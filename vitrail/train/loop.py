@@ -354,22 +354,16 @@ def _assemble(
     for group in groups:
         group["params"] = list(group["params"])
     held = {id(value) for group in groups for value in group["params"]}
-    left = [
-        name for name, value in method.named_parameters() if value.requires_grad and id(value) not in held
-    ]
+    left = [name for name, value in method.named_parameters() if value.requires_grad and id(value) not in held]
     if left:
-        log.warning(
-            "%d trainable tensors are in no parameter group and stay as they are: %s", len(left), left[:5]
-        )
+        log.warning("%d trainable tensors are in no parameter group and stay as they are: %s", len(left), left[:5])
     fused = ranks.device.type == "cuda"
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
     else:
         nesterov = config.momentum > 0
-        optimizer = torch.optim.SGD(
-            groups, config.learning_rate, config.momentum, nesterov=nesterov, fused=fused
-        )
+        optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=nesterov, fused=fused)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
     ema = None if config.ema is None else Ema(method, config.ema)
     return Run(method, model, optimizer, scaler, ema, ranks, config, folder, loader, save_exported, signals)
@@ -392,9 +386,7 @@ def _restore(run: Run) -> None:
     run.scaler.load_state_dict(state["scaler"])
     if run.ema is not None:
         averages = run.ema.average
-        run.ema.load_state_dict(
-            {name: checkpoint.like(state["ema"][name], averages[name]) for name in averages}
-        )
+        run.ema.load_state_dict({name: checkpoint.like(state["ema"][name], averages[name]) for name in averages})
     run.step, run.seconds, run.saved = state["step"], state["seconds"], state["step"]
     folder.forget_after(run.step)
     if ranks.main:

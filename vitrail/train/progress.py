@@ -70,9 +70,7 @@ class Progress:
         words = describe(numbers)
         if self.bar is not None:
             self.bar.update(self.task, words=words)
-        seconds = (
-            (time.perf_counter() - self.started) / max(self.done - self.first, 1) * (self.total - self.done)
-        )
+        seconds = (time.perf_counter() - self.started) / max(self.done - self.first, 1) * (self.total - self.done)
         left = f"{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f} left"
         log.log(
             logging.DEBUG if self.bar is not None else logging.INFO,

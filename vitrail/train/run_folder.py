@@ -87,9 +87,7 @@ class RunFolder:
         if not main:
             return
         if verb in ("resume", "extend") and not (self.path / "config.yaml").is_file():
-            raise ConfigError(
-                f"there is no run in {self.path} to {verb}: it has no config.yaml; start without"
-            )
+            raise ConfigError(f"there is no run in {self.path} to {verb}: it has no config.yaml; start without")
         self._take_lock()
         try:
             self._enter(verb)
@@ -161,9 +159,7 @@ class RunFolder:
             with open(self.path / "skipped.jsonl", "a") as file:
                 for index, (path, reason) in sorted(skipped.items()):
                     if index not in known:
-                        file.write(
-                            json.dumps({"index": index, "path": str(path), "reason": str(reason)}) + "\n"
-                        )
+                        file.write(json.dumps({"index": index, "path": str(path), "reason": str(reason)}) + "\n")
         except OSError as error:
             self._say_once(f"the list of skipped samples could not be written: {error}")
 
@@ -247,9 +243,7 @@ class RunFolder:
         changed = differences(read_yaml(self.path / "config.yaml"), self.config)
         if verb == "extend":
             if not changed:
-                raise ConfigError(
-                    f"nothing to extend: {self.path} is planned as this already; --resume goes on"
-                )
+                raise ConfigError(f"nothing to extend: {self.path} is planned as this already; --resume goes on")
             for key, (old, new) in list(changed.items()):
                 if key.split(".")[-1] == "epochs":
                     if new is None or old is None or new <= old:
@@ -283,9 +277,7 @@ class _ConsoleHandler(logging.Handler):
         console().print(record.getMessage(), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Keys `a.b` whose values differ, with both; `FREE_KEYS` are looked over, an absent key is None."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*old, *new]):
@@ -317,12 +309,8 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here)]
     try:  # a package installed inside someone else's checkout is not tracked there
-        subprocess.run(
-            [*git, "ls-files", "--error-unmatch", "loop.py"], capture_output=True, check=True, timeout=10
-        )
-        found = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, timeout=10, text=True
-        )
+        subprocess.run([*git, "ls-files", "--error-unmatch", "loop.py"], capture_output=True, check=True, timeout=10)
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, check=True, timeout=10, text=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()

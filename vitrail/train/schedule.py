@@ -17,9 +17,7 @@ def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> fl
     total = config.epochs * steps_per_epoch
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if step < warmup:
-        return (
-            config.warmup_learning_rate + (config.learning_rate - config.warmup_learning_rate) * step / warmup
-        )
+        return config.warmup_learning_rate + (config.learning_rate - config.warmup_learning_rate) * step / warmup
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     height = config.learning_rate - config.min_learning_rate
     return config.min_learning_rate + height * (1 + math.cos(math.pi * progress)) / 2

@@ -97,9 +97,7 @@ def blob_overlays(
     labels = blob_labels(values, connectivity)
     entropy = spatial_entropy(torch.from_numpy(values)).tolist()
     gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
-    pictures = [
-        Image.blend(gray, blob_picture(one, label, image.size), opacity) for one, label in zip(values, labels)
-    ]
+    pictures = [Image.blend(gray, blob_picture(one, label, image.size), opacity) for one, label in zip(values, labels)]
     captions = []
     for head, (label, nats) in enumerate(zip(labels, entropy)):
         count = int(label.max())

@@ -74,17 +74,13 @@ def as_map(values: Tensor | Array, name: str = "map") -> Array:
 
 def as_maps(values: Tensor | Array, name: str = "maps", axes: int = 3) -> Array:
     """A float64 array `[H, Y, X]` of finite numbers; `ValueError`, naming the maps, for anything else."""
-    array = np.asarray(
-        values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64
-    )
+    array = np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, dtype=np.float64)
     if array.ndim != axes or 0 in array.shape:
         wanted = "[H, Y, X]" if axes == 3 else "[Y, X]"
         raise ValueError(f"{name} have shape {array.shape}, not {wanted}; take one image of a batch")
     if not np.isfinite(array).all():
         broken = int((~np.isfinite(array)).sum())
-        raise ValueError(
-            f"{name} hold {broken} NaN or infinite values of {array.size}; check the weights, or use fp32"
-        )
+        raise ValueError(f"{name} hold {broken} NaN or infinite values of {array.size}; check the weights, or use fp32")
     return array
 
 
@@ -159,9 +155,7 @@ def sheet(
         raise ValueError("a sheet needs at least one picture")
     _check_counts(rows, captions, row_titles, column_titles, columns)
     cells = [[*row, *[None] * (columns - len(row))] for row in rows]
-    widths = [
-        max((cell.width for row in cells if (cell := row[x]) is not None), default=1) for x in range(columns)
-    ]
+    widths = [max((cell.width for row in cells if (cell := row[x]) is not None), default=1) for x in range(columns)]
     heights = [max((cell.height for cell in row if cell is not None), default=1) for row in cells]
     under = [
         [_paragraph(text, width, text_size, theme.faint, theme) for text, width in zip(texts, widths)]
@@ -239,9 +233,7 @@ def _check_counts(
 ) -> None:
     if captions and [len(texts) for texts in captions] != [len(row) for row in rows]:
         counts = [len(texts) for texts in captions]
-        raise ValueError(
-            f"captions are shaped {counts}, pictures {[len(row) for row in rows]}; give one for each"
-        )
+        raise ValueError(f"captions are shaped {counts}, pictures {[len(row) for row in rows]}; give one for each")
     if row_titles and len(row_titles) != len(rows):
         raise ValueError(f"{len(row_titles)} row titles for {len(rows)} rows; give one for each")
     if column_titles and len(column_titles) != columns:
@@ -252,9 +244,7 @@ def _paragraph(text: str, width: int, size: int, color: Color, theme: Theme) -> 
     lines = _lines(text, width, size)
     step = round(size * 1.3)
     widest = max((_line(line, size).width for line in lines), default=1)
-    picture = Image.new(
-        "RGB", (max(1, min(width, widest)), step * len(lines) + 4 if text else 1), theme.background
-    )
+    picture = Image.new("RGB", (max(1, min(width, widest)), step * len(lines) + 4 if text else 1), theme.background)
     for number, line in enumerate(lines):
         ink = _line(line, size)
         picture.paste(color, (0, 4 + step * number, ink.width, 4 + step * number + ink.height), ink)
@@ -265,9 +255,7 @@ def _lines(text: str, width: int, size: int) -> list[str]:
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
-        for piece in (
-            piece for word in re.split(r"[ \t]+", paragraph) for piece in _pieces(word, width, size)
-        ):
+        for piece in (piece for word in re.split(r"[ \t]+", paragraph) for piece in _pieces(word, width, size)):
             longer = f"{line} {piece}".strip()
             if line and _line(longer, size).width > width:
                 lines.append(line)

@@ -94,9 +94,7 @@ def curves_figure(
     return figure
 
 
-def curves_png(
-    curves: Mapping[str, Curve | Sequence[Curve]], *, dots_per_inch: int = 160, **how: Any
-) -> Image.Image:
+def curves_png(curves: Mapping[str, Curve | Sequence[Curve]], *, dots_per_inch: int = 160, **how: Any) -> Image.Image:
     """The figure as pixels: RGBA where `look="both"`, RGB otherwise. Other arguments: see `curves_figure`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -133,15 +131,11 @@ def mean_and_band(curves: Sequence[Curve], name: str = "run") -> tuple[Array, Ar
     arrays = [_checked(curve, name) for curve in curves]
     first, last = max(x[0] for x, _ in arrays), min(x[-1] for x, _ in arrays)
     if first > last:
-        raise ValueError(
-            f"{name}: its seeds have no x in common (one starts at {first:g}, one ends at {last:g})"
-        )
+        raise ValueError(f"{name}: its seeds have no x in common (one starts at {first:g}, one ends at {last:g})")
     x = arrays[0][0]
     x = x[(x >= first) & (x <= last)]
     if not len(x):
-        raise ValueError(
-            f"{name}: its first seed has no point between {first:g} and {last:g}, where all seeds have"
-        )
+        raise ValueError(f"{name}: its first seed has no point between {first:g} and {last:g}, where all seeds have")
     values = np.stack([np.interp(x, *array) for array in arrays])
     values = np.where(np.isfinite(values).all(0), values, np.nan)
     if not np.isfinite(values).any():

@@ -87,9 +87,7 @@ def pca_colors(
         inside = _gates(gates, grids)
     joint = np.concatenate([array[keep] for array, keep in zip(arrays, inside)])
     if not len(joint):
-        raise ValueError(
-            "the foreground gate leaves no patch in any image; leave it out, or pass other gates"
-        )
+        raise ValueError("the foreground gate leaves no patch in any image; leave it out, or pass other gates")
     mean, directions, shares = principal_components(joint)
     low, high = np.percentile((joint - mean) @ directions.T, (1, 99), axis=0)
     colors = []
@@ -167,12 +165,8 @@ def _painted(color: Array, size: tuple[int, int], smooth: bool) -> Image.Image:
 
 def _checked(features: Sequence[Tensor | Array], grids: Sequence[Grid]) -> list[Array]:
     if not features or len(features) != len(grids):
-        raise ValueError(
-            f"features of {len(features)} images and {len(grids)} grids; give one of each per image"
-        )
-    arrays = [
-        as_maps(one, f"patch features of image {number}", axes=2) for number, one in enumerate(features)
-    ]
+        raise ValueError(f"features of {len(features)} images and {len(grids)} grids; give one of each per image")
+    arrays = [as_maps(one, f"patch features of image {number}", axes=2) for number, one in enumerate(features)]
     for number, (array, (rows, columns)) in enumerate(zip(arrays, grids)):
         if len(array) != rows * columns:
             raise ValueError(

@@ -111,9 +111,7 @@ def compare_attention(
     """
     for name, given in scores.items():
         if len(given) != len(images):
-            raise ValueError(
-                f"{name}: scores of {len(given)} images for {len(images)} images; give one for each"
-            )
+            raise ValueError(f"{name}: scores of {len(given)} images for {len(images)} images; give one for each")
     rows, texts = [], []
     for number, image in enumerate(images):
         small = fit(image, cell)

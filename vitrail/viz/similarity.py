@@ -87,18 +87,14 @@ def similarity_maps(
 def _features(patches: Tensor | Array, grid: tuple[int, int]) -> Array:
     features = as_maps(patches, "patch features", axes=2)
     if grid[0] * grid[1] != len(features):
-        raise ValueError(
-            f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} patches, not {len(features)}"
-        )
+        raise ValueError(f"a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} patches, not {len(features)}")
     return features
 
 
 def _position(patch: Patch, grid: tuple[int, int]) -> int:
     row, column = patch
     if not (0 <= row < grid[0] and 0 <= column < grid[1]):
-        raise ValueError(
-            f"patch (row {row}, column {column}) lies outside the grid of {grid[0]} x {grid[1]} patches"
-        )
+        raise ValueError(f"patch (row {row}, column {column}) lies outside the grid of {grid[0]} x {grid[1]} patches")
     return row * grid[1] + column
 
 

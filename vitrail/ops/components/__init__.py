@@ -16,9 +16,7 @@ from torch import Tensor
 __all__ = ["connected_components"]
 
 _TRITON = find_spec("triton") is not None
-_MOST_CELLS = (
-    4096  # of one map, 64x64; a larger one does not fit one GPU program's registers and shared memory
-)
+_MOST_CELLS = 4096  # of one map, 64x64; a larger one does not fit one GPU program's registers and shared memory
 
 
 def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:

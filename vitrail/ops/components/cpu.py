@@ -31,16 +31,15 @@ def _join(parent: Any, one: int, other: int) -> None:
 
 
 @compiled
-def label_places(
-    places: Any, count: int, width: int, diagonal: bool, parent: Any, joins: Any, labels: Any
-) -> int:
+def label_places(places: Any, count: int, width: int, diagonal: bool, parent: Any, joins: Any, labels: Any) -> int:
     """Label the cells of one map; returns the number of components.
 
     Masks are unpredictable, and a branch that the processor guesses wrong costs more than all else here. So
     the caller lists the cells of the mask first, and the scan over them selects instead of branching.
 
     Args:
-        places: `[count]` int32, the mask's cells in reading order, numbered in a map framed by a row above and
+        places: `[count]` int32, the mask's cells in reading order, numbered in a map framed by a row above
+        and
             a column before: cell (y, x) of a map with X columns is `(y + 1) * width + x + 1`, width = X + 1.
         count: number of cells.
         width: X + 1.
@@ -63,9 +62,7 @@ def label_places(
             join = (up != 0) & (left != 0)
         root = up_right if up_right else place
         root = up_left if up_left else root
-        root = (
-            left if left else root
-        )  # late, as it is the last to be known: the turn before has just stored it
+        root = left if left else root  # late, as it is the last to be known: the turn before has just stored it
         parent[place] = up if up else root
         joins[waiting] = place
         waiting += join

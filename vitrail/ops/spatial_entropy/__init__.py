@@ -55,9 +55,7 @@ def spatial_entropy(scores: Tensor) -> Tensor:
     devices, take the plain torch way.
     """
     if not scores.is_floating_point():
-        raise ValueError(
-            f"scores are {scores.dtype}; spatial entropy needs floating point, as in `scores.float()`"
-        )
+        raise ValueError(f"scores are {scores.dtype}; spatial entropy needs floating point, as in `scores.float()`")
     if scores.ndim < 2:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; they need two axes at least, [..., Y, X]")
     if scores.device.type == "cpu" or has_gpu_kernel(scores):

@@ -53,7 +53,5 @@ def entropy_and_slope(scores: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     slope = torch.empty(scores.shape, dtype=result, device=scores.device)
     grid = (scores.numel() // cells,)
     flat = scores.contiguous()
-    _entropy_map[grid](
-        flat, entropy, slope, columns, cells, FLOOR=floor, TINY=2.0**-1022, **launch_size(cells)
-    )
+    _entropy_map[grid](flat, entropy, slope, columns, cells, FLOOR=floor, TINY=2.0**-1022, **launch_size(cells))
     return entropy, slope
