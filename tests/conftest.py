@@ -1,5 +1,4 @@
-"""Shared fixtures. Golden numbers and small real data live beside the checkout, in `../shared`, and are
-optional."""
+"""Shared fixtures. Golden numbers and small real data live beside the checkout, in `../shared`, and are optional."""
 
 from __future__ import annotations
 
@@ -7,10 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # GPU kernels run in Triton's interpreter where no GPU is
-
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, which nothing did yet
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,6 @@ runner = CliRunner()
 
 
 def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, "-m", "vitrail", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
@@ -60,14 +59,15 @@ def test_every_listed_thing_has_a_summary() -> None:
 
 
 def test_words_are_quick() -> None:
-    """`--help` and `list` stay under a second on a quiet machine; the best of three, since machines are noisy."""
+    """`--help` and `list` take less than a second of processor time; waiting for other tests does not count."""
     for arguments in (["--help"], ["list"]):
         seconds = []
         for _ in range(3):
-            started = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             assert vitrail(*arguments).returncode == 0
-            seconds.append(time.perf_counter() - started)
-        assert min(seconds) < 1.5, seconds
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert min(seconds) < 1, seconds
 
 
 def test_completion_is_offered() -> None:
@@ -91,8 +91,11 @@ def test_completion_is_offered() -> None:
         (["export", "-w", "x", "-o", "model.bin"], ".safetensors or .onnx"),
     ],
 )
-def test_mistakes_get_one_clear_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = runner.invoke(app, [*arguments[:1], *arguments[1:]])
+def test_mistakes_get_one_clear_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
     text = f"{result.output}{result.exception}"
     assert result.exit_code != 0
     assert message in text, text
@@ -154,3 +157,10 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     shipped = vitrail("export", "-w", str(run), "-o", str(tmp_path / "b.safetensors"))
     assert shipped.returncode == 0, shipped.stderr
     assert (tmp_path / "b.safetensors").stat().st_size > 1000
+
+
+def test_a_mistyped_folder_does_not_cost_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        result = runner.invoke(app, ["train", "folder", "data.root=nowhere", "--out", "run"])
+        assert "no folder 'nowhere'" in str(result.exception)

@@ -1,5 +1,4 @@
-"""The command line: words to recipes, protocols, pictures and pages. Nothing heavy is imported before it is
-used."""
+"""The command line: words to recipes, protocols, pictures and pages. Nothing heavy is imported before it is used."""
 
 from __future__ import annotations
 
@@ -35,18 +34,16 @@ def main() -> None:
     """Entry point: people get one line that says what is wrong and what to do; VITRAIL_DEBUG=1 shows the traceback."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("VITRAIL_DEBUG"):
-            raise
-        if isinstance(error, RuntimeError) and not _for_people(error):
+    except Exception as error:
+        if os.environ.get("VITRAIL_DEBUG") or not _for_people(error):
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
 
 
 def _for_people(error: BaseException) -> bool:
-    """Our own errors speak to people; a stranger's RuntimeError is a defect and needs its traceback."""
-    return type(error).__module__.split(".")[0] == "vitrail"
+    """Our own errors speak to people; a stranger's, but for wrong values and files, are defects with a traceback."""
+    return isinstance(error, ValueError | OSError) or type(error).__module__.split(".")[0] == "vitrail"
 
 
 @app.command("list")
@@ -129,7 +126,9 @@ def train(
     settings: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; default runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; nothing may change.")] = False,
-    extend: Annotated[float | None, typer.Option("--extend", help="More epochs for the run in --out.")] = None,
+    extend: Annotated[
+        int | None, typer.Option("--extend", help="Train the run in --out longer, to so many epochs in all.")
+    ] = None,
     init_from: Annotated[str | None, typer.Option("--init-from", help="Start a new run from these weights.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
@@ -143,6 +142,8 @@ def train(
       vitrail train folder_sar data.root=photos train.epochs=100 devices=2 --out runs/photos
 
       vitrail train scenes --resume --out runs/scenes
+
+      vitrail train scenes --extend 10 --out runs/scenes
     """
     from vitrail.recipes.run import Verbs, prepare, run
 
@@ -150,7 +151,7 @@ def train(
         raise ValueError("--resume, --extend and --init-from exclude each other; choose one")
     verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
     out = out or Path("runs") / Path(recipe).stem
-    config, devices = prepare(recipe, settings or [], verbs, out)
+    config, devices = prepare(recipe, settings or [], verbs)
     if dry_run:
         typer.echo(config.yaml(), nl=False)
         return

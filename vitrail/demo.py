@@ -16,20 +16,23 @@ from vitrail.recipes.supervised import Recipe, scenes, scenes_sar
 from vitrail.report import write_page
 
 INTRODUCTION = """
-<p>Two tiny Vision Transformers ({parameters:,} weights, {rows} × {columns} patches) learned to name the
-object in generated scenes: {classes} classes told by shape, hue and texture together, among distractors on
-textured backgrounds. Both saw {seen:,} images from the same seed, in the same order. The second one had
-<b>SAR</b>: the spatial entropy of its last block's attention was part of the loss, and its last block had no
-identity path around the attention.</p> <p><b>What to look at.</b> No model was told where the object is.
-<i>Attention Jaccard</i> says how well the thresholded attention of the best head covers the object's true
-mask, which the measurement alone sees: <b>{jaccard[0]:.1f}</b> without and <b>{jaccard[1]:.1f}</b> with SAR,
-at a top-1 accuracy of {top1[0]:.1f} and {top1[1]:.1f} %. In the pictures each row is a held-out scene,
-followed by the mean attention and that of every head. One seed is an anecdote:
-<code>benchmarks/scenes.py</code> repeats the comparison over several seeds and states the spread.</p>
-<p><b>The same on your own images</b>, in one folder per class:</p> <pre>vitrail doctor photos/ vitrail train
-folder     data.root=photos --out runs/baseline vitrail train folder_sar data.root=photos --out runs/sar
-vitrail evaluate knn --weights runs/sar --data photos vitrail report runs/baseline runs/sar --out
-comparison.html</pre> <p>Training, measuring and drawing took {seconds:.0f} s on this machine.</p>
+<p>Two tiny Vision Transformers ({parameters:,} weights, {rows} × {columns} patches) learned to name the object in
+generated scenes: {classes} classes told by shape, hue and texture together, among distractors on textured
+backgrounds. Both saw {seen:,} images from the same seed, in the same order. The second one had <b>SAR</b>: the spatial
+entropy of its last block's attention was part of the loss, and its last block had no identity path around the
+attention.</p>
+<p><b>What to look at.</b> No model was told where the object is. <i>Attention Jaccard</i> says how well the
+thresholded attention of the best head covers the object's true mask, which the measurement alone sees:
+<b>{jaccard[0]:.1f}</b> without and <b>{jaccard[1]:.1f}</b> with SAR, at a top-1 accuracy of {top1[0]:.1f} and
+{top1[1]:.1f} %. In the pictures each row is a held-out scene, followed by the mean attention and that of every head.
+One seed is an anecdote: {spread}</p>
+<p><b>The same on your own images</b>, in one folder per class:</p>
+<pre>vitrail doctor photos/
+vitrail train folder     data.root=photos --out runs/baseline
+vitrail train folder_sar data.root=photos --out runs/sar
+vitrail evaluate knn --weights runs/sar --data photos
+vitrail report runs/baseline runs/sar --out comparison.html</pre>
+<p>Training, measuring and drawing took {seconds:.0f} s on this machine.</p>
 """
 
 

@@ -1,8 +1,9 @@
 """Any timm VisionTransformer behind `vitrail.contracts.Backbone`.
 
 timm embeds the patches and adds the positions; the blocks run one by one, so that outputs of asked-for blocks
-can be kept and CLS scores read from asked-for blocks while fused attention stays on
-(`vitrail.nn.open_block`). Images of any size that holds whole patches are taken: positions are interpolated (bicubic, antialiased) to their grid.
+can be kept and CLS scores read from asked-for blocks while fused attention stays on (`vitrail.nn.open_block`).
+Images of any size that holds whole patches are taken: positions are interpolated (bicubic, antialiased) to
+their grid.
 """
 
 from __future__ import annotations

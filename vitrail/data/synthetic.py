@@ -23,7 +23,7 @@ SHAPES = ("disk", "square", "triangle", "ring", "cross", "diamond", "star", "cre
 TEXTURES = ("striped", "checked", "dotted", "circled")
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
 DISTRACTORS = 6
-CHUNK = 256  # scenes that are computed together
+CHUNK = 32  # scenes that are computed together; more fall out of the cache
 Array = NDArray[np.float64]
 
 
@@ -89,10 +89,14 @@ class SyntheticScenes:
         """The scene with its object moving on a straight line and turning, and its distractors drifting."""
         draws = np.repeat(self._draws(index)[None], frames, 0)
         share = np.arange(frames) / max(frames - 1, 1)
-        way = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, 2, index]))).random(3)
+        seeds = np.random.SeedSequence([self.seed, 2, index])
+        way = np.random.Generator(np.random.Philox(seeds)).random(3 + 2 * DISTRACTORS)
         draws[:, _X] = 0.2 + 0.6 * (draws[:, _X] * (1 - share) + way[0] * share)
         draws[:, _Y] = 0.2 + 0.6 * (draws[:, _Y] * (1 - share) + way[1] * share)
         draws[:, _TURN] = (draws[:, _TURN] + 0.25 * share * way[2]) % 1.0
+        for number in range(DISTRACTORS):
+            place = _BLOB + 9 * number
+            draws[:, place : place + 2] += 0.2 * share[:, None] * (way[3 + 2 * number : 5 + 2 * number] - 0.5)
         label = index % len(self.classes)
         images, masks = _paint(draws, np.full(frames, label), self.size)
         return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]

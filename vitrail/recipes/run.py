@@ -16,7 +16,7 @@ class Verbs(NamedTuple):
     """How a run folder is entered. At most one of resume, extend and init_from."""
 
     resume: bool = False
-    extend: float | None = None  # more epochs
+    extend: int | None = None  # epochs in all
     init_from: str | None = None  # weights of a new run
     overwrite: bool = False
 
@@ -39,7 +39,7 @@ class Parts(NamedTuple):
     draw: Callable[[Path, str], None] | None = None  # pictures into a folder, named before or after training
 
 
-def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path) -> tuple[Config, int]:
+def prepare(name: str, settings: Sequence[str], verbs: Verbs) -> tuple[Config, int]:
     """The resolved configuration, and how many processes to start (`devices=N` among the settings)."""
     devices, settings = _devices(settings)
     config = resolve(name)
@@ -48,7 +48,7 @@ def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path) -> tupl
 
         settings = [*settings, f"init_from={find_weights(verbs.init_from)}"]
     if verbs.extend is not None:
-        settings = [*settings, f"train.epochs={_longer(out, verbs.extend)}"]
+        settings = [*settings, f"train.epochs={verbs.extend}"]
     return config.override(settings), devices
 
 
@@ -68,7 +68,7 @@ def resolve(name: str) -> Config:
 def run(config: Config, verbs: Verbs, out: Path) -> Any:
     """Train in this process (one of several under torchrun); returns the trainer's `Outcome`."""
     from vitrail.backbones import save_exported
-    from vitrail.train import RunFolder, fit, join, seed_everything
+    from vitrail.train import RunFolder, fit, join, leave, seed_everything
 
     train = config.train  # type: ignore[attr-defined]
     ranks = join(train.device)
@@ -81,6 +81,7 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
         if draw:
             draw(folder.pictures, "after")
+    leave()
     return outcome
 
 
@@ -92,10 +93,3 @@ def _devices(settings: Sequence[str]) -> tuple[int, list[str]]:
     if not value.isdigit() or int(value) < 1:
         raise ConfigError(f"devices={value!r} is not a positive number of processes on this machine")
     return int(value), rest
-
-
-def _longer(out: Path, more: float) -> int:
-    saved = read_yaml(out / "config.yaml")["train"]["epochs"]
-    if more < 1 or more != int(more):
-        raise ConfigError(f"--extend {more} is not a positive whole number of epochs to add to the {saved} of {out}")
-    return int(saved) + int(more)

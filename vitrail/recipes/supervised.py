@@ -1,5 +1,4 @@
-"""Supervised training: on generated scenes, on a folder, by DeiT's recipe, and fine-tuning; each with or
-without SAR.
+"""Supervised training: on scenes, on a folder, by DeiT's recipe, and fine-tuning; each with or without SAR.
 
     vitrail train scenes_sar --out runs/scenes-sar
     vitrail train folder_sar data.root=photos --out runs/photos-sar
@@ -19,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 
 from vitrail.backbones import BackboneConfig, TimmViT, create, load
-from vitrail.config import Config
+from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import (
     EvalTransformConfig,
@@ -30,6 +29,7 @@ from vitrail.data import (
     ordered_batches,
 )
 from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.nn.surgery import surgery
 from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.run import Parts
@@ -86,8 +86,8 @@ def scenes() -> Recipe:
         train=TrainConfig(
             epochs=4,
             global_batch_size=64,
-            learning_rate=1e-3,
-            warmup_epochs=0.4,
+            learning_rate=2e-3,
+            warmup_epochs=0.8,
             log_every=20,
         ),
         workers=0,
@@ -244,8 +244,26 @@ def _backbone(recipe: Recipe) -> TimmViT:
     if recipe.init_from is None:
         backbone = create(recipe.backbone.model_copy(update={"image_size": augment.image_size}))
     else:
-        backbone = load(None, recipe.init_from, image_size=augment.image_size)
+        backbone = _from_weights(recipe, recipe.init_from)
     backbone.mean, backbone.std = augment.mean, augment.std
+    return backbone
+
+
+def _from_weights(recipe: Recipe, weights: str) -> TimmViT:
+    wanted = recipe.backbone
+    backbone = load(
+        wanted.name if weights == "pretrained" else None,
+        weights,
+        image_size=recipe.augment.image_size,
+        drop_path=wanted.drop_path,
+        gradient_checkpointing=wanted.gradient_checkpointing,
+    )
+    found = backbone.config.surgery if backbone.config else None
+    if wanted.surgery is not None and not surgery(wanted.surgery).same_block(surgery(found)):
+        raise ConfigError(
+            f"backbone.surgery = {wanted.surgery!r}, and {weights} was trained with surgery {found!r}; the "
+            "architecture follows the weights: set backbone.surgery to null, or take finetune or finetune_sar"
+        )
     return backbone
 
 

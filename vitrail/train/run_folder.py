@@ -36,6 +36,8 @@ OURS = (
     *("tensorboard/events.out.*", "checkpoints/last.pt*", "checkpoints/previous.pt", "exported/backbone.*"),
     *("evaluation/*.json", "pictures/*.png", "pictures/captions.json", "report.html"),
 )
+# What a run that stopped before its first step leaves: a mistyped folder must not cost a new --out.
+BEFORE_TRAINING = frozenset({".lock", "config.yaml", "versions.json", "log.txt"})
 log = logging.getLogger("vitrail")
 _locks: set[int] = set()
 
@@ -60,7 +62,7 @@ class RunFolder:
     Args:
         path: the folder; made where absent.
         config: the resolved configuration of the whole run, written to `config.yaml`.
-        verb: "new" refuses a folder with anything in it; "resume" goes on with the very same run, so nothing
+        verb: "new" refuses a folder in which something was trained, or with foreign files; "resume" goes on with the very same run, so nothing
             may differ but `FREE_KEYS`, which change what is logged or how fast it goes; "extend" allows
             larger values of `epochs` besides; "overwrite" removes the files that vitrail writes, no others.
             After an elastic restart by torchrun any verb resumes.
@@ -175,7 +177,7 @@ class RunFolder:
 
     def _enter(self, verb: Verb) -> None:
         if verb == "new":
-            if any(entry.name != ".lock" for entry in self.path.iterdir()):
+            if any(entry.is_file() and entry.name not in BEFORE_TRAINING for entry in self.path.rglob("*")):
                 raise ConfigError(
                     f"run folder {self.path} is not empty; go on with --resume, train longer with --extend,"
                     f" or empty it with --overwrite"
