@@ -122,8 +122,17 @@ def test_an_elastic_restart_resumes_whatever_the_verb_was(tmp_path, monkeypatch)
     for verb in ("new", "overwrite", "extend"):
         with RunFolder(tmp_path, CONFIG, verb) as folder:
             assert folder.resuming
+            folder.write_metrics({"step": 1, "train/loss": 1.0})
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     with pytest.raises(ConfigError):
+        RunFolder(tmp_path, CONFIG)
+
+
+def test_a_run_that_never_took_a_step_may_start_again(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    RunFolder(tmp_path, changed(seed=5)).close()
+    (tmp_path / "pictures" / "mine.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match="not empty"):
         RunFolder(tmp_path, CONFIG)
 
 

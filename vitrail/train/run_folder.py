@@ -62,10 +62,10 @@ class RunFolder:
     Args:
         path: the folder; made where absent.
         config: the resolved configuration of the whole run, written to `config.yaml`.
-        verb: "new" refuses a folder in which something was trained, or with foreign files; "resume" goes on with the very same run, so nothing
-            may differ but `FREE_KEYS`, which change what is logged or how fast it goes; "extend" allows
-            larger values of `epochs` besides; "overwrite" removes the files that vitrail writes, no others.
-            After an elastic restart by torchrun any verb resumes.
+        verb: "new" refuses a folder in which something was trained or that has foreign files; "resume" goes on
+            with the very same run, so nothing may differ but `FREE_KEYS`, which change what is logged or how fast
+            it goes; "extend" allows larger values of `epochs` besides; "overwrite" removes the files that vitrail
+            writes, no others. After an elastic restart by torchrun any verb resumes.
         main: whether this process writes (rank 0); other ranks only read paths from it.
 
     Raises `ConfigError` for a refused folder and `FolderInUse` for a held one.
