@@ -21,7 +21,7 @@ from vitrail.recipes.run import Verbs, run
 from vitrail.recipes.supervised import Recipe, scenes, scenes_sar
 from vitrail.report import write_page
 
-NUMBERS = {"attention_jaccard": "jaccard", "accuracy": "top1", "knn": "top1"}
+NUMBERS = {"attention_jaccard": "jaccard", "accuracy": "top1", "knn": "knn20_top1"}
 
 
 def recipes() -> dict[str, Recipe]:
@@ -40,7 +40,9 @@ def measure(name: str, recipe: Recipe, seed: int, runs: Path) -> dict[str, float
     folder = runs / f"{name}-{seed}"
     outcome = run(config, Verbs(overwrite=True), folder)
     reports = measure_run(folder, config)
-    found = {f"{protocol}_{key}": reports[protocol].numbers[key] for protocol, key in NUMBERS.items()}
+    found = {
+        f"{protocol}_{key.removeprefix('knn20_')}": reports[protocol].numbers[key] for protocol, key in NUMBERS.items()
+    }
     return found | {"spatial_entropy": outcome.losses["val/spatial_entropy"], "seconds": outcome.seconds}
 
 

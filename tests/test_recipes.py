@@ -1,0 +1,177 @@
+"""Recipes: what their settings do, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitrail import catalog
+from vitrail.backbones import BackboneConfig, create, load, save_exported
+from vitrail.config import ConfigError
+from vitrail.data import SyntheticScenes
+from vitrail.recipes.run import Verbs, prepare, resolve, run
+from vitrail.recipes.sources import DataConfig, Part, hold_out, open_data, open_splits
+from vitrail.recipes.supervised import build, finetune, scenes, scenes_sar
+
+TINY = [
+    "data.scenes.count=48",
+    "data.scenes.val_count=16",
+    "data.scenes.image_size=24",
+    "augment.image_size=24",
+    "backbone.embed_dim=24",
+    "backbone.depth=2",
+    "backbone.heads=2",
+    "train.epochs=1",
+    "train.warmup_epochs=0",
+    "train.global_batch_size=16",
+    "train.device=cpu",
+]
+
+
+def write_images(folder: Path, classes: tuple[str, ...], each: int = 4) -> None:
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = np.random.default_rng([label, number]).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in catalog.recipes()])
+def test_every_recipe_resolves_and_survives_its_own_yaml(name: str, tmp_path: Path) -> None:
+    recipe = resolve(name)
+    (tmp_path / "recipe.yaml").write_text(recipe.yaml())
+    assert resolve(str(tmp_path / "recipe.yaml")) == recipe
+
+
+@pytest.mark.parametrize("kind", ["spatial_entropy", "total_variation", "drloc"])
+def test_another_regularizer_is_one_setting(kind: str, tmp_path: Path) -> None:
+    outcome = run(scenes().override([*TINY, f"method.regularizers=[{{kind: {kind}}}]"]), Verbs(), tmp_path / kind)
+    assert np.isfinite(outcome.losses[f"train/{kind}"])
+
+
+def test_the_same_seed_gives_baseline_and_sar_the_same_start(tmp_path: Path) -> None:
+    """What both networks have, they have alike, and both see the same images in the same order."""
+    both = []
+    for recipe in (scenes(), scenes_sar()):
+        torch.manual_seed(0)
+        both.append(build(recipe.override(TINY), 0, 1))
+    first = [next(iter(parts.loader.batches(0, 1)))[0] for parts in both]
+    assert torch.equal(first[0].images, first[1].images)
+    plain, operated = (dict(parts.method.named_parameters()) for parts in both)  # type: ignore[attr-defined]
+    assert set(plain) - set(operated) == {f"backbone.vit.blocks.1.norm2.{part}" for part in ("weight", "bias")}
+    assert all(torch.equal(plain[name], operated[name]) for name in operated)
+
+
+@pytest.mark.parametrize("pretrained", [None, "F"])
+@pytest.mark.parametrize("recipe", ["finetune", "finetune_sar"])
+def test_fine_tuning_follows_the_checkpoint(pretrained: Any, recipe: str, tmp_path: Path) -> None:
+    """The four configurations of Table 4: with and without SAR, from a checkpoint with and without."""
+    config = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2, surgery=pretrained)
+    before = create(config)
+    save_exported(before.export(), tmp_path / "w.safetensors")
+    write_images(tmp_path / "photos" / "train", ("a", "b"))
+    write_images(tmp_path / "photos" / "val", ("a", "b"), 2)
+    settings = [f"data.root={tmp_path / 'photos'}", "train.epochs=1", "train.warmup_epochs=0", "train.precision=fp32"]
+    settings += ["train.global_batch_size=4", "augment.image_size=36", "backbone.drop_path=0.2", "workers=0"]
+    verbs = Verbs(init_from=str(tmp_path / "w.safetensors"))
+    ready, _ = prepare(recipe, settings, verbs)
+    backbone = build(ready, 0, 1).method.backbone  # type: ignore[arg-type,attr-defined]
+    last = backbone.vit.blocks[-1]
+    assert (not last.msa_skip) == (pretrained == "F")
+    assert backbone.image_size == (36, 36)
+    assert torch.equal(backbone.vit.blocks[0].attn.qkv.weight, before.vit.blocks[0].attn.qkv.weight)
+    assert last.drop_path2.drop_prob == pytest.approx(0.2)
+    outcome = run(ready, verbs, tmp_path / "run")
+    assert ("train/spatial_entropy" in outcome.losses) == recipe.endswith("sar")
+    after = load(None, str(tmp_path / "run" / "exported" / "backbone.safetensors"))
+    assert after.config is not None
+    assert after.config.surgery == pretrained
+
+
+def test_surgery_that_the_weights_do_not_have_is_refused(tmp_path: Path) -> None:
+    config = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2)
+    save_exported(create(config).export(), tmp_path / "plain.safetensors")
+    recipe = scenes_sar().override([*TINY, f"init_from={tmp_path / 'plain.safetensors'}"])
+    with pytest.raises(ConfigError, match=r"surgery = 'F'.*trained with surgery None.*finetune_sar"):
+        build(recipe, 0, 1)
+
+
+def test_sizes_that_disagree_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"48.*64.*differ"):
+        scenes().override(["backbone.image_size=48", "augment.image_size=64"])
+    with pytest.raises(ConfigError, match=r"planned for 7 epochs.*train.epochs is 100"):
+        finetune().override(["method.regularizers=[{weight: {kind: warmup_cosine, warmup_epochs: 2, epochs: 7}}]"])
+
+
+def test_a_run_leaves_everything_that_it_promises(tmp_path: Path) -> None:
+    run(scenes_sar().override(TINY), Verbs(), tmp_path)
+    for name in ("config.yaml", "versions.json", "log.txt", "metrics.jsonl", "checkpoints/last.pt"):
+        assert (tmp_path / name).stat().st_size > 0, name
+    captions = json.loads((tmp_path / "pictures" / "captions.json").read_text())
+    assert set(captions) == {"attention_before.png", "attention_after.png"}
+    assert resolve(str(tmp_path / "config.yaml")) == scenes_sar().override(TINY)
+
+
+def test_extending_to_the_same_number_twice_is_told(tmp_path: Path) -> None:
+    run(scenes().override(TINY), Verbs(), tmp_path)
+    longer, _ = prepare("scenes", TINY, Verbs(extend=2))
+    assert run(longer, Verbs(extend=2), tmp_path).steps == 6
+    with pytest.raises(ConfigError, match="nothing to extend"):
+        run(longer, Verbs(extend=2), tmp_path)
+
+
+class TestSources:
+    def test_train_and_val_folders(self, tmp_path: Path) -> None:
+        write_images(tmp_path / "training", ("cat", "dog"), 3)
+        write_images(tmp_path / "validation", ("dog",), 2)
+        train, val = open_splits(DataConfig(root=str(tmp_path)))
+        assert (len(train), len(val), val.classes) == (6, 2, ("cat", "dog"))
+        assert val[0].label == 1
+
+    def test_without_a_val_folder_some_images_of_every_class_are_held_out(self, tmp_path: Path) -> None:
+        write_images(tmp_path, ("a", "b", "c"), 20)
+        train, val = open_splits(DataConfig(root=str(tmp_path), held_out=0.2))
+        assert (len(train), len(val)) == (48, 12)
+        assert {val[index].label for index in range(12)} == {0, 1, 2}
+        assert not {train[index].path for index in range(48)} & {val[index].path for index in range(12)}
+        assert train.digest() != val.digest()
+
+    def test_classes_in_val_that_train_lacks(self, tmp_path: Path) -> None:
+        write_images(tmp_path / "train", ("cat", "dog"))
+        write_images(tmp_path / "val", ("cat", "emu"))
+        with pytest.raises(ValueError, match="emu"):
+            open_splits(DataConfig(root=str(tmp_path)))
+
+    def test_an_empty_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="no image"):
+            open_splits(DataConfig(root=str(tmp_path)))
+
+    def test_no_class_folders_for_a_supervised_recipe(self, tmp_path: Path) -> None:
+        write_images(tmp_path, ("x",), 20)
+        for file in (tmp_path / "x").iterdir():
+            file.rename(tmp_path / file.name)
+        (tmp_path / "x").rmdir()
+        with pytest.raises(ValueError, match=r"no class folders.*one folder per class"):
+            build(scenes().override([*TINY, f"data.root={tmp_path}"]), 0, 1)
+
+    def test_too_few_images_to_hold_some_out(self) -> None:
+        with pytest.raises(ValueError, match=r"4 images are too few.*0\.1"):
+            hold_out(SyntheticScenes(4), 0.1)
+
+    def test_a_part_is_an_image_set(self) -> None:
+        data = SyntheticScenes(10)
+        part = Part(data, [3, 7])
+        assert len(part) == 2
+        assert part[1].path == data[7].path
+        assert part.digest() != Part(data, [7, 3]).digest()
+
+    def test_scenes_by_name(self) -> None:
+        train, val = open_data("scenes")
+        assert isinstance(train, SyntheticScenes)
+        assert (train.split, val.split) == ("train", "val")  # type: ignore[attr-defined]
