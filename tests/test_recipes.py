@@ -160,6 +160,11 @@ class TestSources:
         with pytest.raises(ValueError, match=r"no class folders.*one folder per class"):
             build(scenes().override([*TINY, f"data.root={tmp_path}"]), 0, 1)
 
+    def test_a_voc_tree_is_not_taken_for_classes(self, tmp_path: Path) -> None:
+        (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+        with pytest.raises(ValueError, match="is a VOC tree"):
+            open_splits(DataConfig(root=str(tmp_path)))
+
     def test_too_few_images_to_hold_some_out(self) -> None:
         with pytest.raises(ValueError, match=r"4 images are too few.*0\.1"):
             hold_out(SyntheticScenes(4), 0.1)

@@ -101,6 +101,6 @@ def _model(
 ) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None]:
     if "head" not in inspect.signature(evaluate).parameters:
         return open_backbone(weights, model=model, key=key, device=device), None, None
-    backbone, head, classes = load_classifier(find_weights(weights))
+    backbone, head, classes = load_classifier(find_weights(weights), model, checkpoint_key=key)
     place = pick_device(device)
     return backbone.to(place).eval(), head.to(place).eval(), classes

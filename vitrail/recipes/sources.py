@@ -37,7 +37,7 @@ class DataConfig(Config):
 
     root: str | None = None
     """Folder with `train/` and `val/`, or with one folder per class."""
-    held_out: float = Field(0.1, gt=0, lt=1)
+    held_out: float = Field(0.1, gt=0, le=0.5)
     """Share of the images kept for validation where the folder has no validation split."""
     scenes: ScenesConfig = ScenesConfig()
     """Used where `root` is null."""
@@ -72,6 +72,11 @@ def open_splits(config: DataConfig) -> Splits:
     if config.root is None:
         return scenes(config.scenes)
     root = existing(config.root)
+    if is_voc(root):
+        raise ValueError(
+            f"{config.root} is a VOC tree, whose images have several objects and no class each; "
+            "train on one folder per class, and use the tree with `vitrail evaluate`"
+        )
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
     if names["train"] is None:
         everything = ImageFolder(root)
