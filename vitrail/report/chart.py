@@ -105,7 +105,7 @@ def _ticks(low: float, high: float, about: int) -> list[tuple[float, str]]:
 
 def _widened(low: float, high: float, pad: float) -> tuple[float, float]:
     span = high - low
-    if not span > 1e-12 * max(abs(low), abs(high)):
+    if not span > 1e-6 * max(abs(low), abs(high)):
         room = max(abs(low), abs(high)) * 0.1 or 0.5
         return low - room, high + room
     return low - pad * span, high + pad * span
