@@ -151,7 +151,7 @@ def train(
         raise ValueError("--resume, --extend and --init-from exclude each other; choose one")
     verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
     out = out or Path("runs") / Path(recipe).stem
-    config, devices = prepare(recipe, settings or [], verbs)
+    config, devices = prepare(recipe, settings or [], verbs, out)
     if dry_run:
         typer.echo(config.yaml(), nl=False)
         return

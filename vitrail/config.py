@@ -80,20 +80,39 @@ def _merge(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
         if not equals or not key.strip():
             raise ConfigError(f"override {text!r} is not of the form key.subkey=value")
         *parents, last = key.strip().split(".")
-        place = merged
+        place: Any = merged
         for parent in parents:
-            child = place.get(parent)
+            child = _at(place, parent, text)
             if child is None:
-                child = place[parent] = {}
-            if not isinstance(child, dict):
+                child = {}
+                _put(place, parent, child)
+            if not isinstance(child, dict | list):
                 raise ConfigError(f"override {text!r}: {parent!r} is the value {child!r}, not a group of keys")
             place = child
-        place[last] = _scalar(value)
+        _at(place, last, text)
+        _put(place, last, _scalar(value))
     return merged
 
 
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+def _at(place: dict[str, Any] | list[Any], key: str, text: str) -> Any:
+    if isinstance(place, dict):
+        return place.get(key)
+    if not key.isdigit() or int(key) >= len(place):
+        raise ConfigError(f"override {text!r}: {key!r} is no place in a list of {len(place)}; they count from 0")
+    return place[int(key)]
+
+
+def _put(place: dict[str, Any] | list[Any], key: str, value: Any) -> None:
+    if isinstance(place, dict):
+        place[key] = value
+    else:
+        place[int(key)] = value
+
+
+def _copy(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    return [_copy(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 def _scalar(text: str) -> Any:

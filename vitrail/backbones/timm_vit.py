@@ -75,6 +75,11 @@ class TimmViT(nn.Module):
         self.gradient_checkpointing = bool(config and config.gradient_checkpointing)
 
     @property
+    def closed(self) -> Mapping[int, str]:
+        """Blocks, counted from 0, whose CLS scores cannot be read, and why; empty for timm's plain ViTs."""
+        return self._closed
+
+    @property
     def norm(self) -> nn.Module:
         """The final norm. Average-pooling models of timm keep it under another name, `fc_norm`."""
         return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from vitrail.contracts import Backbone, ImageSet
@@ -13,6 +14,13 @@ from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import EvalTransform
 from vitrail.evaluation.features import Precision, autocast, frozen
 from vitrail.evaluation.progress import progress
+
+Pixels = Annotated[int, Field(ge=1)]
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of what is given as one side or as both."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
 class Seen(NamedTuple):

@@ -48,7 +48,7 @@ from torch import Tensor
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
-from vitrail.evaluation.attention import Seen, attend
+from vitrail.evaluation.attention import Pixels, Seen, attend, sides
 from vitrail.evaluation.features import Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.segmentation import iou
@@ -68,7 +68,7 @@ Void = Literal["excluded", "counted"]
 class Settings(NamedTuple):
     """What a preset decides."""
 
-    image_size: int  # pixels, both sides
+    image_size: int | tuple[int, int]  # pixels, a side or (height, width)
     mass: float  # share of the attention that a region holds
     void: Void  # whether void pixels count in the union
 
@@ -85,8 +85,8 @@ class JaccardConfig(Config):
     """A preset, and what differs from it (null: as the preset says)."""
 
     preset: Literal["default", "sar", "dino", "intriguing"] = "default"
-    image_size: int | None = Field(default=None, ge=1)
-    """Pixels; image and mask are squashed to this square."""
+    image_size: Pixels | tuple[Pixels, Pixels] | None = None
+    """Pixels, a side or (height, width); image and mask are squashed to it."""
     mass: float | None = Field(default=None, gt=0, le=1)
     """Share of the attention that a region holds."""
     void: Void | None = None
@@ -176,7 +176,7 @@ def evaluate(
     """
     config = config or JaccardConfig()
     settings = config.settings()
-    grid_of(settings.image_size, settings.image_size, backbone.patch_size)
+    grid_of(*sides(settings.image_size), backbone.patch_size)
     transform_config = EvalTransformConfig(image_size=settings.image_size, mode="squash")
     found = _Tally(settings.mass, settings.void)
     notes = attend(

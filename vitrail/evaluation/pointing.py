@@ -27,7 +27,7 @@ from torch import Tensor
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
-from vitrail.evaluation.attention import Seen, attend
+from vitrail.evaluation.attention import Pixels, Seen, attend, sides
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.localization import clip_boxes, points_in_boxes
@@ -39,8 +39,8 @@ SOURCE = "Zhang et al. 2016, arXiv 1608.00507, with CLS attention in place of a 
 class PointingConfig(Config):
     """How the image is shown and what counts as a hit."""
 
-    image_size: int = Field(default=224, ge=1)
-    """Pixels; the image is squashed to this square."""
+    image_size: Pixels | tuple[Pixels, Pixels] = 224
+    """Pixels, a side or (height, width); the image is squashed to it."""
     tolerance: float = Field(default=0.0, ge=0)
     """Pixels by which boxes are widened; the source grants 15."""
     block: int = -1
@@ -108,7 +108,7 @@ def evaluate(
         ValueError: empty data, no image with a box, or a size the patch size does not divide.
     """
     config = config or PointingConfig()
-    grid_of(config.image_size, config.image_size, backbone.patch_size)
+    grid_of(*sides(config.image_size), backbone.patch_size)
     transform_config = EvalTransformConfig(image_size=config.image_size, mode="squash")
     games: list[Hits] = []
     images: list[dict[str, Any]] = []

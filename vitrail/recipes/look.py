@@ -3,6 +3,7 @@ page."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from PIL import Image
 
 from vitrail.backbones import TimmViT
-from vitrail.contracts import ImageSet, Tokens
-from vitrail.data import EvalTransformConfig, build_eval_transform, open_image
+from vitrail.contracts import ImageSet, Sample, Tokens
+from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
@@ -133,11 +134,21 @@ def _names(images: Sequence[Path], picture: str) -> list[str]:
 def _different(data: ImageSet, count: int) -> list[int]:
     """Positions of images of different classes, spread over the set."""
     if data.classes is None or len(data.classes) < 2:
-        return list(range(min(count, len(data))))
+        readable = (index for index in range(len(data)) if _readable(data, index) is not None)
+        return list(itertools.islice(readable, count))
     chosen: dict[int | None, int] = {}
     step = max(len(data) // 200, 1)
     for index in range(0, len(data), step):
-        chosen.setdefault(data[index].label, index)
+        sample = _readable(data, index)
+        if sample is not None:
+            chosen.setdefault(sample.label, index)
         if len(chosen) == count:
             break
     return list(chosen.values())
+
+
+def _readable(data: ImageSet, index: int) -> Sample | None:
+    try:
+        return data[index]
+    except UnreadableImage:
+        return None

@@ -12,9 +12,9 @@ from torch import nn
 
 from vitrail import catalog
 from vitrail.backbones import TimmViT, load_classifier
-from vitrail.config import Config
+from vitrail.config import Config, read_yaml
 from vitrail.evaluation.result import Report
-from vitrail.recipes.sources import open_data
+from vitrail.recipes.sources import DataConfig, open_data
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 
@@ -38,10 +38,11 @@ def measure(
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
     backbone, head, classes = _model(evaluate, weights, model, key, device)
-    config = native(config_of(evaluate), backbone).override(settings)
-    splits = open_data(data)
-    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
+    named = any(setting.startswith("preset=") for setting in settings)  # a paper's preset keeps the paper's size
+    config = (config_of(evaluate) if named else native(config_of(evaluate), backbone)).override(settings)
     folder = run_folder_of(weights)
+    splits = open_data(data, data_of(folder))
+    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
     path = out or (folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem) / f"{protocol}.json"
     report.save(path)
     return report, path
@@ -82,18 +83,27 @@ def config_of(evaluate: Any) -> Config:
 
 
 def native(config: Config, backbone: TimmViT) -> Config:
-    """The same protocol at a small model's own image size: published sizes are for models of 224 pixels."""
+    """The same protocol at the model's own image size, where that is not 224: published sizes are for models of 224."""
     if backbone.image_size == (224, 224):
         return config
     height, width = backbone.image_size
     side: Any = height if height == width else (height, width)
     plain = config.plain()
     changes: dict[str, Any] = {}
-    if "transform" in plain:
-        changes["transform"] = plain["transform"] | {"image_size": side}
+    for name in ("transform", "train_transform"):
+        if name in plain:
+            changes[name] = plain[name] | {"image_size": side}
     if "image_size" in plain:
         changes["image_size"] = side
     return type(config).parse(plain | changes)
+
+
+def data_of(folder: Path | None) -> DataConfig | None:
+    """The images that a run was trained on; None where the folder is no run of ours."""
+    if folder is None or not (folder / "config.yaml").is_file():
+        return None
+    values = read_yaml(folder / "config.yaml").get("data")
+    return DataConfig.parse(values, source=str(folder / "config.yaml")) if isinstance(values, dict) else None
 
 
 def _model(
@@ -101,6 +111,11 @@ def _model(
 ) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None]:
     if "head" not in inspect.signature(evaluate).parameters:
         return open_backbone(weights, model=model, key=key, device=device), None, None
+    if weights == "pretrained":
+        raise ValueError(
+            "this protocol needs a classifier of the data's own classes, and pretrained weights come without one here; "
+            "train or fine-tune first, or measure features with knn or linear"
+        )
     backbone, head, classes = load_classifier(find_weights(weights), model, checkpoint_key=key)
     place = pick_device(device)
     return backbone.to(place).eval(), head.to(place).eval(), classes

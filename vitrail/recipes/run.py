@@ -36,17 +36,22 @@ class Parts(NamedTuple):
     method: Method
     loader: Any  # vitrail.data.Loader
     evaluate: Callable[[], Mapping[str, float]] | None = None  # numbers for val/...
-    draw: Callable[[Path, str], None] | None = None  # pictures into a folder, named before or after training
+    draw: Callable[[Path, str, Any], None] | None = None  # pictures of a backbone into a folder, `before` or `after`
 
 
-def prepare(name: str, settings: Sequence[str], verbs: Verbs) -> tuple[Config, int]:
-    """The resolved configuration, and how many processes to start (`devices=N` among the settings)."""
+def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None = None) -> tuple[Config, int]:
+    """The resolved configuration, and how many processes to start (`devices=N` among the settings).
+
+    A run that is resumed or extended keeps the weights that it was once started from, which `out` remembers.
+    """
     devices, settings = _devices(settings)
     config = resolve(name)
     if verbs.init_from is not None:
         from vitrail.recipes.weights import find_weights
 
         settings = [*settings, f"init_from={find_weights(verbs.init_from)}"]
+    elif out is not None and (verbs.resume or verbs.extend is not None) and (out / "config.yaml").is_file():
+        settings = [*settings, *_remembered(read_yaml(out / "config.yaml"), settings)]
     if verbs.extend is not None:
         settings = [*settings, f"train.epochs={verbs.extend}"]
     return config.override(settings), devices
@@ -67,22 +72,28 @@ def resolve(name: str) -> Config:
 
 def run(config: Config, verbs: Verbs, out: Path) -> Any:
     """Train in this process (one of several under torchrun); returns the trainer's `Outcome`."""
-    from vitrail.backbones import save_exported
+    from vitrail.backbones import load, save_exported
     from vitrail.train import RunFolder, fit, join, leave, seed_everything
 
     train = config.train  # type: ignore[attr-defined]
     ranks = join(train.device)
     with RunFolder(out, config, verbs.folder, main=ranks.main) as folder:
         seed_everything(train.seed)  # the same weights on every rank
-        parts = importlib.import_module(type(config).__module__).build(config, ranks.rank, ranks.world)
+        own = str(folder.exported) if folder.resuming and folder.exported.is_file() else None
+        parts = importlib.import_module(type(config).__module__).build(config, ranks.rank, ranks.world, own)
         draw = parts.draw if ranks.main else None
         if draw and not folder.resuming:
-            draw(folder.pictures, "before")
+            draw(folder.pictures, "before", parts.method.backbone)
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
-        if draw:
-            draw(folder.pictures, "after")
+        if draw:  # what was exported: the weights that all numbers are about, averaged and whole
+            draw(folder.pictures, "after", load(None, str(folder.exported)))
     leave()
     return outcome
+
+
+def _remembered(saved: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
+    given = any(setting.startswith("init_from=") for setting in settings)
+    return [f"init_from={saved['init_from']}"] if saved.get("init_from") and not given else []
 
 
 def _devices(settings: Sequence[str]) -> tuple[int, list[str]]:

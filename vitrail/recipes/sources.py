@@ -37,7 +37,7 @@ class DataConfig(Config):
 
     root: str | None = None
     """Folder with `train/` and `val/`, or with one folder per class."""
-    held_out: float = Field(0.1, gt=0, le=0.5)
+    held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     scenes: ScenesConfig = ScenesConfig()
     """Used where `root` is null."""
@@ -97,27 +97,34 @@ def scenes(config: ScenesConfig) -> Splits:
     )
 
 
-def open_data(where: str, config: ScenesConfig | None = None) -> Splits:
-    """What `--data` names: `scenes`, a VOC tree, or an image folder."""
+def open_data(where: str, trained: DataConfig | None = None) -> Splits:
+    """What `--data` names: `scenes`, a VOC tree, or an image folder.
+
+    `trained` is what the weights were trained on. Where that are the same images, they are split in the same way, so
+    that nothing that was trained on is measured with.
+    """
     if where == "scenes":
-        return scenes(config or ScenesConfig())
+        return scenes(trained.scenes if trained else ScenesConfig())
     root = existing(where)
     if is_voc(root):
         return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
-    return open_splits(DataConfig(root=where))
+    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
+    return open_splits(trained if trained and same else DataConfig(root=where))
 
 
 def hold_out(data: ImageSet, share: float) -> Splits:
-    """Keep every 1/share-th image for validation, so that each class of an ordered folder gives its part."""
-    every = max(round(1 / share), 2)
-    if len(data) < every:
+    """Keep a share for validation, evenly spaced, so that each class of an ordered folder gives its part."""
+    train: list[int] = []
+    val: list[int] = []
+    for index in range(len(data)):
+        due = int((index + 1) * share + 0.5) > int(index * share + 0.5)
+        (val if due else train).append(index)
+    if not (train and val):
         raise ValueError(
             f"{len(data)} images are too few to hold out a share of {share} for validation; "
-            "add a val/ folder or raise data.held_out"
+            "add a val/ folder or change data.held_out"
         )
-    val = range(every // 2, len(data), every)
-    chosen = set(val)
-    return Splits(Part(data, [index for index in range(len(data)) if index not in chosen]), Part(data, val))
+    return Splits(Part(data, train), Part(data, val))
 
 
 def is_voc(root: Path) -> bool:

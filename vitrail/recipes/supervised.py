@@ -10,6 +10,7 @@ a checkpoint with and from one without SAR. The architecture always follows the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -23,20 +24,23 @@ from vitrail.contracts import ImageSet
 from vitrail.data import (
     EvalTransformConfig,
     Loader,
+    TooManyUnreadable,
     TrainTransformConfig,
     build_eval_transform,
     build_train_transform,
     ordered_batches,
 )
+from vitrail.data.loader import TOLERATED
 from vitrail.methods.supervised import Supervised, SupervisedConfig
-from vitrail.nn.surgery import surgery
+from vitrail.nn.surgery import PRESETS, surgery
 from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.regularizers import RegularizerConfig
-from vitrail.train import TrainConfig
+from vitrail.regularizers import RegularizerConfig, WeightConfig
+from vitrail.train import Ranks, TrainConfig
 
+log = logging.getLogger("vitrail")
 SAR = RegularizerConfig(kind="spatial_entropy")
 """Spatial entropy of the last block, weight 0.01 (Eq. 9)."""
 HALF = (0.5, 0.5, 0.5)
@@ -65,12 +69,29 @@ class Recipe(Config):
             )
         for regularizer in self.method.regularizers:
             weight = regularizer.weight
-            if weight.kind == "warmup_cosine" and weight.epochs != self.train.epochs:
+            if weight.kind == "warmup_cosine" and weight.epochs not in (None, self.train.epochs):
                 raise ValueError(
                     f"a regularizer's warmup_cosine weight is planned for {weight.epochs} epochs and "
-                    f"train.epochs is {self.train.epochs}; set both to the same"
+                    f"train.epochs is {self.train.epochs}; set the first to null"
                 )
+        self._check_row()
         return self
+
+    def _check_row(self) -> None:
+        """The letters of Table 1(b) say block and loss: a run must be what its letter says."""
+        row = self.backbone.surgery
+        entropy = any(each.kind == "spatial_entropy" for each in self.method.regularizers)
+        if row is None or PRESETS[row].entropy == entropy:
+            return
+        if entropy and row not in ("A", "C"):
+            return  # B and D with the loss have no letter
+        other = {"A": "E", "C": "F", "E": "A", "F": "C"}[row]
+        loss = "has" if entropy else "has no"
+        raise ValueError(
+            f"backbone.surgery is {row} and method.regularizers {loss} spatial_entropy, which is row {other} of "
+            f"Table 1(b); set backbone.surgery={other}, or "
+            + ("method.regularizers=[]" if entropy else "method.regularizers=[{kind: spatial_entropy}]")
+        )
 
 
 def scenes() -> Recipe:
@@ -185,17 +206,22 @@ def finetune_sar() -> Recipe:
     return _with_entropy(finetune())
 
 
-def build(recipe: Recipe, rank: int, world: int) -> Parts:
-    """Data, method, loader, evaluation and pictures of a recipe, for one of `world` processes."""
+def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
+    """Data, method, loader, evaluation and pictures of a recipe, for one of `world` processes.
+
+    `own` are the exported weights of a run that goes on: the network is theirs, so that what the run once started
+    from may be gone.
+    """
     splits = open_splits(recipe.data)
     if splits.train.classes is None:
         raise ValueError(
             f"{recipe.data.root} has no class folders, and a supervised recipe needs labels; "
             "put the images into one folder per class"
         )
-    augment = recipe.augment
-    backbone = _backbone(recipe)
-    method = Supervised(recipe.method, backbone, splits.train.classes)
+    backbone = _backbone(recipe, own)
+    # Normalization belongs to the weights: those that are fine-tuned bring their own.
+    augment = recipe.augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
+    method = Supervised(_timed(recipe), backbone, splits.train.classes)
     loader = Loader(
         splits.train,
         build_train_transform(augment),
@@ -208,43 +234,78 @@ def build(recipe: Recipe, rank: int, world: int) -> Parts:
     )
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
-    def draw(folder: Path, when: str) -> None:
+    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+        if drawn.closed:
+            log.warning("no attention is drawn nor its entropy measured: %s", next(iter(drawn.closed.values())))
+            return
         caption = f"Attention of the last block, {when} training: image, mean over heads, each head."
-        keep_sheet(folder, f"attention_{when}.png", attention_sheet(backbone, splits.val), caption)
+        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
 
-    return Parts(method, loader, validation(method, splits.val, seen, recipe.workers), draw)
+    ranks = Ranks(rank, world, torch.device("cpu"))
+    return Parts(method, loader, validation(method, splits.val, seen, recipe.workers, ranks), draw)
 
 
 def validation(
-    method: Supervised, data: ImageSet, config: EvalTransformConfig, workers: int
+    method: Supervised, data: ImageSet, config: EvalTransformConfig, workers: int, ranks: Ranks
 ) -> Callable[[], Mapping[str, float]]:
     """A function that gives top-1 in percent and the mean spatial entropy of the last block in nats.
 
-    The entropy is measured for every model, also for one that is not trained with it: curves can be compared.
+    The entropy is measured for every model whose scores can be read, also for one that is not trained with it: curves
+    can be compared. Each rank takes its part of the images; unreadable ones are left out and logged, and raise
+    `TooManyUnreadable` above 1 %.
     """
     transform = build_eval_transform(config)
+    last = method.backbone.depth - 1
+    asked = () if last in method.backbone.closed else (last,)
+    told: set[int] = set()
 
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
         device = method.head.weight.device
-        hits, entropy, count = 0.0, 0.0, 0
-        for batch in ordered_batches(data, transform, batch_size=128, workers=min(workers, 2)):
-            tokens = method.backbone(batch.images.to(device), scores=(-1,))
+        sums = torch.zeros(3, dtype=torch.float64)  # images, hits, entropy
+        skipped: dict[int, tuple[str, str]] = {}
+        place = {"workers": min(workers, 2), "rank": ranks.rank, "world": ranks.world, "skipped": skipped}
+        for batch in ordered_batches(data, transform, batch_size=128, **place):  # type: ignore[arg-type]
+            tokens = method.backbone(batch.images.to(device), scores=asked)
             assert batch.labels is not None
-            hits += (method.head(tokens.cls).argmax(1).cpu() == batch.labels).sum().item()
-            entropy += spatial_entropy(tokens.scores[-1]).mean(1).sum().item()
-            count += len(batch.labels)
-        return {"top1": 100 * hits / max(count, 1), "spatial_entropy": entropy / max(count, 1)}
+            hits = (method.head(tokens.cls).argmax(1).cpu() == batch.labels).sum()
+            entropy = spatial_entropy(tokens.scores[last]).mean(1).sum().cpu() if asked else torch.zeros(())
+            sums += torch.stack([torch.tensor(len(batch.labels)), hits, entropy]).double()
+        _tell({index: why for part in ranks.gather(skipped) for index, why in part.items()}, len(data), told)
+        count, hits, entropy = (ranks.mean(sums) * ranks.world).tolist()
+        numbers = {"top1": 100 * hits / max(count, 1)}
+        return numbers | ({"spatial_entropy": entropy / max(count, 1)} if asked else {})
 
     return evaluate
 
 
-def _backbone(recipe: Recipe) -> TimmViT:
+def _tell(skipped: Mapping[int, tuple[str, str]], total: int, told: set[int]) -> None:
+    for index, (path, reason) in sorted(skipped.items()):
+        if index not in told:
+            told.add(index)
+            log.warning("validation image %s cannot be read and is left out: %s", path, reason)
+    if len(skipped) > TOLERATED * total:
+        raise TooManyUnreadable(skipped, total)
+
+
+def _timed(recipe: Recipe) -> SupervisedConfig:
+    """The method's configuration, with weights over time that know how long the training is."""
+    regularizers = []
+    for each in recipe.method.regularizers:
+        weight = each.weight.model_dump()
+        if weight["kind"] == "warmup_cosine":
+            weight["epochs"] = recipe.train.epochs
+        regularizers.append(
+            each.model_copy(update={"weight": WeightConfig.parse(weight, source="method.regularizers")})
+        )
+    return recipe.method.model_copy(update={"regularizers": tuple(regularizers)})
+
+
+def _backbone(recipe: Recipe, own: str | None) -> TimmViT:
     augment = recipe.augment
-    if recipe.init_from is None:
-        backbone = create(recipe.backbone.model_copy(update={"image_size": augment.image_size}))
-    else:
-        backbone = _from_weights(recipe, recipe.init_from)
+    if recipe.init_from is not None:
+        return _from_weights(recipe, own or recipe.init_from)
+    backbone = create(recipe.backbone.model_copy(update={"image_size": augment.image_size}))
     backbone.mean, backbone.std = augment.mean, augment.std
     return backbone
 

@@ -37,7 +37,9 @@ OURS = (
     *("evaluation/*.json", "pictures/*.png", "pictures/captions.json", "report.html"),
 )
 # What a run that stopped before its first step leaves: a mistyped folder must not cost a new --out.
-BEFORE_TRAINING = frozenset({".lock", "config.yaml", "versions.json", "log.txt"})
+BEFORE_TRAINING = frozenset(
+    {".lock", "config.yaml", "versions.json", "log.txt", "nonfinite.json", "captions.json", "skipped.jsonl"}
+)
 log = logging.getLogger("vitrail")
 _locks: set[int] = set()
 
@@ -177,7 +179,7 @@ class RunFolder:
 
     def _enter(self, verb: Verb) -> None:
         if verb == "new":
-            if any(entry.is_file() and entry.name not in BEFORE_TRAINING for entry in self.path.rglob("*")):
+            if any(entry.is_file() and not _before_training(entry) for entry in self.path.rglob("*")):
                 raise ConfigError(
                     f"run folder {self.path} is not empty; go on with --resume, train longer with --extend,"
                     f" or empty it with --overwrite"
@@ -330,6 +332,10 @@ def _alive(holder: str) -> bool:
     except (PermissionError, ValueError):
         return True
     return True
+
+
+def _before_training(file: Path) -> bool:
+    return file.name in BEFORE_TRAINING or (file.parent.name == "pictures" and file.stem.endswith("_before"))
 
 
 def _lines(path: Path) -> list[str]:
