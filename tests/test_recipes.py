@@ -14,7 +14,8 @@ from PIL import Image
 from vitrail import catalog
 from vitrail.backbones import BackboneConfig, create, load, save_exported
 from vitrail.config import ConfigError
-from vitrail.data import SyntheticScenes
+from vitrail.data import SyntheticScenes, TooManyUnreadable
+from vitrail.recipes.look import attention_sheet
 from vitrail.recipes.run import Verbs, prepare, resolve, run
 from vitrail.recipes.sources import DataConfig, Part, hold_out, open_data, open_splits
 from vitrail.recipes.supervised import build, finetune, scenes, scenes_sar
@@ -94,6 +95,87 @@ def test_fine_tuning_follows_the_checkpoint(pretrained: Any, recipe: str, tmp_pa
     assert after.config.surgery == pretrained
 
 
+def test_a_fine_tuned_run_goes_on_without_the_weights_it_started_from(tmp_path: Path) -> None:
+    config = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2, surgery="F")
+    weights = tmp_path / "w.safetensors"
+    save_exported(create(config).export(), weights)
+    settings = [*TINY, "backbone.surgery=null"]
+    started, _ = prepare("scenes", settings, Verbs(init_from=str(weights)))
+    run(started, Verbs(init_from=str(weights)), tmp_path / "run")
+    weights.unlink()
+    longer, _ = prepare("scenes", settings, Verbs(extend=2), tmp_path / "run")
+    assert longer.init_from == str(weights)  # type: ignore[attr-defined]
+    assert run(longer, Verbs(extend=2), tmp_path / "run").steps == 6
+    again, _ = prepare("scenes", [*settings, "train.epochs=2"], Verbs(resume=True), tmp_path / "run")
+    assert run(again, Verbs(resume=True), tmp_path / "run").steps == 6
+
+
+def test_fine_tuning_keeps_the_pixel_statistics_of_the_weights(tmp_path: Path) -> None:
+    backbone = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2))
+    backbone.mean, backbone.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    save_exported(backbone.export(), tmp_path / "w.safetensors")
+    recipe = scenes().override([*TINY, f"init_from={tmp_path / 'w.safetensors'}"])
+    parts = build(recipe, 0, 1)
+    assert parts.method.backbone.mean == (0.1, 0.2, 0.3)  # type: ignore[attr-defined]
+    images = next(iter(parts.loader.batches(0, 1)))[0].images
+    channels = images * torch.tensor([0.4, 0.5, 0.6])[:, None, None] + torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    assert 0 <= channels.min() < channels.max() <= 1 + 1e-6  # pixels again, so those statistics were used
+
+
+@pytest.mark.parametrize(
+    ("letter", "regularizers", "right"),
+    [("F", "[]", "C"), ("E", "[]", "A"), ("C", "[{kind: spatial_entropy}]", "F"), ("A", "[{}]", "E")],
+)
+def test_a_row_of_the_table_is_what_its_letter_says(letter: str, regularizers: str, right: str) -> None:
+    settings = [f"backbone.surgery={letter}", f"method.regularizers={regularizers}"]
+    with pytest.raises(ConfigError, match=f"surgery is {letter}.*row {right} of Table"):
+        scenes().override(settings)
+    scenes().override([f"backbone.surgery={right}", f"method.regularizers={regularizers}"])
+    scenes().override(["backbone.surgery=B", "method.regularizers=[{kind: spatial_entropy}]"])
+
+
+def test_the_released_schedule_by_settings_and_extended(tmp_path: Path) -> None:
+    weight = "method.regularizers.0.weight"
+    settings = [*TINY, f"{weight}.kind=warmup_cosine", f"{weight}.warmup_epochs=1"]
+    run(scenes_sar().override(settings), Verbs(), tmp_path)
+    longer, _ = prepare("scenes_sar", settings, Verbs(extend=3), tmp_path)
+    run(longer, Verbs(extend=3), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    weights = [line["train/spatial_entropy_weight"] for line in lines if "train/spatial_entropy_weight" in line]
+    assert weights[0] == 0  # the only epoch of the first run warms up
+    assert weights[-1] == pytest.approx(0.005)  # the last of three: cosine after one of two epochs, half of the peak
+
+
+def test_an_unreadable_validation_image_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "photos" / "train", ("a", "b"), 8)
+    write_images(tmp_path / "photos" / "val", ("a", "b"), 60)
+    (tmp_path / "photos" / "val" / "a" / "0.png").write_bytes(b"")
+    settings = [*TINY, f"data.root={tmp_path / 'photos'}"]
+    outcome = run(scenes_sar().override(settings), Verbs(), tmp_path / "run")
+    assert 0 <= outcome.losses["val/top1"] <= 100
+    assert "0.png cannot be read" in (tmp_path / "run" / "log.txt").read_text()
+    for number in (1, 2):
+        (tmp_path / "photos" / "val" / "a" / f"{number}.png").write_bytes(b"")
+    with pytest.raises(TooManyUnreadable, match="3 images cannot be read, more than 1 % of 120"):
+        run(scenes_sar().override(settings), Verbs(), tmp_path / "again")
+
+
+def test_a_plain_model_whose_attention_cannot_be_read_trains(tmp_path: Path) -> None:
+    settings = [*TINY, "backbone.name=vit_small_patch16_18x2_224", "backbone.embed_dim=24", "backbone.heads=2"]
+    outcome = run(scenes().override([*settings, "train.warmup_epochs=0"]), Verbs(), tmp_path)
+    assert "val/top1" in outcome.losses
+    assert "val/spatial_entropy" not in outcome.losses
+    assert "no attention is drawn" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_picture_after_training_shows_the_averaged_weights(tmp_path: Path) -> None:
+    run(scenes().override([*TINY, "train.ema=0.9"]), Verbs(), tmp_path)
+    exported = load(None, str(tmp_path / "exported" / "backbone.safetensors"))
+    data = open_splits(scenes().override(TINY).data).val  # type: ignore[attr-defined]
+    expected = np.asarray(attention_sheet(exported, data))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "pictures" / "attention_after.png")), expected)
+
+
 def test_surgery_that_the_weights_do_not_have_is_refused(tmp_path: Path) -> None:
     config = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2)
     save_exported(create(config).export(), tmp_path / "plain.safetensors")
@@ -147,6 +229,18 @@ class TestSources:
         write_images(tmp_path / "val", ("cat", "emu"))
         with pytest.raises(ValueError, match="emu"):
             open_splits(DataConfig(root=str(tmp_path)))
+
+    @pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.35, 0.5, 0.6, 0.9])
+    def test_the_share_is_the_share(self, share: float) -> None:
+        train, val = hold_out(SyntheticScenes(200, image_size=16), share)
+        assert (len(train), len(val)) == (200 - round(200 * share), round(200 * share))
+
+    def test_a_run_is_measured_with_the_images_it_was_not_trained_on(self, tmp_path: Path) -> None:
+        write_images(tmp_path / "photos", ("a", "b"), 10)
+        trained = DataConfig(root=str(tmp_path / "photos"), held_out=0.3)
+        val = open_data(str(tmp_path / "photos"), trained).val
+        assert {val[i].path for i in range(len(val))} == {image.path for image in open_splits(trained).val}  # type: ignore[attr-defined]
+        assert len(open_data(str(tmp_path / "photos")).val) == 2
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no image"):

@@ -46,8 +46,11 @@ class DataConfig(Config):
 class Part:
     """Some images of a set, by their positions. Fulfills `vitrail.contracts.ImageSet`."""
 
-    def __init__(self, data: ImageSet, positions: Sequence[int]) -> None:
+    def __init__(self, data: ImageSet, positions: Sequence[int], split: str | None = None) -> None:
+        """Args: split: what the chosen images are, for protocol cards; by default what the whole set says."""
         self.data, self.positions, self.classes = data, tuple(positions), data.classes
+        self.root = getattr(data, "root", None)
+        self.split = split or getattr(data, "split", None)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -124,7 +127,7 @@ def hold_out(data: ImageSet, share: float) -> Splits:
             f"{len(data)} images are too few to hold out a share of {share} for validation; "
             "add a val/ folder or change data.held_out"
         )
-    return Splits(Part(data, train), Part(data, val))
+    return Splits(Part(data, train, f"all but {share:g} held out"), Part(data, val, f"{share:g} held out"))
 
 
 def is_voc(root: Path) -> bool:

@@ -1,0 +1,86 @@
+"""Protocols by name on weights by name: which sizes, which split, which classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitrail.backbones import BackboneConfig, create, save_exported
+from vitrail.data import SyntheticScenes
+from vitrail.evaluation import attention_jaccard, linear, pointing
+from vitrail.recipes.measure import call, config_of, data_of, measure, native
+from vitrail.recipes.run import Verbs, run
+from vitrail.recipes.supervised import scenes
+
+TINY = [
+    "data.scenes.count=48",
+    "data.scenes.val_count=24",
+    "data.scenes.image_size=24",
+    "data.scenes.seed=7",
+    "augment.image_size=24",
+    "backbone.embed_dim=24",
+    "backbone.depth=2",
+    "backbone.heads=2",
+    "train.epochs=1",
+    "train.warmup_epochs=0",
+    "train.global_batch_size=16",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    run(scenes().override(TINY), Verbs(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["accuracy", "knn", "linear", "attention_jaccard", "pointing"])
+def test_every_protocol_measures_a_small_model(protocol: str, trained: Path) -> None:
+    settings = ["cls_blocks=2", "epochs=2", "batch_size=16"] if protocol == "linear" else []
+    report, path = measure(protocol, str(trained), "scenes", settings)
+    assert path == trained / "evaluation" / f"{protocol}.json"
+    assert report.card["resolution"] == [24, 24]
+    assert all(0 <= value <= 100 for value in report.numbers.values())
+    assert 24 in [part["images"] for part in report.card["data"].values()]
+
+
+def test_linear_trains_and_tests_at_the_same_size() -> None:
+    backbone = create(BackboneConfig(image_size=(48, 72), patch_size=6, embed_dim=24, depth=2, heads=2))
+    config = native(config_of(linear.evaluate), backbone)
+    assert config.transform.image_size == config.train_transform.image_size == (48, 72)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("protocol", [attention_jaccard, pointing])
+def test_a_model_that_is_not_square(protocol: object) -> None:
+    backbone = create(BackboneConfig(image_size=(24, 36), patch_size=6, embed_dim=24, depth=2, heads=2))
+    data = SyntheticScenes(6, image_size=(24, 36), split="val")
+    config = native(config_of(protocol.evaluate), backbone)  # type: ignore[attr-defined]
+    report = call(protocol.evaluate, backbone, data, data, config)  # type: ignore[attr-defined]
+    assert all(0 <= value <= 100 for value in report.numbers.values())
+
+
+def test_a_named_preset_keeps_its_paper_s_size(trained: Path, tmp_path: Path) -> None:
+    own, _ = measure("attention_jaccard", str(trained), "scenes", [], out=tmp_path / "own.json")
+    paper, _ = measure("attention_jaccard", str(trained), "scenes", ["preset=sar"], out=tmp_path / "paper.json")
+    assert own.card["resolution"] == [24, 24]
+    assert paper.card["resolution"] == [480, 480]
+
+
+def test_the_run_s_own_scenes_are_measured(trained: Path) -> None:
+    config = data_of(trained)
+    assert config is not None
+    assert config.scenes.seed == 7
+    assert data_of(None) is None
+    assert data_of(trained / "pictures") is None
+
+
+def test_accuracy_needs_a_classifier(tmp_path: Path) -> None:
+    config = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2)
+    save_exported(create(config).export(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="no classifier"):
+        measure("accuracy", str(tmp_path / "w.safetensors"), "scenes", [])
+    with pytest.raises(ValueError, match="knn or linear"):
+        measure("accuracy", "pretrained", "scenes", [], model="vit_tiny_patch16_224")
+    with pytest.raises(ValueError, match="nonsense"):
+        measure("accuracy", str(tmp_path / "w.safetensors"), "scenes", [], key="nonsense")
