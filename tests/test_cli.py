@@ -143,6 +143,7 @@ def test_from_training_to_page(tmp_path: Path) -> None:
 
     measured = vitrail("evaluate", "knn", "-w", str(run), "-d", "scenes", "--cache", str(tmp_path / "cache"))
     assert measured.returncode == 0, measured.stderr
+    assert any((tmp_path / "cache").rglob("*.*"))
     assert (run / "evaluation" / "knn.json").is_file()
 
     picture = next((run / "pictures").glob("*.png"))

@@ -136,7 +136,7 @@ def test_a_row_of_the_table_is_what_its_letter_says(letter: str, regularizers: s
 
 def test_the_released_schedule_by_settings_and_extended(tmp_path: Path) -> None:
     weight = "method.regularizers.0.weight"
-    settings = [*TINY, f"{weight}.kind=warmup_cosine", f"{weight}.warmup_epochs=1"]
+    settings = [*TINY, f"{weight}.kind=warmup_cosine", f"{weight}.warmup_epochs=1", "train.log_every=3"]
     run(scenes_sar().override(settings), Verbs(), tmp_path)
     longer, _ = prepare("scenes_sar", settings, Verbs(extend=3), tmp_path)
     run(longer, Verbs(extend=3), tmp_path)

@@ -175,7 +175,10 @@ def evaluate(
     key: Key = "auto",
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the JSON goes; default: beside.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder of cached features.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of cached features; default: vitrail/ in the user's cache folder.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
     """Measure a backbone by a published protocol; the numbers come with their protocol card.
 
@@ -187,6 +190,8 @@ def evaluate(
     """
     from vitrail.recipes.measure import measure
 
+    if cache is None and not no_cache:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
     report, path = measure(
         protocol, weights, data, settings or [], model=model, key=key, device=device, out=out, cache=cache
     )

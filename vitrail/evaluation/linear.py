@@ -2,7 +2,7 @@
 
 Definition: SGD with momentum 0.9, no weight decay, learning rate 1e-3 times batch size / 256, one cosine per
 run stepped once per epoch down to 0, 100 epochs, batch 1024; weights start at normal(0, 0.01). Training
-images pass RandomResizedCrop to 224 px and a horizontal flip, validation images a resize to 256 px (bicubic)
+images pass RandomResizedCrop to 224 px (bilinear, as released) and a horizontal flip, validation images a resize to 256 px (bicubic)
 and the central 224.
 
 Presets:
@@ -112,7 +112,7 @@ class LinearConfig(Config):
     """Per 256 images of the batch."""
     momentum: float | None = Field(default=None, ge=0, lt=1)
     transform: EvalTransformConfig = EvalTransformConfig()
-    train_transform: TrainTransformConfig = TrainTransformConfig()
+    train_transform: TrainTransformConfig = TrainTransformConfig(interpolation="bilinear")
     forward_batch_size: int = Field(default=64, ge=1)
     """Images per forward pass of the backbone; no influence."""
     workers: int = Field(default=0, ge=0)

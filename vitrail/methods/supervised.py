@@ -11,6 +11,8 @@ Deviations from the paper
 - The regularizer reads the tokens of the mixed images, as the authors' code does; the text does not say.
 - Weights follow the schedule per step; the value holds through an epoch (`WeightConfig`).
 - No repeated augmentation: the README of the authors' code switches it off.
+- The cosine of the learning rate begins where the warm-up ends; timm's, in the authors' code, is measured from epoch 0,
+  which differs by at most 1.6 % of the peak with 5 of 300 epochs.
 """
 
 from __future__ import annotations
