@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,3 +167,34 @@ def test_a_mistyped_folder_does_not_cost_the_run_folder(tmp_path: Path, monkeypa
     for _ in range(2):
         result = runner.invoke(app, ["train", "folder", "data.root=nowhere", "--out", "run"])
         assert "no folder 'nowhere'" in str(result.exception)
+
+
+def test_two_processes_by_one_word(tmp_path: Path) -> None:
+    """`devices=2` trains on two processes to the end, and the run is like any other."""
+    done = vitrail("train", "scenes_sar", *SMALL, "train.epochs=1", "devices=2", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done:") == 1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 4
+    assert 0 <= lines[-1]["val/top1"] <= 100
+
+
+def test_ctrl_c_saves_says_so_and_exits_with_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vitrail", "train", "scenes", *SMALL, "train.epochs=500", "train.log_every=1"]
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [*command, "--out", str(run)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    words, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, words
+    assert (run / "checkpoints" / "last.pt").is_file()
+    assert "saved at step" in words
+    assert "Traceback" not in words

@@ -2,8 +2,8 @@
 
 Definition: SGD with momentum 0.9, no weight decay, learning rate 1e-3 times batch size / 256, one cosine per
 run stepped once per epoch down to 0, 100 epochs, batch 1024; weights start at normal(0, 0.01). Training
-images pass RandomResizedCrop to 224 px (bilinear, as released) and a horizontal flip, validation images a resize to 256 px (bicubic)
-and the central 224.
+images pass RandomResizedCrop to 224 px (bilinear, as released) and a horizontal flip, validation images a
+resize to 256 px (bicubic) and the central 224.
 
 Presets:
     dino       the feature is the CLS of the last 4 blocks, each after the final norm, joined (ViT-S)
