@@ -125,6 +125,16 @@ def test_a_nan_on_one_rank_stops_all(tmp_path):
     assert state["step"] == 3
 
 
+def test_unreadable_images_of_all_ranks_are_counted_together(tmp_path):
+    """Two on each rank are tolerated by each, and are too many together."""
+    options = {"epochs": 2, "broken": 2}
+    tiny.train(tmp_path / "one", **options)
+    assert tiny.wait(tiny.start({"path": tmp_path / "two", **options}, world=2)) == [1, 1]
+    assert torch.load(tmp_path / "two" / "checkpoints" / "last.pt", weights_only=True)["step"] == 3
+    skipped = (tmp_path / "two" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in skipped] == [0, 1, 2, 3]
+
+
 def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     options = {"epochs": 3, "checkpoint_every": 2, "log_every": 1}

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Exported, Losses, Step
+from vitrail.data import TooManyUnreadable
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import RunFolder, TrainConfig, fit, join, leave, seed_everything
@@ -105,8 +106,13 @@ class TinyLoader:
         self.accumulate, self.workers, self.side = accumulate, workers, side
         self.steps_per_epoch = count // batch
         self.skipped: dict[int, tuple[str, str]] = {}
+        self.tolerated = 2  # unreadable samples
         self.delay = 0.0
         self.before: Callable[[int], None] = lambda step: None
+
+    def tolerate(self, skipped: Mapping[int, tuple[str, str]]) -> None:
+        if len(skipped) > self.tolerated:
+            raise TooManyUnreadable(skipped, self.count)
 
     def places(self, step: int) -> list[list[tuple[int, int]]]:
         epoch, inside = divmod(step, self.steps_per_epoch)
@@ -139,6 +145,7 @@ def train(
     workers: int = 0,
     method: Any = None,
     with_sar: bool = False,
+    broken: int = 0,
     noise: float = 0.1,
     fail_at: int = -1,
     fail_rank: int = 0,
@@ -149,7 +156,10 @@ def train(
     writer: Any = save_exported,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """One run in this process; returns the outcome and the method. `with_sar` trains `sar()` on larger images."""
+    """One run in this process; returns the outcome and the method.
+
+    `with_sar` trains `sar()` on larger images; `broken` images are said to be unreadable by each rank.
+    """
     config = TrainConfig(**{"device": "cpu", "global_batch_size": batch, "warmup_epochs": 1, **options})
     ranks = join("cpu")
     seed_everything(config.seed)
@@ -162,6 +172,7 @@ def train(
 
     place = {"rank": ranks.rank, "world": ranks.world, "accumulate": config.accumulate}
     loader = TinyLoader(count, batch, **place, workers=workers, side=24 if with_sar else 4)
+    loader.skipped = {ranks.rank * broken + number: (f"{number}.jpg", "truncated") for number in range(broken)}
     loader.delay = delay
     if before is not None:
         loader.before = before
