@@ -266,6 +266,21 @@ def test_a_truncated_checkpoint_falls_back_to_the_previous_one(tmp_path):
         tiny.train(tmp_path, "resume", **options)
 
 
+def test_a_damaged_checkpoint_is_set_aside_and_the_good_one_survives_the_next_save(tmp_path):
+    tiny.train(tmp_path, epochs=4)
+    checkpoints = tmp_path / "checkpoints"
+    os.truncate(checkpoints / "last.pt", 1000)
+
+    with pytest.raises(RuntimeError, match="crash"):  # after the save at step 10
+        tiny.train(tmp_path, "resume", epochs=4, checkpoint_every=1, before=stop_at(10))
+    assert checkpoint.load(checkpoints / "last.pt")["step"] == 10
+    assert checkpoint.load(checkpoints / "previous.pt")["step"] == 9
+    assert (checkpoints / "last.pt.damaged").stat().st_size == 1000
+    assert "last.pt.damaged; delete it" in (tmp_path / "log.txt").read_text()
+    tiny.train(tmp_path, "overwrite", epochs=1)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last.pt"]
+
+
 class Wider(tiny.Tiny):
     def __init__(self) -> None:
         super().__init__()
