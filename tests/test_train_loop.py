@@ -211,6 +211,20 @@ def test_crash_and_resume_gives_the_same_bits_and_no_step_twice(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_another_number_of_processes_is_said_on_resume(tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        tiny.train(tmp_path, epochs=2, before=stop_at(4))
+    last = tmp_path / "checkpoints" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    assert state["world"] == 1
+    tiny.train(tmp_path, "resume", epochs=2)
+    assert "processes" not in (tmp_path / "log.txt").read_text()
+    torch.save(state | {"world": 4}, last)
+    tiny.train(tmp_path, "resume", epochs=2)
+    assert "was saved by 4 processes and goes on with 1" in (tmp_path / "log.txt").read_text()
+    assert "--resume with devices=4" in (tmp_path / "log.txt").read_text()
+
+
 def test_resuming_a_finished_run_trains_nothing_and_evaluates_once(tmp_path):
     _, method = tiny.train(tmp_path, epochs=2)
     calls = []

@@ -393,6 +393,13 @@ def _restore(run: Run) -> None:
         run.ema.load_state_dict({name: checkpoint.like(state["ema"][name], averages[name]) for name in averages})
     run.step, run.seconds, run.saved = state["step"], state["seconds"], state["step"]
     folder.forget_after(run.step)
+    before = state.get("world", ranks.world)
+    if ranks.main and before != ranks.world:
+        log.warning(
+            "the run was saved by %d processes and goes on with %d: the images and the schedule stay the same, but"
+            " random numbers (drop path, mixup) and rounding will differ; for the same bits, --resume with devices=%d",
+            *(before, ranks.world, before),
+        )
     if ranks.main:
         left = "" if run.step < run.total else "; nothing is left to train, --extend trains longer"
         log.info("resuming at step %d of %d, epoch %.2f%s", run.step, run.total, run.epoch, left)
@@ -419,7 +426,7 @@ def _save(run: Run, *, final: bool) -> None:
             "scaler": run.scaler.state_dict(),
             "ema": None if run.ema is None else run.ema.state_dict(),
         }
-        state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds}
+        state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds, "world": ranks.world}
     if ranks.main:
         try:
             checkpoint.save(state | {"config": run.folder.config}, run.folder.checkpoints)
