@@ -86,6 +86,21 @@ def test_mixing_keeps_the_caller_s_images_and_the_labels_mass() -> None:
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
 
 
+def test_mixing_stays_out_of_the_compiled_graph() -> None:
+    """Its random numbers would be compiled in: a new graph at every step. The backend needs no C++ compiler."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    module, counter = method(SupervisedConfig().override(["regularizers=[{kind: spatial_entropy}]"])), CompileCounter()
+    step = torch.compile(module.training_step, backend=counter)
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  timm's mixing draws from it
+    for index in range(8):
+        assert step(batch(), Step(index, 8)).total.isfinite()
+    assert 1 <= counter.frame_count <= 3
+    torch._dynamo.reset()
+
+
 def test_an_odd_batch_cannot_be_mixed() -> None:
     with pytest.raises(ValueError, match=r"batch of 5 is odd.*even"):
         method(SupervisedConfig()).training_step(batch(5), START)

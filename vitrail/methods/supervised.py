@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -108,6 +109,8 @@ class Supervised(nn.Module):
         scores = {block for each in wanted for block in each.scores}
         return tuple(sorted(layers)), tuple(sorted(scores))
 
+    # timm draws Python numbers for every batch, which would be compiled in as constants, a new graph for each.
+    @torch.compiler.disable
     def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.mixing is None:
             return images, labels

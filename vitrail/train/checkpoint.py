@@ -1,7 +1,8 @@
 """Checkpoints: one plain full file that any number of processes can load, whole or not at all.
 
 A file is written beside the others, brought to disk, and only then renamed: `last.pt` is the newest whole
-one, `previous.pt` the one before, `last.pt.damaged` one that could not be read when the run was resumed. `torch.load(path, weights_only=True)` reads both.
+one, `previous.pt` the one before; `torch.load(path, weights_only=True)` reads both. `last.pt.damaged` is one
+that could not be read when the run was resumed.
 """
 
 from __future__ import annotations
