@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from vitrail.backbones import BackboneConfig, create
+from vitrail.config import ConfigError
 from vitrail.contracts import Batch, Method, Step
 from vitrail.data import SyntheticScenes
 from vitrail.methods.supervised import Supervised, SupervisedConfig
@@ -60,6 +61,20 @@ def test_regularizer_adds_its_weighted_value() -> None:
     expected = plain.training_step(given, START).total + 0.5 * spatial_entropy(scores).mean()
     torch.testing.assert_close(losses.total, expected)
     assert {"cross_entropy", "spatial_entropy"} <= set(losses.parts)
+
+
+def test_a_kind_on_two_blocks_is_logged_by_block() -> None:
+    entropy = [{"kind": "spatial_entropy", "block": 0}, {"kind": "spatial_entropy", "block": -1}]
+    config = PLAIN.override([f"regularizers={[*entropy, {'kind': 'drloc', 'block': 0}]}"])
+    given, module = batch(), method(config)
+    parts = module.training_step(given, START).parts
+    names = {"spatial_entropy_block_0", "spatial_entropy_block_1", "drloc"}
+    assert names | {f"{name}_weight" for name in names} <= set(parts)
+    scores = module.backbone(given.images, scores=(0, 1)).scores
+    for block in (0, 1):
+        torch.testing.assert_close(parts[f"spatial_entropy_block_{block}"], spatial_entropy(scores[block]).mean())
+    with pytest.raises(ConfigError, match="spatial_entropy_block_1 more than once"):
+        method(PLAIN.override([f"regularizers={[{**each, 'block': block} for each, block in zip(entropy, (1, -1))]}"]))
 
 
 def test_the_entropy_reaches_the_last_blocks_queries() -> None:

@@ -15,6 +15,7 @@ Deviations from the paper
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrail.backbones import TimmViT
-from vitrail.config import Config
+from vitrail.config import Config, ConfigError
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.nn.groups import parameter_groups
 from vitrail.regularizers import RegularizerConfig, Weighted, build
@@ -43,7 +44,7 @@ class SupervisedConfig(Config):
     layer_decay: float | None = Field(None, gt=0, le=1)
     """Factor on the learning rate per block from the top down (fine-tuning); null for one rate."""
     regularizers: tuple[RegularizerConfig, ...] = ()
-    """Losses on tokens, added with their own weights."""
+    """Losses on tokens, added with their own weights; a kind may stand on several blocks."""
 
 
 class Supervised(nn.Module):
@@ -60,7 +61,7 @@ class Supervised(nn.Module):
         self.head = nn.Linear(backbone.embed_dim, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.regularizers = nn.ModuleList(build(each, backbone) for each in config.regularizers)
+        self.regularizers = _regularizers(config.regularizers, backbone)
         self.mixing = _mixing(config, len(classes))
 
     def training_step(self, batch: Batch, step: Step) -> Losses:
@@ -120,6 +121,22 @@ class Supervised(nn.Module):
                 "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
             )
         return self.mixing(images.clone(), labels)  # timm mixes in place
+
+
+def _regularizers(configs: tuple[RegularizerConfig, ...], backbone: TimmViT) -> nn.ModuleList:
+    """Where a kind stands on several blocks, its names in the log end with the block, such as `drloc_block_3`."""
+    made = [build(each, backbone) for each in configs]
+    kinds, blocks = Counter(each.name for each in made), [each.block % backbone.depth for each in configs]
+    for weighted, block in zip(made, blocks):
+        if kinds[weighted.name] > 1:
+            weighted.name = f"{weighted.name}_block_{block}"
+    twice = [name for name, count in Counter(each.name for each in made).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"method.regularizers holds {' and '.join(twice)} more than once; the backbone has blocks 0 to "
+            f"{backbone.depth - 1}, -1 is the last: choose another block, or add up the weights in one entry"
+        )
+    return nn.ModuleList(made)
 
 
 def _mixing(config: SupervisedConfig, classes: int) -> Any:
