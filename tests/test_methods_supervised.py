@@ -119,6 +119,10 @@ def test_mixing_stays_out_of_the_compiled_graph() -> None:
 def test_an_odd_batch_cannot_be_mixed() -> None:
     with pytest.raises(ValueError, match=r"batch of 5 is odd.*even"):
         method(SupervisedConfig()).training_step(batch(5), START)
+    with pytest.raises(ValueError, match=r"batch of 7 is odd.*even"):
+        method(SupervisedConfig()).check_batch(7)
+    method(SupervisedConfig()).check_batch(8)
+    method().check_batch(7)
 
 
 def test_images_without_labels_are_refused() -> None:

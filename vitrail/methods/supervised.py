@@ -104,6 +104,14 @@ class Supervised(nn.Module):
         state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
         return Exported(state, exported.metadata | {"classes": list(self.classes)})
 
+    def check_batch(self, size: int) -> None:
+        """Raise `ValueError` where images cannot be trained on in batches (of one process at a time) of this size."""
+        if self.mixing is not None and size % 2:
+            raise ValueError(
+                f"mixup pairs images, and a batch of {size} is odd; choose an even batch per device "
+                "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
+            )
+
     def _wanted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         wanted = [regularizer for regularizer in self.regularizers if isinstance(regularizer, Weighted)]
         layers = {block for each in wanted for block in each.layers}
@@ -115,11 +123,7 @@ class Supervised(nn.Module):
     def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.mixing is None:
             return images, labels
-        if len(images) % 2:
-            raise ValueError(
-                f"mixup pairs images, and a batch of {len(images)} is odd; choose an even batch per device "
-                "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
-            )
+        self.check_batch(len(images))
         return self.mixing(images.clone(), labels)  # timm mixes in place
 
 
