@@ -162,15 +162,20 @@ def test_no_boxes_file(tmp_path: Path) -> None:
         ImageFolder(put(tmp_path, "a.png"), boxes=tmp_path / "none.txt")
 
 
-def test_digest_follows_names_and_sizes_not_times(tmp_path: Path) -> None:
+def test_digest_follows_names_and_content_not_times(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/2.png")
     first = ImageFolder(tmp_path).digest()
     os.utime(tmp_path / "a" / "1.png", (1, 1))
     assert ImageFolder(tmp_path).digest() == first
     assert ImageFolder(tmp_path, labels="none").digest() != first
     assert ImageFolder(tmp_path, classes=["b", "a"]).digest() != first
-    with (tmp_path / "a" / "1.png").open("ab") as file:
-        file.write(b"x")
+    path = tmp_path / "a" / "1.png"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))  # the same size
+    assert ImageFolder(tmp_path).digest() != first
+    path.write_bytes(before)
+    assert ImageFolder(tmp_path).digest() == first
+    path.write_bytes(before + b"x")
     assert ImageFolder(tmp_path).digest() != first
     assert len(first) == 16
 
@@ -178,13 +183,16 @@ def test_digest_follows_names_and_sizes_not_times(tmp_path: Path) -> None:
 def test_scanning_asks_for_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, *(f"{name}/{number}.png" for name in "abc" for number in range(20)))
     asked: list[str] = []
-    real = os.stat
 
-    def counted(path: str, *arguments: object, **options: object) -> os.stat_result:
-        asked.append(str(path))
-        return real(path, *arguments, **options)  # type: ignore[arg-type]
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def call(path: str, *arguments: object, **options: object) -> object:
+            asked.append(str(path))
+            return real(path, *arguments, **options)
 
-    monkeypatch.setattr(os, "stat", counted)
+        return call
+
+    monkeypatch.setattr(os, "stat", counted(os.stat))
+    monkeypatch.setattr("builtins.open", counted(open))
     data = ImageFolder(tmp_path)
     assert not [path for path in asked if path.endswith(".png")]
     data.digest()

@@ -248,6 +248,15 @@ def test_too_many_unreadable_images_stop_with_the_list(workers: int) -> None:
     assert set(caught.value.skipped) == {5, 50, 150}
 
 
+def test_what_all_ranks_skipped_is_judged_against_the_whole_set() -> None:
+    made = loader(data=Pictures(200), world=2)
+    skipped = {index: (f"{index}.jpg", "truncated") for index in range(3)}
+    made.tolerate({0: skipped[0], 1: skipped[1]})
+    with pytest.raises(TooManyUnreadable, match="3 images cannot be read, more than 1 % of 200"):
+        made.tolerate(skipped)
+    assert made.skipped == {}
+
+
 def test_a_set_with_nothing_readable_ends() -> None:
     for count in (50, 1000):
         with pytest.raises(TooManyUnreadable):

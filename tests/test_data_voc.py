@@ -115,9 +115,13 @@ def test_damage_is_unreadable(tmp_path: Path) -> None:
 def test_digest_follows_content(tmp_path: Path) -> None:
     first = VocSegmentation(make(tmp_path)).digest()
     assert VocSegmentation(tmp_path).digest() == first
-    with (tmp_path / "SegmentationClass" / "x1.png").open("ab") as file:
-        file.write(b"x")
-    assert VocSegmentation(tmp_path).digest() != first
+    for path in (tmp_path / "SegmentationClass" / "x1.png", tmp_path / "Annotations" / "x2.xml"):
+        before = path.read_bytes()
+        for edited in (before + b"x", before[:-1] + b"x"):
+            path.write_bytes(edited)
+            assert VocSegmentation(tmp_path).digest() != first
+        path.write_bytes(before)
+    assert VocSegmentation(tmp_path).digest() == first
 
 
 def test_real_data(real_data: Callable[[str], Path]) -> None:

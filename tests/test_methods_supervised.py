@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from vitrail.backbones import BackboneConfig, create
+from vitrail.config import ConfigError
 from vitrail.contracts import Batch, Method, Step
 from vitrail.data import SyntheticScenes
 from vitrail.methods.supervised import Supervised, SupervisedConfig
@@ -62,6 +63,20 @@ def test_regularizer_adds_its_weighted_value() -> None:
     assert {"cross_entropy", "spatial_entropy"} <= set(losses.parts)
 
 
+def test_a_kind_on_two_blocks_is_logged_by_block() -> None:
+    entropy = [{"kind": "spatial_entropy", "block": 0}, {"kind": "spatial_entropy", "block": -1}]
+    config = PLAIN.override([f"regularizers={[*entropy, {'kind': 'drloc', 'block': 0}]}"])
+    given, module = batch(), method(config)
+    parts = module.training_step(given, START).parts
+    names = {"spatial_entropy_block_0", "spatial_entropy_block_1", "drloc"}
+    assert names | {f"{name}_weight" for name in names} <= set(parts)
+    scores = module.backbone(given.images, scores=(0, 1)).scores
+    for block in (0, 1):
+        torch.testing.assert_close(parts[f"spatial_entropy_block_{block}"], spatial_entropy(scores[block]).mean())
+    with pytest.raises(ConfigError, match="spatial_entropy_block_1 more than once"):
+        method(PLAIN.override([f"regularizers={[{**each, 'block': block} for each, block in zip(entropy, (1, -1))]}"]))
+
+
 def test_the_entropy_reaches_the_last_blocks_queries() -> None:
     module = method(PLAIN.override(["regularizers=[{kind: spatial_entropy, weight: {peak: 1.0}}]"]))
     given = batch()
@@ -86,9 +101,28 @@ def test_mixing_keeps_the_caller_s_images_and_the_labels_mass() -> None:
     torch.testing.assert_close(targets.sum(1), torch.ones(6))
 
 
+def test_mixing_stays_out_of_the_compiled_graph() -> None:
+    """Its random numbers would be compiled in: a new graph at every step. The backend needs no C++ compiler."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    module, counter = method(SupervisedConfig().override(["regularizers=[{kind: spatial_entropy}]"])), CompileCounter()
+    step = torch.compile(module.training_step, backend=counter)
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  timm's mixing draws from it
+    for index in range(8):
+        assert step(batch(), Step(index, 8)).total.isfinite()
+    assert 1 <= counter.frame_count <= 3
+    torch._dynamo.reset()
+
+
 def test_an_odd_batch_cannot_be_mixed() -> None:
     with pytest.raises(ValueError, match=r"batch of 5 is odd.*even"):
         method(SupervisedConfig()).training_step(batch(5), START)
+    with pytest.raises(ValueError, match=r"batch of 7 is odd.*even"):
+        method(SupervisedConfig()).check_batch(7)
+    method(SupervisedConfig()).check_batch(8)
+    method().check_batch(7)
 
 
 def test_images_without_labels_are_refused() -> None:

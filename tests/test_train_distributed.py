@@ -11,7 +11,8 @@ import tiny_training as tiny
 import torch
 
 from vitrail.train import Ranks, launch
-from vitrail.train.distributed import _placed, join
+from vitrail.train.distributed import _placed, join, units
+from vitrail.train.loop import TrainingStep
 
 
 def both(path: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, torch.Tensor]]]:
@@ -51,6 +52,30 @@ def test_two_processes_give_the_gradient_of_one(tmp_path, alone, fsdp):
     assert_equal(first["gradients"], second["gradients"])
     for name, value in alone[0].named_parameters():
         torch.testing.assert_close(first["gradients"][name], value.grad, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+def test_two_processes_train_sar_as_one_does(tmp_path, fsdp):
+    options = {"with_sar": True, "epochs": 1, "count": 32, "optimizer": "sgd", "learning_rate": 0.1, "fsdp": fsdp}
+    _, alone = tiny.train(tmp_path / "one", **options)
+    assert tiny.wait(tiny.start({"path": tmp_path / "two", **options}, world=2)) == [0, 0]
+    first, second = both(tmp_path / "two")
+    assert_equal(first["weights"], second["weights"])
+    untrained = tiny.sar().state_dict()
+    for name, value in alone.named_parameters():
+        torch.testing.assert_close(first["gradients"][name], value.grad, atol=1e-6, rtol=0)
+        torch.testing.assert_close(first["weights"][name], value.detach(), atol=1e-6, rtol=0)
+        assert not torch.equal(first["weights"][name], untrained[name]), name
+
+
+def test_each_transformer_block_is_sharded_on_its_own():
+    method = TrainingStep(tiny.sar())
+    assert set(units(method)) == set(method.method.backbone.vit.blocks)
+    head = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU(), torch.nn.Linear(3, 2))
+    assert units(torch.nn.ModuleDict({"head": head})) == []
+    inner = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.GELU())
+    stage = torch.nn.Sequential(inner, torch.nn.Linear(3, 3))
+    assert units(torch.nn.ModuleList([stage])) == [inner, stage]
 
 
 def test_sharded_and_copied_checkpoints_are_the_same_plain_file(tmp_path, alone):
@@ -98,6 +123,16 @@ def test_a_nan_on_one_rank_stops_all(tmp_path):
     assert seen == order
     state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
     assert state["step"] == 3
+
+
+def test_unreadable_images_of_all_ranks_are_counted_together(tmp_path):
+    """Two on each rank are tolerated by each, and are too many together."""
+    options = {"epochs": 2, "broken": 2}
+    tiny.train(tmp_path / "one", **options)
+    assert tiny.wait(tiny.start({"path": tmp_path / "two", **options}, world=2)) == [1, 1]
+    assert torch.load(tmp_path / "two" / "checkpoints" / "last.pt", weights_only=True)["step"] == 3
+    skipped = (tmp_path / "two" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in skipped] == [0, 1, 2, 3]
 
 
 def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_path, monkeypatch):

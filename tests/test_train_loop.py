@@ -211,6 +211,20 @@ def test_crash_and_resume_gives_the_same_bits_and_no_step_twice(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_another_number_of_processes_is_said_on_resume(tmp_path):
+    with pytest.raises(RuntimeError, match="crash"):
+        tiny.train(tmp_path, epochs=2, before=stop_at(4))
+    last = tmp_path / "checkpoints" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    assert state["world"] == 1
+    tiny.train(tmp_path, "resume", epochs=2)
+    assert "processes" not in (tmp_path / "log.txt").read_text()
+    torch.save(state | {"world": 4}, last)
+    tiny.train(tmp_path, "resume", epochs=2)
+    assert "was saved by 4 processes and goes on with 1" in (tmp_path / "log.txt").read_text()
+    assert "--resume with devices=4" in (tmp_path / "log.txt").read_text()
+
+
 def test_resuming_a_finished_run_trains_nothing_and_evaluates_once(tmp_path):
     _, method = tiny.train(tmp_path, epochs=2)
     calls = []
@@ -264,6 +278,21 @@ def test_a_truncated_checkpoint_falls_back_to_the_previous_one(tmp_path):
         (tmp_path / "checkpoints" / name).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read"):
         tiny.train(tmp_path, "resume", **options)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_good_one_survives_the_next_save(tmp_path):
+    tiny.train(tmp_path, epochs=4)
+    checkpoints = tmp_path / "checkpoints"
+    os.truncate(checkpoints / "last.pt", 1000)
+
+    with pytest.raises(RuntimeError, match="crash"):  # after the save at step 10
+        tiny.train(tmp_path, "resume", epochs=4, checkpoint_every=1, before=stop_at(10))
+    assert checkpoint.load(checkpoints / "last.pt")["step"] == 10
+    assert checkpoint.load(checkpoints / "previous.pt")["step"] == 9
+    assert (checkpoints / "last.pt.damaged").stat().st_size == 1000
+    assert "last.pt.damaged; delete it" in (tmp_path / "log.txt").read_text()
+    tiny.train(tmp_path, "overwrite", epochs=1)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["last.pt"]
 
 
 class Wider(tiny.Tiny):

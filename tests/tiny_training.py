@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Exported, Losses, Step
+from vitrail.data import TooManyUnreadable
+from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import RunFolder, TrainConfig, fit, join, leave, seed_everything
 
 
@@ -59,13 +63,22 @@ class Tiny(nn.Module):
         return Exported(self.state_dict(), {"classes": ["a", "b", "c", "d"]})
 
 
+def sar() -> Supervised:
+    """A classifier on 3x24x24 images with SAR, strong enough to show in the gradient, and with checkpointing."""
+    backbone = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2, surgery="F")
+    entropy = RegularizerConfig(kind="spatial_entropy", weight=WeightConfig(peak=0.5))
+    config = SupervisedConfig(mixup=0, cutmix=0, regularizers=(entropy,))
+    backbone = backbone.model_copy(update={"gradient_checkpointing": True})
+    return Supervised(config, create(backbone), ("a", "b", "c", "d"))
+
+
 class Images(Dataset):
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, side: int = 4) -> None:
+        self.count, self.side = count, side
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:
         epoch, index = place
-        image = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1000 * epoch + index))
+        image = torch.randn(3, self.side, self.side, generator=torch.Generator().manual_seed(1000 * epoch + index))
         image[0, index % 4] += 2.0  # the bright row is the class
         return Batch(image, torch.tensor(index % 4), torch.tensor(index))
 
@@ -79,14 +92,27 @@ class TinyLoader:
     """Order and samples depend on seed, epoch and index alone."""
 
     def __init__(
-        self, count: int, batch: int, *, rank: int = 0, world: int = 1, accumulate: int = 1, workers: int = 0
+        self,
+        count: int,
+        batch: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        workers: int = 0,
+        side: int = 4,
     ) -> None:
         self.count, self.batch, self.rank, self.world = count, batch, rank, world
-        self.accumulate, self.workers = accumulate, workers
+        self.accumulate, self.workers, self.side = accumulate, workers, side
         self.steps_per_epoch = count // batch
         self.skipped: dict[int, tuple[str, str]] = {}
+        self.tolerated = 2  # unreadable samples
         self.delay = 0.0
         self.before: Callable[[int], None] = lambda step: None
+
+    def tolerate(self, skipped: Mapping[int, tuple[str, str]]) -> None:
+        if len(skipped) > self.tolerated:
+            raise TooManyUnreadable(skipped, self.count)
 
     def places(self, step: int) -> list[list[tuple[int, int]]]:
         epoch, inside = divmod(step, self.steps_per_epoch)
@@ -98,7 +124,8 @@ class TinyLoader:
 
     def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
         micro = [batch for step in range(start, stop) for batch in self.places(step)]
-        source = iter(DataLoader(Images(self.count), batch_sampler=micro, num_workers=self.workers, collate_fn=collate))
+        images = Images(self.count, self.side)
+        source = iter(DataLoader(images, batch_sampler=micro, num_workers=self.workers, collate_fn=collate))
         for step in range(start, stop):
             self.before(step)
             time.sleep(self.delay)
@@ -116,7 +143,9 @@ def train(
     count: int = 48,
     batch: int = 16,
     workers: int = 0,
-    method: Tiny | None = None,
+    method: Any = None,
+    with_sar: bool = False,
+    broken: int = 0,
     noise: float = 0.1,
     fail_at: int = -1,
     fail_rank: int = 0,
@@ -126,19 +155,24 @@ def train(
     evaluate: Any = None,
     writer: Any = save_exported,
     **options: Any,
-) -> tuple[Any, Tiny]:
-    """One run in this process; returns the outcome and the method."""
+) -> tuple[Any, Any]:
+    """One run in this process; returns the outcome and the method.
+
+    `with_sar` trains `sar()` on larger images; `broken` images are said to be unreadable by each rank.
+    """
     config = TrainConfig(**{"device": "cpu", "global_batch_size": batch, "warmup_epochs": 1, **options})
     ranks = join("cpu")
     seed_everything(config.seed)
-    method = method or Tiny(noise, fail_at, fail_rank)
+    method = method or (sar() if with_sar else Tiny(noise, fail_at, fail_rank))
     if probe:  # calls a part of the method by itself, as a real evaluation does with the backbone
 
         def evaluate() -> dict[str, float]:
             with torch.no_grad():
                 return {"answer": float(method(torch.ones(2, 3, 4, 4)).square().sum())}
 
-    loader = TinyLoader(count, batch, rank=ranks.rank, world=ranks.world, accumulate=config.accumulate, workers=workers)
+    place = {"rank": ranks.rank, "world": ranks.world, "accumulate": config.accumulate}
+    loader = TinyLoader(count, batch, **place, workers=workers, side=24 if with_sar else 4)
+    loader.skipped = {ranks.rank * broken + number: (f"{number}.jpg", "truncated") for number in range(broken)}
     loader.delay = delay
     if before is not None:
         loader.before = before

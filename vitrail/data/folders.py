@@ -27,6 +27,7 @@ from typing import Literal
 import numpy as np
 
 from vitrail.contracts import Sample
+from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.images import EXTENSIONS, open_image
 
 Labels = Literal["auto", "folders", "none"]
@@ -117,15 +118,15 @@ class ImageFolder:
         return {name: int(count) for name, count in zip(self.classes, found)}
 
     def digest(self) -> str:
-        """16 hex digits over relative paths, sizes in bytes, classes and boxes; times of change do not count.
+        """16 hex digits over relative paths, sizes, a sample of the content, classes and boxes; times do not count.
 
-        Asks the disk for every file's size, once.
+        Reads from the files once, see `vitrail.data.fingerprint`: 12,500 small ones take about 0.3 s.
         """
         if self._digest is None:
             digest = hashlib.sha256(repr(self.classes).encode())
             for index in range(len(self)):
-                size = _bytes_of(self.path(index))
-                digest.update(f"{self._paths[index]}\0{size}\n".encode(errors="surrogateescape"))
+                mark = fingerprint(self.path(index), content=chosen(index, len(self)))
+                digest.update(f"{self._paths[index]}\0{mark}\n".encode(errors="surrogateescape"))
             if self._boxes is not None:
                 digest.update(self._boxes.values.tobytes() + self._boxes.owners.tobytes())
             self._digest = digest.hexdigest()[:16]
@@ -226,13 +227,6 @@ def _nothing(folder: Path) -> str:
     there = ", ".join(f"{count} of {kind}" for kind, count in others.most_common(5))
     what = f"; the files there are {there}" if there else ""
     return f"{folder} has no images (.jpg, .png, .webp, .tif, ...) at any depth{what}"
-
-
-def _bytes_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return -1
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

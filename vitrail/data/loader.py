@@ -124,7 +124,7 @@ class Loader:
         Workers are started once, at the first step. `Batch.indices` names the images that are really there.
 
         Raises:
-            TooManyUnreadable: more than 1 % of the data set was found unreadable.
+            TooManyUnreadable: this rank found more than 1 % of the data set unreadable; see `tolerate`.
             WorkerCrashed: a worker died.
         """
         if start >= stop:
@@ -144,10 +144,17 @@ class Loader:
         """The indices in the order of an epoch, int64 `[N]`, with those that fill no batch at its end."""
         return epoch_order(len(self.data), self.seed, epoch)
 
+    def tolerate(self, skipped: Mapping[int, tuple[str, str]]) -> None:
+        """Raise `TooManyUnreadable` where these are more than 1 % of the data set.
+
+        Each rank asks this of what it met itself; the trainer asks it at every save of what all ranks met.
+        """
+        if len(skipped) > TOLERATED * len(self.data):
+            raise TooManyUnreadable(skipped, len(self.data))
+
     def _note(self, skipped: Mapping[int, tuple[str, str]]) -> None:
         self.skipped.update(_tuples(skipped))
-        if len(self.skipped) > TOLERATED * len(self.data):
-            raise TooManyUnreadable(self.skipped, len(self.data))
+        self.tolerate(self.skipped)
 
 
 def ordered_batches(

@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from vitrail.contracts import Sample
+from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.folders import position
 from vitrail.data.images import UnreadableImage, open_image, open_mask
 
@@ -76,6 +77,7 @@ class VocSegmentation:
         self._numbers = {name: number for number, name in enumerate(classes, start=1)}
         self.ids = _read_split(self.root, split)
         self.has_boxes = (self.root / "Annotations").is_dir()
+        self._digest: str | None = None
         missing = self._missing()
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
@@ -119,15 +121,19 @@ class VocSegmentation:
             raise UnreadableImage(path, f"damaged annotation ({error})") from error
 
     def digest(self) -> str:
-        """16 hex digits over the ids, the classes and the sizes in bytes of all files."""
-        digest = hashlib.sha256(repr((self.split, self.classes)).encode())
-        for index, name in enumerate(self.ids):
-            paths = [
-                *self.paths(index),
-                *([self.root / "Annotations" / f"{name}.xml"] if self.has_boxes else []),
-            ]
-            digest.update(f"{name} {[os.stat(path).st_size for path in paths]}\n".encode())
-        return digest.hexdigest()[:16]
+        """16 hex digits over the ids, the classes, and sizes and a sample of the content of all files.
+
+        Reads from the files once, see `vitrail.data.fingerprint`.
+        """
+        if self._digest is None:
+            digest = hashlib.sha256(repr((self.split, self.classes)).encode())
+            for index, name in enumerate(self.ids):
+                notes = [self.root / "Annotations" / f"{name}.xml"] if self.has_boxes else []
+                content = chosen(index, len(self))
+                marks = [fingerprint(path, content) for path in (*self.paths(index), *notes)]
+                digest.update(f"{name} {marks}\n".encode())
+            self._digest = digest.hexdigest()[:16]
+        return self._digest
 
     def _objects(self, tree: ElementTree.Element) -> VocObjects:
         boxes, classes, difficult = [], [], []

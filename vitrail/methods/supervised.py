@@ -17,14 +17,16 @@ Deviations from the paper
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrail.backbones import TimmViT
-from vitrail.config import Config
+from vitrail.config import Config, ConfigError
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.nn.groups import parameter_groups
 from vitrail.regularizers import RegularizerConfig, Weighted, build
@@ -44,7 +46,7 @@ class SupervisedConfig(Config):
     layer_decay: float | None = Field(None, gt=0, le=1)
     """Factor on the learning rate per block from the top down (fine-tuning); null for one rate."""
     regularizers: tuple[RegularizerConfig, ...] = ()
-    """Losses on tokens, added with their own weights."""
+    """Losses on tokens, added with their own weights; a kind may stand on several blocks."""
 
 
 class Supervised(nn.Module):
@@ -61,7 +63,7 @@ class Supervised(nn.Module):
         self.head = nn.Linear(backbone.embed_dim, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.regularizers = nn.ModuleList(build(each, backbone) for each in config.regularizers)
+        self.regularizers = _regularizers(config.regularizers, backbone)
         self.mixing = _mixing(config, len(classes))
 
     def training_step(self, batch: Batch, step: Step) -> Losses:
@@ -104,21 +106,43 @@ class Supervised(nn.Module):
         state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
         return Exported(state, exported.metadata | {"classes": list(self.classes)})
 
+    def check_batch(self, size: int) -> None:
+        """Raise `ValueError` where images cannot be trained on in batches (of one process at a time) of this size."""
+        if self.mixing is not None and size % 2:
+            raise ValueError(
+                f"mixup pairs images, and a batch of {size} is odd; choose an even batch per device "
+                "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
+            )
+
     def _wanted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         wanted = [regularizer for regularizer in self.regularizers if isinstance(regularizer, Weighted)]
         layers = {block for each in wanted for block in each.layers}
         scores = {block for each in wanted for block in each.scores}
         return tuple(sorted(layers)), tuple(sorted(scores))
 
+    # timm draws Python numbers for every batch, which would be compiled in as constants, a new graph for each.
+    @torch.compiler.disable
     def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.mixing is None:
             return images, labels
-        if len(images) % 2:
-            raise ValueError(
-                f"mixup pairs images, and a batch of {len(images)} is odd; choose an even batch per device "
-                "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
-            )
+        self.check_batch(len(images))
         return self.mixing(images.clone(), labels)  # timm mixes in place
+
+
+def _regularizers(configs: tuple[RegularizerConfig, ...], backbone: TimmViT) -> nn.ModuleList:
+    """Where a kind stands on several blocks, its names in the log end with the block, such as `drloc_block_3`."""
+    made = [build(each, backbone) for each in configs]
+    kinds, blocks = Counter(each.name for each in made), [each.block % backbone.depth for each in configs]
+    for weighted, block in zip(made, blocks):
+        if kinds[weighted.name] > 1:
+            weighted.name = f"{weighted.name}_block_{block}"
+    twice = [name for name, count in Counter(each.name for each in made).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"method.regularizers holds {' and '.join(twice)} more than once; the backbone has blocks 0 to "
+            f"{backbone.depth - 1}, -1 is the last: choose another block, or add up the weights in one entry"
+        )
+    return nn.ModuleList(made)
 
 
 def _mixing(config: SupervisedConfig, classes: int) -> Any:

@@ -1,7 +1,8 @@
 """Checkpoints: one plain full file that any number of processes can load, whole or not at all.
 
 A file is written beside the others, brought to disk, and only then renamed: `last.pt` is the newest whole
-one, `previous.pt` the one before. `torch.load(path, weights_only=True)` reads both.
+one, `previous.pt` the one before; `torch.load(path, weights_only=True)` reads both. `last.pt.damaged` is one
+that could not be read when the run was resumed.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def save(state: Mapping[str, Any], folder: Path) -> None:
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint that can be read, None where there is none at all.
 
-    A damaged `last.pt` (cut short, empty) is passed over for `previous.pt`, aloud. `CheckpointError` where
-    checkpoints exist and none can be read.
+    A damaged `last.pt` (cut short, empty) is passed over for `previous.pt`, aloud, and set aside as
+    `last.pt.damaged`: the next save would move it over the good one. `CheckpointError` where checkpoints exist
+    and none can be read; they stay as they are.
     """
     damaged = []
     for path in (folder / "last.pt", folder / "previous.pt"):
@@ -60,6 +62,10 @@ def newest(folder: Path) -> Path | None:
             continue
         if path.name == "previous.pt":
             log.warning("falling back to %s, which holds step %d", path, step)
+            if damaged:
+                aside = folder / "last.pt.damaged"
+                os.replace(folder / "last.pt", aside)
+                log.warning("the damaged checkpoint is kept as %s; delete it when you like", aside)
         return path
     if damaged:
         raise CheckpointError(

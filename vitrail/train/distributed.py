@@ -104,8 +104,8 @@ def leave() -> None:
 def wrap(module: nn.Module, ranks: Ranks, fsdp: bool) -> nn.Module:
     """The module as all ranks train it together: copied (DDP) or sharded (FSDP2), from rank 0's weights.
 
-    FSDP2 shards each child of every `ModuleList` on its own, then the rest: such a child's weights are whole
-    only inside its `forward`. Buffers are not synchronized: what changes them (`after_step`) has to agree.
+    FSDP2 shards each of `units` on its own, then the rest: a unit's weights are whole only inside its
+    `forward`. Buffers are not synchronized: what changes them (`after_step`) has to agree.
     """
     if ranks.world == 1:
         return module
@@ -120,13 +120,28 @@ def wrap(module: nn.Module, ranks: Ranks, fsdp: bool) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.world,))
-    containers = (nn.ModuleList, nn.ModuleDict)
-    for part in reversed(list(module.modules())):
-        for child in part if isinstance(part, nn.ModuleList) else ():
-            if not isinstance(child, containers):
-                fully_shard(child, mesh=mesh)
+    for part in units(module):
+        fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh)  # changes it in place
     return module
+
+
+def units(module: nn.Module) -> list[nn.Module]:
+    """The parts that FSDP2 gathers one at a time, inner ones first: transformer blocks and what is built like them.
+
+    These are the children of every `ModuleList` and `Sequential` that hold weights and further modules; a
+    single layer, as in an MLP head, is too small to be worth a message of its own.
+    """
+    lists = (part for part in module.modules() if isinstance(part, (nn.ModuleList, nn.Sequential)))
+    found = dict.fromkeys(
+        child
+        for part in lists
+        for child in part
+        if not isinstance(child, (nn.ModuleList, nn.ModuleDict))  # these have no forward
+        and next(child.children(), None) is not None
+        and next(child.parameters(), None) is not None
+    )
+    return [part for part in reversed(list(module.modules())) if part in found]
 
 
 @contextmanager

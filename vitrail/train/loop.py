@@ -54,6 +54,10 @@ class Loader(Protocol):
         """Samples that could not be read so far: index -> (path, reason)."""
         ...
 
+    def tolerate(self, skipped: Mapping[int, tuple[str, str]]) -> None:
+        """Raise where these, which all ranks met so far, are too many. Every rank is asked, after each save."""
+        ...
+
     def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of the run's optimizer steps start, ..., stop - 1: a list for each."""
         ...
@@ -145,7 +149,7 @@ def fit(
             with the averaged weights where there are any; rank 0's numbers are kept.
         save_exported: writes `method.export()` to a path; called on rank 0 at each checkpoint.
 
-    Raises `NonFiniteLoss`, `Interrupted` (a `SystemExit`), `CheckpointError`.
+    Raises `NonFiniteLoss`, `Interrupted` (a `SystemExit`), `CheckpointError`, and whatever the loader raises.
     """
     ranks = join(config.device)
     with deterministic_kernels(config.deterministic), Signals() as signals:
@@ -389,6 +393,13 @@ def _restore(run: Run) -> None:
         run.ema.load_state_dict({name: checkpoint.like(state["ema"][name], averages[name]) for name in averages})
     run.step, run.seconds, run.saved = state["step"], state["seconds"], state["step"]
     folder.forget_after(run.step)
+    before = state.get("world", ranks.world)
+    if ranks.main and before != ranks.world:
+        log.warning(
+            "the run was saved by %d processes and goes on with %d: the images and the schedule stay the same, but"
+            " random numbers (drop path, mixup) and rounding will differ; for the same bits, --resume with devices=%d",
+            *(before, ranks.world, before),
+        )
     if ranks.main:
         left = "" if run.step < run.total else "; nothing is left to train, --extend trains longer"
         log.info("resuming at step %d of %d, epoch %.2f%s", run.step, run.total, run.epoch, left)
@@ -397,7 +408,8 @@ def _restore(run: Run) -> None:
 def _save(run: Run, *, final: bool) -> None:
     """Export, then checkpoint: where a checkpoint is, exported weights are. A final one must succeed."""
     ranks, failure = run.ranks, None
-    skipped = ranks.gather(dict(run.loader.skipped))
+    skipped = {index: why for part in ranks.gather(dict(run.loader.skipped)) for index, why in part.items()}
+    run.folder.write_skipped(skipped)
     with run.averaged():
         exported = run.method.export()
         if ranks.main or run.config.fsdp:
@@ -414,9 +426,8 @@ def _save(run: Run, *, final: bool) -> None:
             "scaler": run.scaler.state_dict(),
             "ema": None if run.ema is None else run.ema.state_dict(),
         }
-        state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds}
+        state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds, "world": ranks.world}
     if ranks.main:
-        run.folder.write_skipped({index: why for part in skipped for index, why in part.items()})
         try:
             checkpoint.save(state | {"config": run.folder.config}, run.folder.checkpoints)
         except checkpoint.CheckpointError as error:
@@ -425,6 +436,7 @@ def _save(run: Run, *, final: bool) -> None:
     run.failed_saves = 0 if failure is None else run.failed_saves + 1
     if failure is None:
         run.saved = run.step
+        run.loader.tolerate(skipped)
         return
     log.error("STEP %d IS NOT SAVED: %s; the checkpoint before it is whole", run.step, failure)
     if run.failed_saves >= FAILED_SAVES or final:
