@@ -160,6 +160,12 @@ def test_an_unreadable_validation_image_is_left_out_and_said(tmp_path: Path, cap
         run(scenes_sar().override(settings), Verbs(), tmp_path / "again")
 
 
+def test_an_odd_batch_with_mixup_is_refused_before_training() -> None:
+    recipe = scenes().override([*TINY, "train.global_batch_size=30", "train.accumulate=2", "method.mixup=0.8"])
+    with pytest.raises(ValueError, match="batch of 15 is odd"):
+        build(recipe, 0, 1)
+
+
 def test_a_plain_model_whose_attention_cannot_be_read_trains(tmp_path: Path) -> None:
     settings = [*TINY, "backbone.name=vit_small_patch16_18x2_224", "backbone.embed_dim=24", "backbone.heads=2"]
     outcome = run(scenes().override([*settings, "train.warmup_epochs=0"]), Verbs(), tmp_path)

@@ -19,8 +19,8 @@ from vitrail.report import write_page
 JACCARD = ((0.0, 0.0), (0.0, 0.0))
 TOP1 = ((0.0, 0.0), (0.0, 0.0))
 SPREAD = (
-    "Over 3 seeds <code>benchmarks/scenes.py</code> found a Jaccard of {:.1f} ± {:.1f} without and {:.1f} ± {:.1f} with "
-    "SAR, at an accuracy of {:.1f} ± {:.1f} and {:.1f} ± {:.1f} % (mean ± standard deviation)."
+    "Over 3 seeds <code>benchmarks/scenes.py</code> found a Jaccard of {:.1f} ± {:.1f} without and {:.1f} ± {:.1f} "
+    "with SAR, at an accuracy of {:.1f} ± {:.1f} and {:.1f} ± {:.1f} % (mean ± standard deviation)."
 ).format(*(value for pairs in (JACCARD, TOP1) for pair in pairs for value in pair))
 INTRODUCTION = """
 <p>Two tiny Vision Transformers ({parameters:,} weights, {rows} × {columns} patches) learned to name the object in

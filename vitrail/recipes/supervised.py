@@ -222,6 +222,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     # Normalization belongs to the weights: those that are fine-tuned bring their own.
     augment = recipe.augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     method = Supervised(_timed(recipe), backbone, splits.train.classes)
+    method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     loader = Loader(
         splits.train,
         build_train_transform(augment),
