@@ -20,7 +20,7 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", 
 class ScenesConfig(Config):
     """Generated scenes: textured objects on textured backgrounds."""
 
-    count: int = Field(6000, ge=1)
+    count: int = Field(6500, ge=1)
     """Scenes to train on."""
     val_count: int = Field(1000, ge=1)
     """Scenes held out."""
