@@ -112,4 +112,7 @@ def test_errors(values: dict[str, float], words: str) -> None:
 
 
 def test_an_optimizer_takes_them() -> None:
-    torch.optim.AdamW(parameter_groups(Classifier(), weight_decay=0.05, layer_decay=0.75), lr=1e-3)
+    model = Classifier()
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.05, layer_decay=0.75), lr=1e-3)
+    taken = [value for group in optimizer.param_groups for value in group["params"]]
+    assert len(taken) == len(set(taken)) == len(list(model.parameters()))

@@ -52,7 +52,9 @@ def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_pat
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
     worker.start()
     folder.close()
-    RunFolder(tmp_path, CONFIG, "resume").close()
+    with RunFolder(tmp_path, CONFIG, "resume") as again:
+        assert worker.is_alive()
+        assert again.resuming
     worker.kill()
     worker.join()
 

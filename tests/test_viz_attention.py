@@ -76,4 +76,6 @@ def test_scores_that_cannot_be_drawn(scores, words):
 
 
 def test_half_precision_and_gradients_are_fine():
-    attention_heads(IMAGE, torch.randn(2, 3, 3, dtype=torch.bfloat16, requires_grad=True))
+    scores = torch.randn(2, 3, 3)
+    half = attention_heads(IMAGE, scores.bfloat16().requires_grad_())
+    assert half.size == attention_heads(IMAGE, scores).size

@@ -39,8 +39,10 @@ def test_any_grid_with_cls(grid):
 
 
 def test_constant_features():
-    similarity_maps(IMAGE, torch.ones(6, 4), (2, 3), [(0, 0)])
-    similarity_maps(IMAGE, torch.zeros(6, 4), (2, 3), [(0, 0)])
+    alike = similarity_maps(IMAGE, torch.ones(6, 4), (2, 3), [(0, 0)])
+    empty = similarity_maps(IMAGE, torch.zeros(6, 4), (2, 3), [(0, 0)])
+    assert alike.size == empty.size
+    assert cosine_map(torch.zeros(6, 4), (2, 3), torch.zeros(4)).isfinite().all()
 
 
 @pytest.mark.parametrize(
