@@ -101,6 +101,11 @@ def _splits(root: Path) -> tuple[list[Finding], dict[str, ImageFolder]]:
         findings.append(Finding("warning", f"{root} has train/ but no val/", mend))
     if "val" in wanted and "train" not in wanted:
         findings.append(Finding("warning", f"{root} has val/ but no train/", "it can be evaluated on, not trained on"))
+    validated = found["val"]
+    if validated is not None and validated.name == "test":
+        what = f"{root} has test/ but no val/: training validates on test/"
+        mend = "what is chosen by looking at test/ looks too good on it; add val/ and keep test/ for the last number"
+        findings.append(Finding("warning", what, mend))
     for name, data in splits.items():
         findings += _classes(name, data)
     if len(splits) > 1:
