@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vitrail.contracts import ImageSet
-from vitrail.data import ImageFolder, UnreadableImage
+from vitrail.data import SPLITS, ImageFolder, UnreadableImage
 from vitrail.data.folders import scan
 
 
@@ -160,6 +160,17 @@ def test_bad_boxes_files(tmp_path: Path, content: str, words: str) -> None:
 def test_no_boxes_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no boxes file"):
         ImageFolder(put(tmp_path, "a.png"), boxes=tmp_path / "none.txt")
+
+
+def test_names_of_splits(tmp_path: Path) -> None:
+    root = put(tmp_path, "training/a/1.png", "training/b/1.png", "test/a/1.png")
+    assert SPLITS["val"][-1] == "test"
+    assert ImageFolder(root, "train").folder == root / "training"
+    assert ImageFolder(root, "val").folder == root / "test"
+    with pytest.raises(ValueError, match="has the splits train and val, which are no classes"):
+        ImageFolder(root)
+    put(root, "valid/b/1.png")
+    assert ImageFolder(root, "val").folder == root / "valid"
 
 
 def test_digest_follows_names_and_content_not_times(tmp_path: Path) -> None:

@@ -59,6 +59,11 @@ def test_a_good_folder(tmp_path: Path) -> None:
         (("train/a/1.png", "train/b/1.png"), "warning", "has train/ but no val/"),
         (("val/a/1.png", "val/b/1.png"), "warning", "has val/ but no train/"),
         (
+            ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"),
+            "warning",
+            "has test/ but no val/: training validates on test/",
+        ),
+        (
             ("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/c/1.png"),
             "error",
             "1 classes that train lacks: c",
@@ -75,6 +80,10 @@ def test_a_good_folder(tmp_path: Path) -> None:
 )
 def test_faults_of_the_layout(tmp_path: Path, content: tuple[str, ...], level: str, words: str) -> None:
     assert words in said(look(put(tmp_path, *content)), level)
+
+
+def test_a_test_folder_beside_val_is_left_alone(tmp_path: Path) -> None:
+    assert {finding.level for finding in look(put(good(tmp_path), "test/c/1.png"))} == {"ok"}
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -135,6 +135,17 @@ def test_moving_scenes_move_a_little_at_a_time() -> None:
     assert all(np.array_equal(one.image, two.image) for one, two in zip(frames, again))
 
 
+def test_motion_begins_with_the_scene_and_keeps_the_object_inside() -> None:
+    data = SyntheticScenes(20, image_size=(48, 80))
+    for index in range(20):
+        scene, frames = data[index], data.motion(index, 5)
+        assert np.array_equal(frames[0].image, scene.image)
+        assert np.array_equal(frames[0].mask, scene.mask)
+        assert np.array_equal(data.motion(index, 1)[0].image, scene.image)
+        areas = [float((frame.mask > 0).sum()) for frame in frames]
+        assert min(areas) > 0.75 * max(areas)  # turning changes how a shape falls on pixels
+
+
 def test_contact_sheet_shows_each_scene_above_its_mask() -> None:
     data = SyntheticScenes(3, image_size=16)
     sheet = np.asarray(contact_sheet([data[index] for index in range(3)], columns=2))

@@ -355,7 +355,9 @@ def test_a_signal_finishes_the_step_saves_and_exits(tmp_path, number, code):
     with pytest.raises(Interrupted) as stopped:
         tiny.train(tmp_path / "b", epochs=3, method=method)
     assert stopped.value.code == code
-    assert "saved at step 5" in str(stopped.value)
+    line = f"stopped by {signal.Signals(number).name}, saved at step 5; go on with --resume"
+    assert str(stopped.value) == line
+    assert (tmp_path / "b" / "log.txt").read_text().count(line) == 1
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert checkpoint.load(tmp_path / "b" / "checkpoints" / "last.pt")["step"] == 5
 
@@ -375,6 +377,7 @@ def test_a_signal_during_evaluation_stops_at_once(tmp_path):
 
     with pytest.raises(Interrupted):
         tiny.train(tmp_path, epochs=2, evaluate=evaluate, ema=0.5)
+    assert "stopped by SIGINT, saved at step 3; go on with --resume" in (tmp_path / "log.txt").read_text()
     assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["step"] == 3
     calls = []
     tiny.train(tmp_path, "resume", epochs=2, evaluate=lambda: calls.append(1) or {"top1": 0.0}, ema=0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "SPLITS": "folders",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
     "Finding": "inspect",
@@ -27,6 +28,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "SPLITS",
     "EvalTransform",
     "EvalTransformConfig",
     "Finding",
@@ -49,7 +51,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from vitrail.data.folders import ImageFolder
+    from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder
     from vitrail.data.loader import Loader, LoaderConfig, TooManyUnreadable, WorkerCrashed, ordered_batches

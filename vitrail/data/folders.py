@@ -2,7 +2,7 @@
 
 Layouts, all with any depth below the last folder named:
 
-    root/train/<class>/...  root/val/<class>/...    `ImageFolder(root, "train")`; `validation` counts as `val`
+    root/train/<class>/...  root/val/<class>/...    `ImageFolder(root, "train")`; for other names see `SPLITS`
     root/<class>/...                                `ImageFolder(root)`
     root/...                                        `ImageFolder(root)`, no labels
 
@@ -32,8 +32,8 @@ from vitrail.data.images import EXTENSIONS, open_image
 
 Labels = Literal["auto", "folders", "none"]
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
-"""Names that a split's folder may have."""
+SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+"""Names that a split's folder may have; the first that is there is taken, for training and inspection alike."""
 
 
 class ImageFolder:

@@ -99,8 +99,14 @@ def _splits(root: Path) -> tuple[list[Finding], dict[str, ImageFolder]]:
     if wanted and "val" not in wanted:
         mend = "add val/ (or validation/) with the same class folders; without one, a part of train is held out"
         findings.append(Finding("warning", f"{root} has train/ but no val/", mend))
-    if "val" in wanted and "train" not in wanted:
-        findings.append(Finding("warning", f"{root} has val/ but no train/", "it can be evaluated on, not trained on"))
+    measured = found["val"]
+    if measured is not None and "train" not in wanted:
+        what = f"{root} has {measured.name}/ but no train/"
+        findings.append(Finding("warning", what, "it can be evaluated on, not trained on"))
+    elif measured is not None and measured.name == "test":
+        what = f"{root} has test/ but no val/: training validates on test/"
+        mend = "what is chosen by looking at test/ looks too good on it; add val/ and keep test/ for the last number"
+        findings.append(Finding("warning", what, mend))
     for name, data in splits.items():
         findings += _classes(name, data)
     if len(splits) > 1:

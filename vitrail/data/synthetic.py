@@ -86,13 +86,16 @@ class SyntheticScenes:
         return images, labels, masks
 
     def motion(self, index: int, frames: int) -> list[Sample]:
-        """The scene with its object moving on a straight line and turning, and its distractors drifting."""
+        """The scene and what comes after it: its object moves on a straight line and turns, its distractors drift.
+
+        The first frame is the scene itself, to the bit; the object's center stays where scenes have theirs.
+        """
         draws = np.repeat(self._draws(index)[None], frames, 0)
         share = np.arange(frames) / max(frames - 1, 1)
         seeds = np.random.SeedSequence([self.seed, 2, index])
         way = np.random.Generator(np.random.Philox(seeds)).random(3 + 2 * DISTRACTORS)
-        draws[:, _X] = 0.2 + 0.6 * (draws[:, _X] * (1 - share) + way[0] * share)
-        draws[:, _Y] = 0.2 + 0.6 * (draws[:, _Y] * (1 - share) + way[1] * share)
+        for place, target in ((_X, way[0]), (_Y, way[1])):
+            draws[:, place] += 0.6 * share * (target - draws[:, place])  # between two draws, so in [0, 1)
         draws[:, _TURN] = (draws[:, _TURN] + 0.25 * share * way[2]) % 1.0
         for number in range(DISTRACTORS):
             place = _BLOB + 9 * number

@@ -18,7 +18,8 @@ class Interrupted(SystemExit):
         self.step = step
 
     def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.code - 128).name}, saved at step {self.step}"  # type: ignore[operator]
+        name = signal.Signals(self.code - 128).name  # type: ignore[operator]
+        return f"stopped by {name}, saved at step {self.step}; go on with --resume"
 
 
 class Signals:

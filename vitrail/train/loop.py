@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -152,7 +152,7 @@ def fit(
     Raises `NonFiniteLoss`, `Interrupted` (a `SystemExit`), `CheckpointError`, and whatever the loader raises.
     """
     ranks = join(config.device)
-    with deterministic_kernels(config.deterministic), Signals() as signals:
+    with deterministic_kernels(config.deterministic), _stopping_aloud(ranks), Signals() as signals:
         run = _assemble(method, loader, config, folder, ranks, save_exported, signals)
         evaluate_every = config.evaluate_every and config.evaluate_every * loader.steps_per_epoch
         checkpoint_every = config.checkpoint_every or loader.steps_per_epoch
@@ -281,6 +281,17 @@ def _stop_if_asked(run: Run) -> None:
         if run.saved != run.step:
             _save(run, final=True)
         raise Interrupted(number, run.step)
+
+
+@contextmanager
+def _stopping_aloud(ranks: Ranks) -> Iterator[None]:
+    """Say where the run was stopped: nobody prints a `SystemExit`."""
+    try:
+        yield
+    except Interrupted as stopped:
+        if ranks.main:
+            log.warning("%s", stopped)
+        raise
 
 
 class _Meter:
