@@ -12,9 +12,7 @@ from pydantic import Field
 
 from vitrail.config import Config
 from vitrail.contracts import ImageSet, Sample
-from vitrail.data import ImageFolder, SyntheticScenes, VocSegmentation
-
-SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+from vitrail.data import SPLITS, ImageFolder, SyntheticScenes, VocSegmentation
 
 
 class ScenesConfig(Config):
