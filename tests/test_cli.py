@@ -179,6 +179,16 @@ def test_two_processes_by_one_word(tmp_path: Path) -> None:
     assert 0 <= lines[-1]["val/top1"] <= 100
 
 
+def test_ctrl_c_elsewhere_exits_with_130_without_a_traceback(tmp_path: Path) -> None:
+    words = "import signal, sys, vitrail.cli as c; sys.argv = ['vitrail', 'list']; c.catalog.recipes = lambda: "
+    words += "signal.raise_signal(signal.SIGINT); c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 130
+    assert done.stderr.strip() == "stopped"
+
+
 def test_ctrl_c_saves_says_so_and_exits_with_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vitrail", "train", "scenes", *SMALL, "train.epochs=500", "train.log_every=1"]
     run = tmp_path / "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +33,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.sub
 
 def main() -> None:
     """Entry point: people get one line that says what is wrong and what to do; VITRAIL_DEBUG=1 shows the traceback."""
+    signal.signal(signal.SIGINT, _stop)  # training has its own: it saves first
     try:
         app()
     except Exception as error:
@@ -39,6 +41,11 @@ def main() -> None:
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
+
+
+def _stop(number: int, frame: Any) -> None:
+    typer.secho("stopped", fg="yellow", err=True)
+    sys.exit(128 + number)
 
 
 def _for_people(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ class BackboneConfig(Config):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Chance that the last block is skipped in training; it grows linearly from 0 at the first block."""
     surgery: Literal["A", "B", "C", "D", "E", "F"] | None = None
-    """SAR's change of the last block, by row of Table 1(b): C and F cut it; null, A and E leave it."""
+    """SAR's change of the last block, by row of Table 1(b): B, C, D and F cut it; null, A and E leave it."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
