@@ -224,7 +224,6 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     # Normalization belongs to the weights: those that are fine-tuned bring their own.
     augment = recipe.augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     method = Supervised(_timed(recipe), backbone, splits.train.classes)
-    method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     loader = Loader(
         splits.train,
         build_train_transform(augment),
@@ -235,6 +234,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         accumulate=recipe.train.accumulate,
         workers=recipe.workers,
     )
+    method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
     def draw(folder: Path, when: str, drawn: TimmViT) -> None:
