@@ -129,7 +129,7 @@ def folder() -> Recipe:
     """Your own folder of small images, from scratch: ViT-Ti with patches of 8 at 64 pixels.
 
     Command: vitrail train folder data.root=photos. Time: 12,500 images take about 4 minutes an epoch on 2 CPU
-    cores. Expect: see benchmarks/results/cls-mini-*.json.
+    cores. Expect: see benchmarks/results/real_images-*.json.
     """
     return Recipe(
         backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
