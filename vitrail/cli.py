@@ -152,6 +152,8 @@ def train(
 
       vitrail train scenes --extend 10 --out runs/scenes
     """
+    if not recipe.endswith((".yaml", ".yml")):
+        catalog.find(catalog.recipes(), recipe, "recipe")  # a typing error is told before torch is imported
     from vitrail.recipes.run import Verbs, prepare, run
 
     if sum((resume, extend is not None, init_from is not None)) > 1:
@@ -195,6 +197,7 @@ def evaluate(
 
       vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
     """
+    catalog.find(catalog.protocols(), protocol, "protocol")
     from vitrail.recipes.measure import measure
 
     if cache is None and not no_cache:
@@ -232,10 +235,10 @@ def show(
 
     Example: vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
     """
-    from vitrail.recipes.look import draw
-
     if picture not in PICTURES:
         raise ValueError(f"there is no picture {picture!r}; known: {', '.join(PICTURES)}")
+    from vitrail.recipes.look import draw
+
     drawn = draw(
         picture,
         images,
