@@ -86,6 +86,7 @@ def test_completion_is_offered() -> None:
         (["train", "scenes", "--resume", "--extend", "3"], "exclude each other"),
         (["train", "scenes", "--init-from", "nothing.pth"], "no file 'nothing.pth'"),
         (["train", "folder", "data.root=nowhere"], "no folder 'nowhere'"),
+        (["train", "folder"], "data.root is not given"),
         (["evaluate", "kn", "-w", "x", "-d", "scenes"], "did you mean 'knn'"),
         (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file 'none.pth'"),
         (["show", "atention", "a.png", "-w", "x"], "known: attention"),

@@ -214,6 +214,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     `own` are the exported weights of a run that goes on: the network is theirs, so that what the run once started
     from may be gone.
     """
+    _check_source(recipe)
     splits = open_splits(recipe.data)
     if splits.train.classes is None:
         raise ValueError(
@@ -246,6 +247,15 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
 
     ranks = Ranks(rank, world, torch.device("cpu"))
     return Parts(method, loader, validation(method, splits.val, seen, recipe.workers, ranks), draw)
+
+
+def _check_source(recipe: Recipe) -> None:
+    scenes_size = recipe.data.scenes.image_size
+    if recipe.data.root is None and recipe.augment.image_size != scenes_size:
+        raise ConfigError(
+            f"data.root is not given, and generated scenes of {scenes_size} pixels are not what augment.image_size "
+            f"{recipe.augment.image_size} asks for; give data.root=FOLDER, or make both sizes equal for scenes"
+        )
 
 
 def validation(
