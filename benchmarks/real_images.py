@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/real-images"))
     parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     numbers: dict[str, Any] = {"data": options.folder.name, "epochs": options.epochs, "settings": options.settings}
     folders = []
     for seed in options.seeds:

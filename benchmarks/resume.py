@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", default=None, help="JSON file")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     settings, draw = [*SETTINGS, *options.settings], random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
