@@ -87,11 +87,11 @@ def list_(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("vitrail-demo"),
     seed: Annotated[int, typer.Option(help="Seed of scenes, weights and order.")] = 0,
-    budget: Annotated[float, typer.Option(help="Share of the full training length, for a quicker look.")] = 1.0,
+    budget: Annotated[float, typer.Option(help="Share of the recipe's scenes, in (0, 1].")] = 0.75,
 ) -> None:
     """Train a tiny ViT on generated scenes with and without SAR, and write a page that compares them.
 
-    Needs no data, no download and no GPU; about two minutes on two CPU cores.
+    Needs no data, no download and no GPU; about two and a half minutes on two CPU cores.
 
     Example: vitrail demo --out my-demo
     """
