@@ -19,7 +19,8 @@ from vitrail.report import write_page
 JACCARD = ((25.7, 2.2), (35.4, 4.2))
 TOP1 = ((76.8, 1.9), (77.7, 0.5))
 SPREAD = (
-    "Over 3 seeds and with 26,000 images <code>benchmarks/scenes.py</code> found a Jaccard of {:.1f} ± {:.1f} without and {:.1f} ± {:.1f} "
+    "Over 3 seeds and with 26,000 images <code>benchmarks/scenes.py</code> found "
+    "a Jaccard of {:.1f} ± {:.1f} without and {:.1f} ± {:.1f} "
     "with SAR, at an accuracy of {:.1f} ± {:.1f} and {:.1f} ± {:.1f} % (mean ± standard deviation)."
 ).format(*(value for pairs in (JACCARD, TOP1) for pair in pairs for value in pair))
 INTRODUCTION = """
