@@ -171,6 +171,16 @@ def test_a_mistyped_folder_does_not_cost_the_run_folder(tmp_path: Path, monkeypa
         assert "no folder 'nowhere'" in str(result.exception)
 
 
+def test_a_run_goes_on_with_the_settings_that_it_was_started_with(tmp_path: Path) -> None:
+    run = ["--out", str(tmp_path / "run")]
+    assert runner.invoke(app, ["train", "scenes_sar", *SMALL, "train.epochs=1", *run]).exit_code == 0
+    assert runner.invoke(app, ["train", "scenes_sar", "--resume", *run]).exit_code == 0
+    longer = runner.invoke(app, ["train", "scenes_sar", "--extend", "2", *run])
+    assert longer.exit_code == 0, longer.exception
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 8
+
+
 def test_two_processes_by_one_word(tmp_path: Path) -> None:
     """`devices=2` trains on two processes to the end, and the run is like any other."""
     done = vitrail("train", "scenes_sar", *SMALL, "train.epochs=1", "devices=2", "--out", str(tmp_path / "run"))

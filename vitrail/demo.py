@@ -32,7 +32,7 @@ attention.</p>
 <p><b>What to look at.</b> No model was told where the object is. <i>Attention Jaccard</i> says how well the
 thresholded attention of the best head covers the object's true mask, which the measurement alone sees:
 <b>{jaccard[0]:.1f}</b> without and <b>{jaccard[1]:.1f}</b> with SAR, at a top-1 accuracy of {top1[0]:.1f} and
-{top1[1]:.1f} %. In the pictures each row is a held-out scene, followed by the mean attention and that of every head.
+{top1[1]:.1f} %. In the pictures each row is a held-out scene, followed by the attention of every head and their mean.
 One seed is an anecdote. {spread}</p>
 <p><b>The same on your own images</b>, in one folder per class:</p>
 <pre>vitrail doctor photos/

@@ -42,16 +42,15 @@ class Parts(NamedTuple):
 def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None = None) -> tuple[Config, int]:
     """The resolved configuration, and how many processes to start (`devices=N` among the settings).
 
-    A run that is resumed or extended keeps the weights that it was once started from, which `out` remembers.
+    A run that is resumed or extended keeps its own settings, which `out` remembers; only changes need to be said.
     """
     devices, settings = _devices(settings)
-    config = resolve(name)
+    going_on = out is not None and (verbs.resume or verbs.extend is not None) and (out / "config.yaml").is_file()
+    config = resolve(str(out / "config.yaml") if out is not None and going_on else name)
     if verbs.init_from is not None:
         from vitrail.recipes.weights import find_weights
 
         settings = [*settings, f"init_from={find_weights(verbs.init_from)}"]
-    elif out is not None and (verbs.resume or verbs.extend is not None) and (out / "config.yaml").is_file():
-        settings = [*settings, *_remembered(read_yaml(out / "config.yaml"), settings)]
     if verbs.extend is not None:
         settings = [*settings, f"train.epochs={verbs.extend}"]
     return config.override(settings), devices
@@ -89,11 +88,6 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
             draw(folder.pictures, "after", load(None, str(folder.exported)))
     leave()
     return outcome
-
-
-def _remembered(saved: Mapping[str, Any], settings: Sequence[str]) -> list[str]:
-    given = any(setting.startswith("init_from=") for setting in settings)
-    return [f"init_from={saved['init_from']}"] if saved.get("init_from") and not given else []
 
 
 def _devices(settings: Sequence[str]) -> tuple[int, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from vitrail.nn.surgery import surgery
 from vitrail.recipes.weights import find_weights, open_backbone
 
 
@@ -18,7 +19,9 @@ def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | No
         from vitrail.backbones import save_exported
 
         save_exported(backbone.export(), out)
-        return f"written: {out}  (timm names; from {find_weights(weights)})"
+        operated = backbone.config is not None and surgery(backbone.config.surgery).changes_block
+        warning = "; timm alone cannot run the operated last block, vitrail.load and ONNX can" if operated else ""
+        return f"written: {out}  (timm names; from {find_weights(weights)}{warning})"
     from vitrail.backbones.onnx import export_onnx
 
     export_onnx(backbone, out, image_size=size, batch=_batch(batch))

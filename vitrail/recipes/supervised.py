@@ -242,7 +242,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         if drawn.closed:
             log.warning("no attention is drawn nor its entropy measured: %s", next(iter(drawn.closed.values())))
             return
-        caption = f"Attention of the last block, {when} training: image, mean over heads, each head."
+        caption = f"Attention of the last block, {when} training: image, each head, mean over heads."
         keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
 
     ranks = Ranks(rank, world, torch.device("cpu"))
