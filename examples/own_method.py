@@ -70,6 +70,5 @@ def main(out: Path, scenes: int = 512, epochs: int = 8) -> float:
 
 
 if __name__ == "__main__":
-    print(
-        f"{main(Path(sys.argv[1] if len(sys.argv) > 1 else 'runs/handfuls')):.1f} % of the handfuls found their partner; chance is 3.1 %"
-    )
+    found = main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/handfuls"))
+    print(f"{found:.1f} % of the handfuls found their partner; chance is 3.1 %")
