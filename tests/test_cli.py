@@ -88,6 +88,7 @@ def test_completion_is_offered() -> None:
         (["train", "scenes", "--init-from", "nothing.pth"], "no file 'nothing.pth'"),
         (["train", "folder", "data.root=nowhere"], "no folder 'nowhere'"),
         (["train", "folder"], "data.root is not given"),
+        (["train", "finetune", "data.root=."], "give --init-from"),
         (["evaluate", "kn", "-w", "x", "-d", "scenes"], "did you mean 'knn'"),
         (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file 'none.pth'"),
         (["show", "atention", "a.png", "-w", "x"], "known: attention"),

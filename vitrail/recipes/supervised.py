@@ -53,7 +53,7 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
     init_from: str | None = None
-    """Weights to start from; the architecture follows them, `backbone` adds drop path alone."""
+    """Weights to start from; the architecture follows them, `backbone` adds drop path alone. "" asks for some."""
     augment: TrainTransformConfig = TrainTransformConfig()
     method: SupervisedConfig = SupervisedConfig()
     train: TrainConfig = TrainConfig()
@@ -196,7 +196,7 @@ def finetune() -> Recipe:
         warmup_epochs=3,
         precision="bf16",
     )
-    return _deit("vit_small_patch16_224").model_copy(update={"train": train})
+    return _deit("vit_small_patch16_224").model_copy(update={"train": train, "init_from": ""})
 
 
 def finetune_sar() -> Recipe:
@@ -250,6 +250,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
 
 
 def _check_source(recipe: Recipe) -> None:
+    if recipe.init_from == "":
+        raise ConfigError("fine-tuning starts from weights; give --init-from RUN_OR_FILE")
     scenes_size = recipe.data.scenes.image_size
     if recipe.data.root is None and recipe.augment.image_size != scenes_size:
         raise ConfigError(
