@@ -65,6 +65,7 @@ class ImageFolder:
         classes: Sequence[str] | None = None,
         boxes: str | Path | None = None,
     ) -> None:
+        self.root, self.split = Path(root), split
         self.folder = _find(Path(root), split, labels)
         groups = scan(self.folder)
         loose = groups.pop("", [])
