@@ -180,8 +180,11 @@ def _background(draws: Array, x: Array, y: Array) -> Array:
 
 
 def _distractor(canvas: Array, d: Array, x: Array, y: Array, side: int) -> Array:
+    """The canvas `[n, H, W, 3]` with one blob a scene; outside of its window a blob would change no bit."""
     d = d.T
-    u, v = _turned(x - _c(0.02 + 0.96 * d[0]), y - _c(0.02 + 0.96 * d[1]), d[2])
+    center_x, center_y = 0.02 + 0.96 * d[0], 0.02 + 0.96 * d[1]
+    rows, columns = _window(center_y, len(y), side)[:, :, None], _window(center_x, x.shape[1], side)[:, None, :]
+    u, v = _turned(x[0, columns] - _c(center_x), y[rows, 0] - _c(center_y), d[2])
     long = 0.07 + 0.08 * d[3]
     short = long * (0.5 + 0.4 * d[4])
     a, b = u / _c(long), v / _c(short)
@@ -191,7 +194,20 @@ def _distractor(canvas: Array, d: Array, x: Array, y: Array, side: int) -> Array
     one, two = _rgb(d[5], 0.5 + 0.45 * d[6], light), _rgb(d[5] + 0.12 * (d[8] - 0.5), 0.9, light * 0.4)
     kind = (d[8] * 64).astype(np.int64) % len(TEXTURES)
     tone = _pattern(kind, a, b, 1.1 + 0.6 * d[6])
-    return _mix(canvas, _mix(_c(two), _c(one), tone[..., None]), cover[..., None])
+    scene = np.arange(len(canvas))[:, None, None]
+    canvas[scene, rows, columns] = _mix(
+        canvas[scene, rows, columns], _mix(_c(two), _c(one), tone[..., None]), cover[..., None]
+    )
+    return canvas
+
+
+def _window(center: Array, span: int, side: int) -> NDArray[np.int64]:
+    """Pixels `[n, w]` within which a distractor at `center` covers anything."""
+    # The cover ends half a pixel of the short axis beyond the outline: at most 1 / 0.5 half pixels of the long one.
+    reach = 0.15 * side + 2
+    width = min(int(2 * reach) + 2, span)
+    first = np.clip(np.floor(center * side - reach).astype(np.int64), 0, span - width)
+    return first[:, None] + np.arange(width)
 
 
 def _shape(kind: NDArray[np.int64], u: Array, v: Array) -> Array:
