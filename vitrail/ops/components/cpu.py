@@ -31,72 +31,83 @@ def _join(parent: Any, one: int, other: int) -> None:
 
 
 @compiled
-def label_places(places: Any, count: int, width: int, diagonal: bool, parent: Any, joins: Any, labels: Any) -> int:
-    """Label the cells of one map; returns the number of components.
-
-    Masks are unpredictable, and a branch that the processor guesses wrong costs more than all else here. So
-    the caller lists the cells of the mask first, and the scan over them selects instead of branching.
-
-    Args:
-        places: `[count]` int32, the mask's cells in reading order, numbered in a map framed by a row above
-        and
-            a column before: cell (y, x) of a map with X columns is `(y + 1) * width + x + 1`, width = X + 1.
-        count: number of cells.
-        width: X + 1.
-        diagonal: True for 8-connectivity, False for 4.
-        parent: `[(Y + 1) * width + 1]` int32 scratch, one for each place and one more.
-        joins: `[count]` int32 scratch.
-        labels: as `parent`; written at `places` alone: 1.. in reading order.
-    """
-    parent[:] = 0  # no cell: the frame's first place is number 0
-    waiting = 0
-    for index in range(count):
-        place = places[index]
-        up, left = parent[place - width], parent[place - 1]
-        if diagonal:
-            up_left, up_right = parent[place - width - 1], parent[place - width + 1]
-            # `up` touches the three others, and `left` touches `up_left`: one root stands for all of them.
-            join = (up == 0) & ((left | up_left) != 0) & (up_right != 0)
-        else:
-            up_left = up_right = 0
-            join = (up != 0) & (left != 0)
-        root = up_right if up_right else place
-        root = up_left if up_left else root
-        root = left if left else root  # late, as it is the last to be known: the turn before has just stored it
-        parent[place] = up if up else root
-        joins[waiting] = place
-        waiting += join
-    for index in range(waiting):
-        place = joins[index]
-        _join(parent, place, place - width + 1 if diagonal else place - 1)
-    components = 0
-    for index in range(count):
-        place = places[index]
-        root = parent[place]  # earlier in reading order: its label is final
-        components += root == place
-        label = labels[root]
-        labels[place] = components if root == place else label
-    return components
+def scratch_for(rows: int, columns: int) -> Any:
+    """What `label_cells` works in, for maps of this grid."""
+    cells, places = rows * columns, (rows + 1) * (columns + 1) + 1
+    framed = np.empty(cells, np.uint32)  # number of a cell in the map -> its place in the framed map
+    for cell in range(cells):
+        framed[cell] = (cell // columns + 1) * (columns + 1) + cell % columns + 1
+    parent, label_at = np.empty(places, np.uint32), np.empty(places, np.uint32)
+    return framed, np.empty(cells, np.uint32), np.empty(cells, np.uint32), parent, label_at
 
 
 @compiled
-def _label_maps(first: int, last: int, masks: Any, rows: int, columns: int, diagonal: bool, out: Any) -> None:
-    width = columns + 1
-    places = np.empty(rows * columns, np.int32)
-    joins = np.empty(rows * columns, np.int32)
-    parent = np.empty((rows + 1) * width + 1, np.int32)
-    labels = np.empty((rows + 1) * width + 1, np.int32)
+def label_cells(chosen: Any, count: int, columns: int, diagonal: bool, scratch: Any, labels: Any) -> int:
+    """Label the cells of one map; returns the number of components.
+
+    Masks are unpredictable, and a branch that the processor guesses wrong costs more than all else here. So
+    the caller lists the cells of the mask first, and the scan over them selects instead of branching. The
+    cells are numbered anew in a map framed by a row above and a column before, where no neighbor is missing:
+    cell (y, x) has place `(y + 1) * (columns + 1) + x + 1`. Unsigned indices spare the test for negative ones.
+
+    Args:
+        chosen: `[count]` uint32, the mask's cells in reading order, `y * columns + x`.
+        count: number of cells.
+        columns: X.
+        diagonal: True for 8-connectivity, False for 4.
+        scratch: from `scratch_for`.
+        labels: `[count]` uint32, written: 1.. in reading order.
+    """
+    framed, places, joins, parent, label_at = scratch
+    width, one, none = np.uintp(columns + 1), np.uintp(1), np.uint32(0)
+    parent[:] = none  # no cell: the frame's first place is number 0
+    waiting = before = np.uintp(0)
+    root = none
+    for index in range(np.uintp(count)):
+        place = np.uintp(framed[np.uintp(chosen[index])])
+        left = root if place == before + one else none
+        up = parent[place - width]
+        if diagonal:
+            up_left, up_right = parent[place - width - one], parent[place - width + one]
+            # `up` touches the three others, and `left` touches `up_left`: one root stands for all of them.
+            join = (up == 0) & ((left | up_left) != 0) & (up_right != 0)
+        else:
+            up_left = up_right = none
+            join = (up != 0) & (left != 0)
+        root = up_right if up_right else np.uint32(place)
+        root = up_left if up_left else root
+        root = up if up else root
+        root = left if (left != 0) & (up == 0) else root  # late, as it is the last to be known
+        parent[place] = root
+        places[index] = joins[waiting] = before = place
+        waiting += np.uintp(join)
+    for index in range(waiting):
+        place = np.uintp(joins[index])
+        _join(parent, place, place - width + one if diagonal else place - one)
+    components = none
+    for index in range(np.uintp(count)):
+        place = places[index]
+        root = parent[np.uintp(place)]  # earlier in reading order: its label is final
+        components += np.uint32(root == place)
+        label = label_at[np.uintp(root)]
+        label_at[np.uintp(place)] = labels[index] = components if root == place else label
+    return int(components)
+
+
+@compiled
+def _label_maps(first: int, last: int, masks: Any, columns: int, diagonal: bool, out: Any) -> None:
+    cells = masks.shape[1]
+    scratch = scratch_for(cells // columns, columns)
+    chosen, labels = np.empty(cells, np.uint32), np.empty(cells, np.uint32)
     for index in range(first, last):
-        count = 0
-        for y in range(rows):
-            for x in range(columns):
-                places[count] = (y + 1) * width + x + 1
-                count += masks[index, y, x]
-        label_places(places, count, width, diagonal, parent, joins, labels)
-        for y in range(rows):
-            for x in range(columns):
-                label = labels[(y + 1) * width + x + 1]
-                out[index, y, x] = label if masks[index, y, x] else 0
+        count = np.uintp(0)
+        for cell in range(np.uintp(cells)):
+            chosen[count] = cell
+            count += np.uintp(masks[index, cell])
+        label_cells(chosen, count, columns, diagonal, scratch, labels)
+        out[index, :] = 0
+        for number in range(count):
+            out[index, np.uintp(chosen[number])] = labels[number]
 
 
 def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
@@ -105,7 +116,7 @@ def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
     labels = torch.empty(mask.shape, dtype=torch.int64)
     if mask.numel() == 0:
         return labels
-    maps = mask.contiguous().view(-1, rows, columns).numpy()
-    out = labels.view(-1, rows, columns).numpy()
-    share_out(_label_maps, len(maps), rows * columns, maps, rows, columns, connectivity == 8, out)
+    cells = rows * columns
+    maps, out = mask.contiguous().view(-1, cells).numpy(), labels.view(-1, cells).numpy()
+    share_out(_label_maps, len(maps), cells, maps, columns, connectivity == 8, out)
     return labels
