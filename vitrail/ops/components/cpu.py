@@ -42,6 +42,16 @@ def scratch_for(rows: int, columns: int) -> Any:
 
 
 @compiled
+def list_cells(mask: Any, chosen: Any) -> Any:
+    """List the cells of a mask in reading order; returns their number."""
+    count = np.uintp(0)
+    for cell in range(np.uintp(len(mask))):
+        chosen[count] = cell
+        count += np.uintp(mask[cell])
+    return count
+
+
+@compiled
 def label_cells(chosen: Any, count: int, columns: int, diagonal: bool, scratch: Any, labels: Any) -> int:
     """Label the cells of one map; returns the number of components.
 
@@ -69,15 +79,18 @@ def label_cells(chosen: Any, count: int, columns: int, diagonal: bool, scratch: 
         up = parent[place - width]
         if diagonal:
             up_left, up_right = parent[place - width - one], parent[place - width + one]
-            # `up` touches the three others, and `left` touches `up_left`: one root stands for all of them.
-            join = (up == 0) & ((left | up_left) != 0) & (up_right != 0)
         else:
             up_left = up_right = none
-            join = (up != 0) & (left != 0)
         root = up_right if up_right else np.uint32(place)
         root = up_left if up_left else root
         root = up if up else root
         root = left if (left != 0) & (up == 0) else root  # late, as it is the last to be known
+        # `up` touches the three others, and `left` touches `up_left`: one root stands for all of them. Two roots
+        # that are one already, as most are, need no join.
+        if diagonal:
+            join = (up == 0) & (up_right != 0) & (up_right != root)
+        else:
+            join = (up != 0) & (left != 0) & (up != left)
         parent[place] = root
         places[index] = joins[waiting] = before = place
         waiting += np.uintp(join)
@@ -100,10 +113,7 @@ def _label_maps(first: int, last: int, masks: Any, columns: int, diagonal: bool,
     scratch = scratch_for(cells // columns, columns)
     chosen, labels = np.empty(cells, np.uint32), np.empty(cells, np.uint32)
     for index in range(first, last):
-        count = np.uintp(0)
-        for cell in range(np.uintp(cells)):
-            chosen[count] = cell
-            count += np.uintp(masks[index, cell])
+        count = list_cells(masks[index], chosen)
         label_cells(chosen, count, columns, diagonal, scratch, labels)
         out[index, :] = 0
         for number in range(count):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitrail.ops.compiled import compiled, fast_sums, share_out
-from vitrail.ops.components.cpu import label_cells, scratch_for
+from vitrail.ops.components.cpu import label_cells, list_cells, scratch_for
 
 
 @fast_sums
@@ -22,13 +22,11 @@ def _mean(scores: Any) -> float:
 
 
 @compiled
-def _list_above(scores: Any, mean: float, chosen: Any) -> Any:
+def _list_above(scores: Any, mean: float, above: Any, chosen: Any) -> Any:
     """List the cells above the mean, in reading order; returns their number."""
-    count = np.uintp(0)
-    for cell in range(np.uintp(len(scores))):
-        chosen[count] = cell
-        count += np.uintp(scores[cell] > mean)
-    return count
+    for cell in range(len(scores)):  # a loop of its own, that compares many cells at a time
+        above[cell] = scores[cell] > mean
+    return list_cells(above, chosen)
 
 
 @compiled
@@ -74,11 +72,11 @@ def _slope_of_gains(gain: Any, labels: Any, chosen: Any, count: int, slope: Any)
 def _entropy_maps(first: int, last: int, scores: Any, columns: int, floor: float, entropy: Any, slope: Any) -> None:
     cells = scores.shape[1]
     scratch = scratch_for(cells // columns, columns)
-    chosen, labels = np.empty(cells, np.uint32), np.empty(cells, np.uint32)
+    above, chosen, labels = np.empty(cells, np.bool_), np.empty(cells, np.uint32), np.empty(cells, np.uint32)
     mass, gain = np.empty((cells + 1, 4)), np.empty(cells + 1)
     for index in range(first, last):
         mean = _mean(scores[index])
-        count = _list_above(scores[index], mean, chosen)
+        count = _list_above(scores[index], mean, above, chosen)
         components = label_cells(chosen, count, columns, True, scratch, labels)
         total = _mass_of_labels(scores[index], mean, chosen, count, labels, components, mass)
         if floor < total < np.inf:
