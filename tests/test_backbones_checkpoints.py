@@ -395,7 +395,7 @@ class TestRefused:
             load(CONFIG, tmp_path / "absent.pth")
 
     def test_no_weights_named(self) -> None:
-        with pytest.raises(ValueError, match="load needs weights: 'pretrained' or the path"):
+        with pytest.raises(ValueError, match="load needs weights: 'pretrained', or the path"):
             load("vit_tiny_patch16_224")
 
 
@@ -462,6 +462,14 @@ class TestExported:
         assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
         assert torch.equal(loaded.eval()(IMAGES).cls, source(IMAGES).cls)
         assert loaded.report.layout == "vitrail"
+
+    def test_a_run_folder_and_a_path_alone(self, source: TimmViT, tmp_path: Path) -> None:
+        save_exported(source.export(), tmp_path / "run" / "exported" / "backbone.safetensors")
+        for loaded in (load(weights=tmp_path / "run"), load(str(tmp_path / "run"))):
+            assert torch.equal(loaded.eval()(IMAGES).cls, source(IMAGES).cls)
+        (tmp_path / "started").mkdir()
+        with pytest.raises(ValueError, match=r"holds no exported/backbone.safetensors"):
+            load(str(tmp_path / "started"))
 
     def test_timm_loads_it_strictly(self, tmp_path: Path) -> None:
         source = random_backbone(BackboneConfig(image_size=64, patch_size=16))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from vitrail import catalog
@@ -85,12 +86,13 @@ def test_completion_is_offered() -> None:
         (["train", "scenes", "train.epochs=many", "--dry-run"], "train.epochs = 'many'"),
         (["train", "scenes", "devices=0", "--dry-run"], "devices='0'"),
         (["train", "scenes", "--resume", "--extend", "3"], "exclude each other"),
-        (["train", "scenes", "--init-from", "nothing.pth"], "no file 'nothing.pth'"),
+        (["train", "scenes", "--init-from", "nothing.pth"], "no file of weights at nothing.pth"),
         (["train", "folder", "data.root=nowhere"], "no folder 'nowhere'"),
         (["train", "folder"], "data.root is not given"),
         (["train", "finetune", "data.root=."], "give --init-from"),
         (["evaluate", "kn", "-w", "x", "-d", "scenes"], "did you mean 'knn'"),
-        (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file 'none.pth'"),
+        (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file of weights at none.pth"),
+        (["evaluate", "knn", "-w", "pretrained", "-d", "scenes"], "--model"),
         (["show", "atention", "a.png", "-w", "x"], "known: attention"),
         (["report", "nothing"], "nothing"),
         (["export", "-w", "x", "-o", "model.bin"], ".safetensors or .onnx"),
@@ -115,10 +117,38 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path: Path) -> None:
 
 def test_dry_run_prints_a_configuration_that_trains(tmp_path: Path) -> None:
     done = runner.invoke(app, ["train", "scenes_sar", "train.epochs=3", "--dry-run"])
-    (tmp_path / "c.yaml").write_text(done.output)
+    (tmp_path / "c.yaml").write_text(done.stdout)
     again = runner.invoke(app, ["train", str(tmp_path / "c.yaml"), "--dry-run"])
-    assert again.output == done.output
-    assert "epochs: 3" in done.output
+    assert again.stdout == done.stdout
+    assert "epochs: 3" in done.stdout
+    assert "6,500 images, 3 epochs of 101 steps of 64: 303 steps" in done.stderr
+
+
+def test_dry_run_meets_what_training_would(tmp_path: Path) -> None:
+    """A batch that does not divide among the processes, a model that cannot be built: before anything is started."""
+    for setting, words in (("devices=3", "64 does not divide into 3 ranks"), ("backbone.name=resnet18", "resnet")):
+        result = runner.invoke(app, ["train", "scenes", setting, "--dry-run", "--out", str(tmp_path / "run")])
+        assert words in str(result.exception), setting
+
+
+def test_a_missing_folder_is_told_before_processes_are_started(tmp_path: Path) -> None:
+    done = vitrail("train", "folder", "data.root=nowhere", "devices=2", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_warning_is_one_line_from_the_first_process_alone(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            Image.new("RGB", (64, 64), (number, 9, 9)).save(tmp_path / label / f"{number}.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "stray.png")
+    arguments = ["train", "folder", f"data.root={tmp_path}", "train.global_batch_size=4", "--dry-run"]
+    first, second = vitrail(*arguments), vitrail(*arguments, RANK="1")
+    assert f"note: 1 image beside the class folders of {tmp_path}: left out\n" in first.stderr
+    assert "warnings.warn" not in first.stderr
+    assert "stray" not in second.stderr
+    assert "note:" not in second.stderr
 
 
 SMALL = [
@@ -150,6 +180,8 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     assert measured.returncode == 0, measured.stderr
     assert any((tmp_path / "cache").rglob("*.*"))
     assert (run / "evaluation" / "knn.json").is_file()
+    for words in ("64 images in 8 classes", "48 x 48 px", "deviation  transform.image_size = 48"):
+        assert words in measured.stdout
 
     picture = next((run / "pictures").glob("*.png"))
     shown = vitrail("show", "attention", str(picture), "-w", str(run), "-o", str(tmp_path / "shown"))

@@ -91,7 +91,7 @@ def test_hidden_files_other_files_and_empty_folders_do_not_count(tmp_path: Path)
 
 def test_loose_images_beside_classes_are_left_out_aloud(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/1.png", "stray.png")
-    with pytest.warns(UserWarning, match="1 images beside the class folders"):
+    with pytest.warns(UserWarning, match="1 image beside the class folders"):
         assert len(ImageFolder(tmp_path)) == 2
 
 

@@ -74,12 +74,19 @@ def test_a_good_folder(tmp_path: Path) -> None:
             "val lacks 1 classes of train: b",
         ),
         (("train/a/1.png", "train/b/1.png", "val/1.png"), "error", "only train has class folders"),
-        (("a/1.png", "b/1.png", "stray.png"), "warning", "1 images beside the class folders"),
+        (("a/1.png", "b/1.png", "stray.png"), "warning", "1 image beside the class folders"),
+        (("annotations/1.png", "train2017/1.png"), "warning", "taken for classes by their folders: annotations"),
         ((*(f"a/{k}.png" for k in range(21)), "b/1.png"), "warning", "a has over 20 times the images of b"),
     ],
 )
 def test_faults_of_the_layout(tmp_path: Path, content: tuple[str, ...], level: str, words: str) -> None:
     assert words in said(look(put(tmp_path, *content)), level)
+
+
+def test_the_folder_that_holds_the_classes_is_named(tmp_path: Path) -> None:
+    found = look(put(tmp_path, "pictures/a/1.png", "pictures/b/1.png"))
+    mends = [finding.mend for finding in found if "without class folders" in finding.what]
+    assert mends[0].endswith(f"give {tmp_path / 'pictures'}")
 
 
 def test_a_test_folder_beside_val_is_left_alone(tmp_path: Path) -> None:

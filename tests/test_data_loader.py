@@ -266,7 +266,7 @@ def test_a_set_with_nothing_readable_ends() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"global_batch_size": 51}, "51 is larger than the data set of 50"),
+        ({"global_batch_size": 51}, "51 is larger than the 50 images .* train.global_batch_size=32"),
         (
             {"global_batch_size": 8, "world": 3},
             r"8 does not divide into 3 ranks x 1 micro-batches; use 6 or 9",

@@ -5,6 +5,7 @@ import pytest
 import torch
 from evaluation_doubles import ListSet, TinyBackbone, colored_set
 
+from vitrail.config import ConfigError
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.knn import KnnConfig, Preset, classify, evaluate, fitting_ks
 
@@ -71,6 +72,13 @@ def test_the_card_says_what_was_changed() -> None:
     assert report.details["used_k"] == [5]
     assert any("200] left out" in note for note in report.details["notes"])
     assert any("same images" in note for note in report.details["notes"])
+
+
+def test_neighbors_are_given_as_people_write_them() -> None:
+    for setting, k in (("k=5", (5,)), ("k=5,10", (5, 10)), ("k=[10, 5]", (5, 10))):
+        assert KnnConfig().override([setting]).k == k
+    with pytest.raises(ConfigError, match="valid integer"):
+        KnnConfig().override(["k=five"])
 
 
 def test_a_k_above_the_training_set() -> None:

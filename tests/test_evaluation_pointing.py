@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from evaluation_doubles import ListSet, TinyBackbone, object_set
 from PIL import Image
 
 from vitrail.contracts import Sample
+from vitrail.data import ImageFolder
 from vitrail.evaluation.pointing import PointingConfig, evaluate, point_at
 
 SMALL = PointingConfig(image_size=48)
@@ -56,3 +59,11 @@ def test_images_without_boxes_are_left_out_and_counted() -> None:
     nothing = ListSet([sample._replace(boxes=None) for sample in data.samples], None)
     with pytest.raises(ValueError, match="none of 5 images has a box"):
         evaluate(TinyBackbone(), nothing, SMALL)
+
+
+def test_a_folder_without_a_boxes_file_is_told_so_before_anything_is_read(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"none of 2 images has a box; .* val_boxes.txt"):
+        evaluate(TinyBackbone(), ImageFolder(tmp_path), SMALL)

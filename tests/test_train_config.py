@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vitrail.config import ConfigError
+from vitrail.recipes import supervised
 from vitrail.train import TrainConfig, deterministic_kernels, seed_everything
 from vitrail.train.progress import Progress, console
 from vitrail.train.schedule import learning_rate_at
@@ -18,7 +19,7 @@ from vitrail.train.schedule import learning_rate_at
     ("values", "words"),
     [
         ({"global_batch_size": 30, "accumulate": 4}, "30 does not split into accumulate=4"),
-        ({"epochs": 3, "warmup_epochs": 4}, r"warmup_epochs 4.0 is more than epochs 3"),
+        ({"epochs": 3, "warmup_epochs": 4}, r"warmup_epochs 4 is more than epochs 3"),
         ({"learning_rate": 1e-3, "min_learning_rate": 1e-2}, "min_learning_rate 0.01 is above the peak"),
         ({"learning_rate": 1e-3, "warmup_learning_rate": 1e-2}, "warmup_learning_rate 0.01 is above"),
         ({"fsdp": True, "precision": "fp16"}, "precision=bf16"),
@@ -31,6 +32,15 @@ from vitrail.train.schedule import learning_rate_at
 def test_contradictions_are_refused_in_words(values, words):
     with pytest.raises(ConfigError, match=words):
         TrainConfig.parse(values)
+
+
+def test_a_contradiction_says_the_way_out_and_not_the_whole_section():
+    with pytest.raises(ConfigError) as error:
+        supervised.folder().override(["train.epochs=2"])
+    assert str(error.value).endswith(
+        "train: warmup_epochs 5 is more than epochs 2; for a short run give train.warmup_epochs=0.1 too"
+    )
+    supervised.folder().override(["train.epochs=2", "train.warmup_epochs=0.1"])
 
 
 def test_a_configuration_survives_yaml(tmp_path):

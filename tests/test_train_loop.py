@@ -463,3 +463,8 @@ def test_a_signal_to_a_process_and_its_workers_can_be_resumed(tmp_path, number, 
     assert checkpoint.load(tmp_path / "checkpoints" / "last.pt")["step"] < 24
     outcome, _ = tiny.train(tmp_path, "resume", **options)
     assert outcome.steps == 24
+
+
+def test_an_epoch_shorter_than_the_interval_still_gets_its_line(tmp_path):
+    tiny.train(tmp_path, epochs=2, log_every=50)
+    assert [line["step"] for line in tiny.metrics(tmp_path) if "train/loss" in line] == [3, 6]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +35,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.sub
 def main() -> None:
     """Entry point: people get one line that says what is wrong and what to do; VITRAIL_DEBUG=1 shows the traceback."""
     signal.signal(signal.SIGINT, _stop)  # training has its own: it saves first
+    warnings.showwarning = _note
     try:
         app()
     except Exception as error:
@@ -48,6 +50,12 @@ def _stop(number: int, frame: Any) -> None:
     sys.exit(128 + number)
 
 
+def _note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning in a line of its own, without the line of code, and once for all processes."""
+    if int(os.environ.get("RANK", "0")) == 0 and issubclass(category, UserWarning):
+        typer.secho(f"note: {message}", fg="yellow", err=True)
+
+
 def _for_people(error: BaseException) -> bool:
     """Our own errors speak to people; a stranger's, but for wrong values and files, are defects with a traceback."""
     return isinstance(error, ValueError | OSError) or type(error).__module__.split(".")[0] == "vitrail"
@@ -56,7 +64,7 @@ def _for_people(error: BaseException) -> bool:
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["all", "recipes", "protocols", "methods", "regularizers", "show"],
+        Literal["all", "recipes", "protocols", "methods", "regularizers", "pictures"],
         typer.Argument(help="Which list."),
     ] = "all",
 ) -> None:
@@ -68,7 +76,7 @@ def list_(
     lists = {
         "recipes": ("vitrail train RECIPE", catalog.recipes()),
         "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
-        "show": ("vitrail show PICTURE", pictures),
+        "pictures": ("vitrail show PICTURE", pictures),
         "methods": ("in vitrail.methods", catalog.parts("methods")),
         "regularizers": (
             "in vitrail.regularizers, or method.regularizers in a recipe",
@@ -138,7 +146,7 @@ def train(
     ] = None,
     init_from: Annotated[str | None, typer.Option("--init-from", help="Start a new run from these weights.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, print the configuration, stop.")] = False,
 ) -> None:
     """Train by a recipe; `devices=2` starts two processes, torchrun works too.
 
@@ -154,7 +162,7 @@ def train(
     """
     if not recipe.endswith((".yaml", ".yml")):
         catalog.find(catalog.recipes(), recipe, "recipe")  # a typing error is told before torch is imported
-    from vitrail.recipes.run import Verbs, prepare, run
+    from vitrail.recipes.run import Verbs, describe, prepare, run
 
     if sum((resume, extend is not None, init_from is not None)) > 1:
         raise ValueError("--resume, --extend and --init-from exclude each other; choose one")
@@ -163,6 +171,7 @@ def train(
     config, devices = prepare(recipe, settings or [], verbs, out)
     if dry_run:
         typer.echo(config.yaml(), nl=False)
+        typer.secho(describe(config, devices), err=True)
         return
     if devices > 1:
         from vitrail.train import launch, launched
@@ -207,6 +216,8 @@ def evaluate(
     )
     for name, value in report.numbers.items():
         typer.echo(f"{name:<28} {value:.3f}")
+    for line in report.words():
+        typer.echo(line)
     typer.echo(f"written: {path}")
 
 

@@ -138,8 +138,9 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
         elif problem["type"] == "missing":
             lines.append(f"{key} is required and not given")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key} = {problem['input']!r}: {message}" if key else message)
+            message, value = problem["msg"].removeprefix("Value error, "), problem["input"]
+            shown = key if isinstance(value, Mapping | BaseModel) else f"{key} = {value!r}"  # not a whole section
+            lines.append(f"{shown}: {message}" if key else message)
     return f"{source}: " + "; ".join(lines)
 
 

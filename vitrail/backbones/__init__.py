@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrail.backbones.architecture import create
-    from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported
+    from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported, weights_file
     from vitrail.backbones.config import BackboneConfig
     from vitrail.backbones.report import LoadReport
     from vitrail.backbones.timm_vit import TimmViT
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "load_classifier",
     "save_exported",
+    "weights_file",
 ]
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "load": "checkpoints",
     "load_classifier": "checkpoints",
     "save_exported": "checkpoints",
+    "weights_file": "checkpoints",
 }
 
 

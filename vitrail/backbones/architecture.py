@@ -34,6 +34,9 @@ def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTran
     try:
         vit = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **arguments)
     except (TypeError, AssertionError, ZeroDivisionError) as error:
+        family = timm.models.model_entrypoint(config.name.partition(".")[0]).__module__.rsplit(".", 1)[1]
+        if family not in ("vision_transformer", "deit"):
+            raise ConfigError(f"{config.name} is of timm's {family}; choose a vit_* or deit_* model") from error
         raise ConfigError(f"timm cannot build {config.name} with {arguments}: {error}") from error
     if not isinstance(vit, VisionTransformer):
         raise ConfigError(
@@ -65,7 +68,7 @@ def check_name(name: str) -> None:
             offered = ", ".join(timm.list_pretrained(f"{arch}.*")) or arch
             raise ConfigError(f"timm {timm.__version__} has no weights' tag {tag!r}; it offers {offered}") from None
         return
-    close = difflib.get_close_matches(name, timm.list_models("*vit*") + timm.list_models("deit*"), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, timm.list_models("vit_*") + timm.list_models("deit*"), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models('vit_*') names some"
     raise ConfigError(f"timm {timm.__version__} has no model {name!r}; {hint}")
 

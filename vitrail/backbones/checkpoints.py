@@ -54,7 +54,8 @@ def load(
         name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the
             header of our own, by the shapes of others (the report says what was guessed).
         weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of
-            timm, DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT.
+            timm, DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT; or a run folder. A path may also be
+            given alone, in the name's place.
         image_size: pixels to make the positions for; they are interpolated from those of the weights.
         checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto"
             prefers a teacher, and MoCo-v3's base encoder.
@@ -69,10 +70,13 @@ def load(
         ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
             download; each says the way out.
     """
+    if weights is None and isinstance(name, str) and Path(name).expanduser().exists():
+        name, weights = None, name
     if weights is None:
         raise ValueError(
-            "load needs weights: 'pretrained' or the path of a file, as in load('vit_small_patch16_224', "
-            "'pretrained'); vitrail.backbones.create makes a backbone with fresh weights"
+            "load needs weights: 'pretrained', or the path of a file or run folder, as in "
+            "load('vit_small_patch16_224', 'pretrained') or load('runs/photos'); vitrail.backbones.create makes a "
+            "backbone with fresh weights"
         )
     given = {
         "image_size": image_size,
@@ -82,8 +86,24 @@ def load(
     changes = {key: value for key, value in given.items() if value is not None}
     if str(weights) == "pretrained":
         return _pretrained(_changed(_as_config(name), changes), allow_partial)
-    found, own = _found(Path(weights), checkpoint_key)
-    return _build(found, own, name, changes, str(weights), allow_partial)
+    path = weights_file(weights)
+    found, own = _found(path, checkpoint_key)
+    return _build(found, own, name, changes, str(path), allow_partial)
+
+
+def weights_file(where: str | Path) -> Path:
+    """The file of weights: `where` itself, or what the run folder `where` exported. `ValueError` where none is."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        file = path / "exported" / "backbone.safetensors"
+        if not file.is_file():
+            raise ValueError(
+                f"{path} holds no exported/backbone.safetensors; give a run folder that has finished, or a file"
+            )
+        return file
+    if not path.is_file():
+        raise ValueError(f"there is no file of weights at {path}; give a checkpoint, a run folder, or 'pretrained'")
+    return path
 
 
 def load_classifier(
@@ -96,7 +116,8 @@ def load_classifier(
         ValueError: as `load`; and for a file without a classifier, one whose classifier does not read the
             class token (average pooling), or a distilled model, which has two.
     """
-    found, own = _found(Path(path), checkpoint_key)
+    path = weights_file(path)
+    found, own = _found(path, checkpoint_key)
     if not found.head:
         raise ValueError(f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load")
     changes = {} if image_size is None else {"image_size": image_size}
@@ -186,16 +207,16 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
 
 
 def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+    reason = reason if len(reason) <= 160 else f"{reason[:157]}..."
     if "size mismatch" in str(error) or "state_dict" in str(error):
         return f"timm's weights of {config.name} do not fit {config.plain()}; leave the overrides out ({reason})"
     return (
         f"the pretrained weights of {config.name} could not be loaded ({type(error).__name__}: {reason}). "
         f"Without a network: download model.safetensors from https://huggingface.co/{page or 'timm'} elsewhere and "
-        f"load it by load({config.name!r}, 'model.safetensors'); or run timm.create_model({config.name!r}, "
-        "pretrained=True) on "
-        "another machine and copy its Hugging Face cache (HF_HOME, by default ~/.cache/huggingface) to this "
-        "one"
+        f"load it by load({config.name!r}, 'model.safetensors'), or --weights model.safetensors --model {config.name}; "
+        f"or run timm.create_model({config.name!r}, pretrained=True) on another machine and copy its Hugging Face "
+        "cache (HF_HOME, by default ~/.cache/huggingface) to this one"
     )
 
 
@@ -393,8 +414,6 @@ def _fit_positions(
 
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     """The content of a file, and the metadata where it is one of ours."""
-    if not path.is_file():
-        raise ValueError(f"there is no file of weights at {path}; give 'pretrained' or the path of a checkpoint")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
     if path.suffix == ".npz":

@@ -75,7 +75,7 @@ class ImageFolder:
         if labeled:
             if loose:
                 warnings.warn(
-                    f"{len(loose)} images beside the class folders of {self.folder} are left out",
+                    f"{len(loose)} image{'s' * (len(loose) > 1)} beside the class folders of {self.folder}: left out",
                     stacklevel=2,
                 )
             self.classes = _agree(self.folder, groups, classes)
@@ -89,6 +89,7 @@ class ImageFolder:
             raise ValueError(_nothing(self.folder))
         self._paths = _Paths(paths)
         self._boxes = _Boxes(Path(boxes), self._paths) if boxes is not None else None
+        self.has_boxes = self._boxes is not None
         self._digest: str | None = None
 
     def __len__(self) -> int:

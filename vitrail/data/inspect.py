@@ -18,6 +18,10 @@ from vitrail.data.images import UnreadableImage, open_image, open_mask
 from vitrail.data.loader import TOLERATED
 from vitrail.data.voc import VocSegmentation, find_voc, splits_of
 
+PARTS = {"images", "image", "annotations", "annotation", "masks", "mask", "labels", "segmentations", "jpegimages"}
+PARTS |= {"segmentationclass", "segmentationobject", "stuff", "panoptic", "train", "val", "test", "boxes"}
+"""Folders that data sets are made of and classes are seldom called, without digits at the end."""
+
 
 class Finding(NamedTuple):
     """One thing that was looked at."""
@@ -119,6 +123,9 @@ def _classes(name: str, data: ImageFolder) -> list[Finding]:
     counts = data.counts()
     if not counts:
         mend = "fine for self-supervised recipes; supervised ones, k-NN and linear need one folder per class"
+        inside = _classes_inside(data)
+        if inside:
+            mend += f"; if the classes are the folders in {inside}/, give {data.folder / inside}"
         return [Finding("warning", f"{where}: {len(data)} images without class folders", mend)]
     least, most = min(counts, key=lambda each: counts[each]), max(counts, key=lambda each: counts[each])
     spread = f"{counts[least]} ({least}) to {counts[most]} ({most}) each"
@@ -126,6 +133,11 @@ def _classes(name: str, data: ImageFolder) -> list[Finding]:
     if counts[most] > 20 * counts[least]:
         mend = f"accuracy will mostly tell about the large classes; add images of {least}"
         findings.append(Finding("warning", f"{where}: {most} has over 20 times the images of {least}", mend))
+    parts = [name for name in counts if name.lower().rstrip("0123456789") in PARTS]
+    if parts:
+        likely = max(parts, key=lambda name: name.lower().startswith(("train", "im", "jpeg")))
+        mend = f"if they are parts of a data set, give the part that holds the images, as {data.folder / likely}"
+        findings.append(Finding("warning", f"{where}: taken for classes by their folders: {_few(parts)}", mend))
     empty = sorted(
         entry.name
         for entry in os.scandir(data.folder)
@@ -137,6 +149,13 @@ def _classes(name: str, data: ImageFolder) -> list[Finding]:
             Finding("warning", f"{where}: folders without images, which are no classes: {_few(empty)}", mend)
         )
     return findings
+
+
+def _classes_inside(data: ImageFolder) -> str:
+    """The folder that holds most images two folders deep, as one that holds class folders does."""
+    tops = [data.relative_path(index).split("/") for index in range(len(data))]
+    found = Counter(parts[0] for parts in tops if len(parts) > 2)
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _agreement(train: ImageFolder, val: ImageFolder) -> list[Finding]:

@@ -411,7 +411,8 @@ def _check_split(count: int, global_batch_size: int, rank: int, world: int, accu
         raise ValueError(f"{world} ranks are more than the {count} images; use fewer processes")
     if global_batch_size > count:
         raise ValueError(
-            f"global_batch_size {global_batch_size} is larger than the data set of {count} images; lower it"
+            f"global_batch_size {global_batch_size} is larger than the {count} images to train on; lower it, as in "
+            f"train.global_batch_size={1 << count.bit_length() - 1}"
         )
     if global_batch_size % (world * accumulate):
         unit = world * accumulate

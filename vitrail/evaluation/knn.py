@@ -69,6 +69,12 @@ class KnnConfig(Config):
     precision: Precision = "fp32"
     """Of the backbone: fp32 or bf16 autocast."""
 
+    @field_validator("k", mode="before")
+    @classmethod
+    def _list(cls, k: object) -> object:
+        """`k=5` and `k=5,10` mean what they say."""
+        return [k] if isinstance(k, int) else k.split(",") if isinstance(k, str) else k
+
     @field_validator("k")
     @classmethod
     def _positive(cls, k: tuple[int, ...]) -> tuple[int, ...]:

@@ -108,6 +108,8 @@ def evaluate(
         ValueError: empty data, no image with a box, or a size the patch size does not divide.
     """
     config = config or PointingConfig()
+    if not getattr(data, "has_boxes", True):
+        raise ValueError(_no_boxes(len(data)))
     grid_of(*sides(config.image_size), backbone.patch_size)
     transform_config = EvalTransformConfig(image_size=config.image_size, mode="squash")
     games: list[Hits] = []
@@ -134,7 +136,7 @@ def evaluate(
         title="pointing game",
     )
     if not games:
-        raise ValueError(f"none of {len(data)} images has a box; give data with boxes")
+        raise ValueError(_no_boxes(len(data)))
     if without:
         notes.append(f"{len(without)} of {len(data)} images have no box and were left out")
     per_head = 100 * torch.stack([game.heads for game in games]).double().mean(0)
@@ -154,6 +156,13 @@ def evaluate(
     )
     details = {"per_head": per_head.tolist(), "per_image": images, "without_boxes": without, "notes": notes}
     return Report("pointing", _numbers(games, per_head), card, details)
+
+
+def _no_boxes(count: int) -> str:
+    return (
+        f"none of {count} images has a box; for a folder with train/ and val/, write val_boxes.txt beside them, "
+        "a line `class/image.jpg x0 y0 x1 y1` for each box, in pixels, both ends inside the box"
+    )
 
 
 def _numbers(games: list[Hits], per_head: Tensor) -> dict[str, float]:

@@ -66,6 +66,23 @@ class Report(NamedTuple):
         text = json.dumps(self._asdict(), indent=2, allow_nan=False, ensure_ascii=False)
         write_atomically(Path(path), text.encode())
 
+    def words(self) -> list[str]:
+        """The card in a few lines for a terminal: data, sizes, deviations from the protocol, notes."""
+        card = self.card
+        sets = "; ".join(
+            f"{role}: {entry['images']:,} images" + (f" in {entry['classes']} classes" if entry["classes"] else "")
+            for role, entry in card["data"].items()
+        )
+        size = card["resolution"]
+        lines = [
+            f"{card['protocol']} ({card['source']})",
+            f"data       {sets}",
+            f"images     {size if isinstance(size, str) else ' x '.join(map(str, size)) + ' px'}, {card['resize']}",
+            f"features   {card['layer']}; {card['token']}",
+        ]
+        lines += [f"deviation  {line}" for line in card["deviations"]]
+        return lines + [f"note       {line}" for line in self.details.get("notes", ())]
+
     @classmethod
     def load(cls, path: str | Path) -> Report:
         """Read what `save` wrote. Raises `ValueError` where the file is no report."""

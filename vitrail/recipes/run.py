@@ -53,7 +53,21 @@ def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None =
         settings = [*settings, f"init_from={find_weights(verbs.init_from)}"]
     if verbs.extend is not None:
         settings = [*settings, f"train.epochs={verbs.extend}"]
-    return config.override(settings), devices
+    config = config.override(settings)
+    importlib.import_module(type(config).__module__).check(config)
+    return config, devices
+
+
+def describe(config: Config, devices: int) -> str:
+    """What a run would be: images, steps, weights. Builds all that training builds, and trains nothing."""
+    parts = importlib.import_module(type(config).__module__).build(config, 0, devices)
+    train, steps = config.train, parts.loader.steps_per_epoch  # type: ignore[attr-defined]
+    weights = sum(value.numel() for value in parts.method.parameters())
+    images, batch = len(parts.loader.data), train.global_batch_size
+    return (
+        f"{images:,} images, {train.epochs} epochs of {steps:,} steps of {batch}: {train.epochs * steps:,} steps; "
+        f"{weights / 1e6:.1f} M weights; processes started: {devices}"
+    )
 
 
 def resolve(name: str) -> Config:

@@ -49,6 +49,7 @@ class Part:
         self.data, self.positions, self.classes = data, tuple(positions), data.classes
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
+        self.has_boxes = getattr(data, "has_boxes", True)
 
     def __len__(self) -> int:
         return len(self.positions)

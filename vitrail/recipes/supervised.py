@@ -11,6 +11,7 @@ a checkpoint with and from one without SAR. The architecture always follows the 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -36,7 +37,7 @@ from vitrail.nn.surgery import PRESETS, surgery
 from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.run import Parts
-from vitrail.recipes.sources import DataConfig, open_splits
+from vitrail.recipes.sources import DataConfig, existing, open_splits
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import Ranks, TrainConfig
 
@@ -58,7 +59,7 @@ class Recipe(Config):
     method: SupervisedConfig = SupervisedConfig()
     train: TrainConfig = TrainConfig()
     workers: int = Field(8, ge=0)
-    """Processes that decode and augment images; 0 does it in the training process."""
+    """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -233,7 +234,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         rank=rank,
         world=world,
         accumulate=recipe.train.accumulate,
-        workers=recipe.workers,
+        workers=_workers(recipe),
     )
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
@@ -246,7 +247,20 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
 
     ranks = Ranks(rank, world, torch.device("cpu"))
-    return Parts(method, loader, validation(method, splits.val, seen, recipe.workers, ranks), draw)
+    return Parts(method, loader, validation(method, splits.val, seen, _workers(recipe), ranks), draw)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise for what can be seen wrong before any process is started: weights, data folder, sizes."""
+    _check_source(recipe)
+    if recipe.data.root is not None:
+        existing(recipe.data.root)
+
+
+def _workers(recipe: Recipe) -> int:
+    """More processes than cores only get in each other's way; how many there are changes no image."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(recipe.workers, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _check_source(recipe: Recipe) -> None:

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitrail.backbones import TimmViT, load
+from vitrail.backbones import TimmViT, load, weights_file
 
 
 def find_weights(where: str) -> str:
     """The file of weights. Raises `ValueError` where there is none, in words."""
     if where == "pretrained":
         return where
-    path = Path(where).expanduser()
-    if path.is_dir():
-        file = path / "exported" / "backbone.safetensors"
-        if not file.is_file():
-            raise ValueError(
-                f"{path} holds no exported/backbone.safetensors; give a run folder that has finished, or a file"
-            )
-        return str(file)
-    if not path.is_file():
-        raise ValueError(f"there is no file {where!r}; give a checkpoint, a run folder, or `pretrained` with --model")
-    return str(path)
+    return str(weights_file(where))
 
 
 def run_folder_of(where: str) -> Path | None:
@@ -32,6 +22,8 @@ def run_folder_of(where: str) -> Path | None:
 
 def open_backbone(where: str, *, model: str | None, key: str, device: str) -> TimmViT:
     """A backbone in evaluation mode on a device (`auto` takes the GPU where there is one)."""
+    if where == "pretrained" and model is None:
+        raise ValueError("pretrained weights need a name, as in --model vit_small_patch16_224.dino")
     backbone = load(model, find_weights(where), checkpoint_key=key)
     return backbone.to(pick_device(device)).eval()
 

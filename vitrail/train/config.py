@@ -33,7 +33,7 @@ class TrainConfig(Config):
     fsdp: bool = Field(False, description="shard weights over the ranks (FSDP2) instead of copying them (DDP)")
     seed: int = Field(0, ge=0, description="of weights, order, augmentation and noise")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
-    log_every: int = Field(50, ge=1, description="optimizer steps between lines of metrics")
+    log_every: int = Field(50, ge=1, description="optimizer steps between lines of metrics; at least one an epoch")
     checkpoint_every: int | None = Field(None, ge=1, description="optimizer steps; null: at the end of each epoch")
     evaluate_every: int | None = Field(1, ge=1, description="epochs; null: only at the end")
 
@@ -45,7 +45,10 @@ class TrainConfig(Config):
                 f" micro-batches; take a multiple, or accumulate=1"
             )
         if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}; shorten one")
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} is more than epochs {self.epochs}; for a short run give "
+                f"train.warmup_epochs={self.epochs / 20:g} too"
+            )
         for name in ("min_learning_rate", "warmup_learning_rate"):
             value = getattr(self, name)
             if value > self.learning_rate:

@@ -170,7 +170,7 @@ def fit(
                 everything.add(seconds, waited, {})
                 window.add(seconds, waited, losses)
                 progress.step()
-                if run.due(config.log_every):
+                if run.due(min(config.log_every, loader.steps_per_epoch)):
                     numbers = _write_line(run, window)
                     if ranks.main:
                         progress.line(numbers)
