@@ -95,7 +95,7 @@ def list_(
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("vitrail-demo"),
     seed: Annotated[int, typer.Option(help="Seed of scenes, weights and order.")] = 0,
-    budget: Annotated[float, typer.Option(help="Share of the recipe's scenes, in (0, 1].")] = 0.75,
+    budget: Annotated[float, typer.Option(help="Share of the recipe's scenes, in (0, 1].")] = 0.7,
 ) -> None:
     """Train a tiny ViT on generated scenes with and without SAR, and write a page that compares them.
 

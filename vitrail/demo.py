@@ -45,7 +45,7 @@ vitrail report runs/baseline runs/sar --out comparison.html</pre>
 """
 
 
-def run_demo(out: Path, *, seed: int = 0, budget: float = 0.75) -> Path:
+def run_demo(out: Path, *, seed: int = 0, budget: float = 0.7) -> Path:
     """Train, measure, draw and write the page; returns its path.
 
     Args:
