@@ -3,8 +3,8 @@
     python benchmarks/scenes.py [--seeds 0 1 2] [--runs FOLDER] [--out FILE.json]
 
 Each seed gives other scenes, weights and order, the same for the three models. Attention Jaccard, k-NN and accuracy
-are those of `vitrail demo`. About 70 s a model on two cores; what was interrupted goes on, what is finished is
-measured alone. Wanted: the mean Jaccard with SAR at least 1.3 times the
+are those of `vitrail demo`. One to three minutes a model on two cores; what was interrupted goes on, what is
+finished is measured alone. Wanted: the mean Jaccard with SAR at least 1.3 times the
 baseline's, the mean accuracy not lower.
 """
 

@@ -467,6 +467,8 @@ class TestExported:
         save_exported(source.export(), tmp_path / "run" / "exported" / "backbone.safetensors")
         for loaded in (load(weights=tmp_path / "run"), load(str(tmp_path / "run"))):
             assert torch.equal(loaded.eval()(IMAGES).cls, source(IMAGES).cls)
+        with pytest.raises(ValueError, match=r"no file of weights at .*typo"):
+            load(str(tmp_path / "typo"))
         (tmp_path / "started").mkdir()
         with pytest.raises(ValueError, match=r"holds no exported/backbone.safetensors"):
             load(str(tmp_path / "started"))

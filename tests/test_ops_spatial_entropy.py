@@ -354,3 +354,10 @@ def test_on_a_real_gpu_without_host_sync() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "0"}
     done = subprocess.run([sys.executable, "-c", ON_A_REAL_GPU], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_torch_func_sees_the_same_gradient() -> None:
+    scores = torch.randn(3, 7, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    leaf = scores.clone().requires_grad_()
+    spatial_entropy(leaf).sum().backward()
+    assert torch.equal(torch.func.grad(lambda maps: spatial_entropy(maps).sum())(scores), leaf.grad)

@@ -211,6 +211,20 @@ def test_crash_and_resume_gives_the_same_bits_and_no_step_twice(tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_a_line_of_metrics_is_the_same_after_a_crash_within_it(tmp_path):
+    options = {"epochs": 4, "log_every": 3, "checkpoint_every": 2}
+    tiny.train(tmp_path / "a", **options)
+    with pytest.raises(RuntimeError, match="crash"):
+        tiny.train(tmp_path / "b", before=stop_at(5), **options)  # step 4 is saved, the line of step 6 covers 4 to 6
+    tiny.train(tmp_path / "b", "resume", **options)
+    timed = {"time", "images_per_second", "data_wait", "memory_gb"}
+    one, other = (
+        [{name: value for name, value in line.items() if name not in timed} for line in tiny.metrics(tmp_path / x)]
+        for x in "ab"
+    )
+    assert one == other
+
+
 def test_another_number_of_processes_is_said_on_resume(tmp_path):
     with pytest.raises(RuntimeError, match="crash"):
         tiny.train(tmp_path, epochs=2, before=stop_at(4))

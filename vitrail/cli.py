@@ -170,8 +170,9 @@ def train(
     out = out or Path("runs") / Path(recipe).stem
     config, devices = prepare(recipe, settings or [], verbs, out)
     if dry_run:
+        words = describe(config, devices)
         typer.echo(config.yaml(), nl=False)
-        typer.secho(describe(config, devices), err=True)
+        typer.echo(words, err=True)
         return
     if devices > 1:
         from vitrail.train import launch, launched

@@ -70,8 +70,8 @@ def load(
         ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
             download; each says the way out.
     """
-    if weights is None and isinstance(name, str) and Path(name).expanduser().exists():
-        name, weights = None, name
+    if weights is None and isinstance(name, str) and not timm.is_model(name.partition(".")[0]):
+        name, weights = None, name  # no name of a model: a path
     if weights is None:
         raise ValueError(
             "load needs weights: 'pretrained', or the path of a file or run folder, as in "

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vitrail.contracts import Sample
 
-VERSION = 1  # of the scenes; part of the digest
+VERSION = 2  # of the scenes; part of the digest
 SHAPES = ("disk", "square", "triangle", "ring", "cross", "diamond", "star", "crescent")
 TEXTURES = ("striped", "checked", "dotted", "circled")
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
@@ -182,7 +182,7 @@ def _background(draws: Array, x: Array, y: Array) -> Array:
 def _distractor(canvas: Array, d: Array, x: Array, y: Array, side: int) -> Array:
     """The canvas `[n, H, W, 3]` with one blob a scene; outside of its window a blob would change no bit."""
     d = d.T
-    center_x, center_y = 0.02 + 0.96 * d[0], 0.02 + 0.96 * d[1]
+    center_x, center_y = ((0.02 + 0.96 * d[k]) * span / side for k, span in ((0, x.shape[1]), (1, len(y))))
     rows, columns = _window(center_y, len(y), side)[:, :, None], _window(center_x, x.shape[1], side)[:, None, :]
     u, v = _turned(x[0, columns] - _c(center_x), y[rows, 0] - _c(center_y), d[2])
     long = 0.07 + 0.08 * d[3]

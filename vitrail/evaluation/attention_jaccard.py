@@ -2,7 +2,7 @@
 
 Definition: image and mask are squashed to a square (480 px, the mask by nearest neighbor). Per head of the
 last block, the softmax of the CLS token's scores over the patches is cut to the smallest set of patches that
-holds more than 60 % of its mass, and each patch becomes a square of patch-size pixels. For each class in the
+holds at least 60 % of its mass, and each patch becomes a square of patch-size pixels. For each class in the
 mask (neither background 0 nor void 255) the IoU of each head's region with the class's region is taken, and
 the best head counts. The image's value is the mean over its classes, the data set's the mean over images, in
 percent.

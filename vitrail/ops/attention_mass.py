@@ -42,6 +42,7 @@ def mass_mask(weights: Tensor, share: float = 0.6, dims: int = 1) -> Tensor:
     ascending, order = flat.sort(dim=-1, stable=True)
     below = ascending.cumsum(-1)
     total = below[..., -1:]
-    # What is left out is the longest run from the bottom that holds at most 1 - share.
+    # What is left out is the longest run from the bottom that holds at most 1 - share; to rounding, as in the
+    # released code: 1 - 0.9 is a little less than 0.1.
     kept = (below > (1 - share) * total) & (ascending > 0)
     return torch.zeros_like(kept).scatter(-1, order, kept).view(weights.shape)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from vitrail import catalog
 from vitrail.config import Config, ConfigError, read_yaml
-from vitrail.contracts import Method
 
 
 class Verbs(NamedTuple):
@@ -30,10 +29,25 @@ class Verbs(NamedTuple):
         return "overwrite" if self.overwrite else "new"
 
 
+class Family(Protocol):
+    """What a module of recipes holds beside the functions that return them. A recipe's class says its module."""
+
+    Recipe: type[Config]
+    """Everything that decides a run; has `train`, and a `kind` that is the module's name."""
+
+    def check(self, recipe: Any) -> None:
+        """Raise for what can be seen wrong before a process is started."""
+        ...
+
+    def build(self, recipe: Any, rank: int, world: int, own: str | None = None) -> Parts:
+        """Make everything for one of `world` processes; `own` are a resumed run's exported weights."""
+        ...
+
+
 class Parts(NamedTuple):
     """What a recipe's `build` makes for one process."""
 
-    method: Method
+    method: Any  # a Method that is an nn.Module with a `backbone`
     loader: Any  # vitrail.data.Loader
     evaluate: Callable[[], Mapping[str, float]] | None = None  # numbers for val/...
     draw: Callable[[Path, str, Any], None] | None = None  # pictures of a backbone into a folder, `before` or `after`
@@ -54,13 +68,22 @@ def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None =
     if verbs.extend is not None:
         settings = [*settings, f"train.epochs={verbs.extend}"]
     config = config.override(settings)
-    importlib.import_module(type(config).__module__).check(config)
+    family_of(config).check(config)
     return config, devices
+
+
+def family_of(config: Config) -> Family:
+    """The module of recipes that a configuration belongs to; also one whose class was extended elsewhere."""
+    modules = (importlib.import_module(kind.__module__) for kind in type(config).__mro__)
+    found: Any = next((module for module in modules if hasattr(module, "build") and hasattr(module, "check")), None)
+    if found is None:
+        raise ConfigError(f"{type(config).__module__}, where {type(config).__name__} is from, has no check and build")
+    return found
 
 
 def describe(config: Config, devices: int) -> str:
     """What a run would be: images, steps, weights. Builds all that training builds, and trains nothing."""
-    parts = importlib.import_module(type(config).__module__).build(config, 0, devices)
+    parts = family_of(config).build(config, 0, devices)
     train, steps = config.train, parts.loader.steps_per_epoch  # type: ignore[attr-defined]
     weights = sum(value.numel() for value in parts.method.parameters())
     images, batch = len(parts.loader.data), train.global_batch_size
@@ -93,7 +116,7 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
     with RunFolder(out, config, verbs.folder, main=ranks.main) as folder:
         seed_everything(train.seed)  # the same weights on every rank
         own = str(folder.exported) if folder.resuming and folder.exported.is_file() else None
-        parts = importlib.import_module(type(config).__module__).build(config, ranks.rank, ranks.world, own)
+        parts = family_of(config).build(config, ranks.rank, ranks.world, own)
         draw = parts.draw if ranks.main else None
         if draw and not folder.resuming:
             draw(folder.pictures, "before", parts.method.backbone)

@@ -98,7 +98,7 @@ class Recipe(Config):
 def scenes() -> Recipe:
     """Generated scenes, tiny ViT: the demo's baseline.
 
-    Command: vitrail train scenes. Time: about a minute on 2 CPU cores. Expect: see
+    Command: vitrail train scenes. Time: one to three minutes on 2 CPU cores. Expect: see
     benchmarks/results/scenes-*.json.
     """
     return Recipe(
@@ -234,7 +234,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         rank=rank,
         world=world,
         accumulate=recipe.train.accumulate,
-        workers=_workers(recipe),
+        workers=(workers := _workers(recipe)),
     )
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
@@ -247,7 +247,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
 
     ranks = Ranks(rank, world, torch.device("cpu"))
-    return Parts(method, loader, validation(method, splits.val, seen, _workers(recipe), ranks), draw)
+    return Parts(method, loader, validation(method, splits.val, seen, workers, ranks), draw)
 
 
 def check(recipe: Recipe) -> None:
@@ -260,7 +260,10 @@ def check(recipe: Recipe) -> None:
 def _workers(recipe: Recipe) -> int:
     """More processes than cores only get in each other's way; how many there are changes no image."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(recipe.workers, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    most = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if recipe.workers > most:
+        log.info("workers: %d instead of %d, for as many cores there are", most, recipe.workers)
+    return min(recipe.workers, most)
 
 
 def _check_source(recipe: Recipe) -> None:

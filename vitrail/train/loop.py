@@ -108,6 +108,7 @@ class Run:
     seconds: float = 0.0  # spent in them
     saved: int = -1  # the last step that a checkpoint holds
     failed_saves: int = 0
+    window: _Meter = field(default_factory=lambda: _Meter())  # steps since the last line of metrics
     last: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -159,7 +160,7 @@ def fit(
         _restore(run)
         if run.step and run.due(evaluate_every) and not _evaluated(run):
             _evaluate(run, evaluate)
-        everything, window = _Meter(), _Meter()
+        everything = _Meter()
         with Progress(run.total, run.step, shown=ranks.main) as progress:
             for micro_batches, waited in _timed(run):
                 _stop_if_asked(run)
@@ -168,13 +169,13 @@ def fit(
                 seconds = time.perf_counter() - started + waited
                 run.seconds += seconds
                 everything.add(seconds, waited, {})
-                window.add(seconds, waited, losses)
+                run.window.add(seconds, waited, losses)
                 progress.step()
                 if run.due(min(config.log_every, loader.steps_per_epoch)):
-                    numbers = _write_line(run, window)
+                    numbers = _write_line(run, run.window)
                     if ranks.main:
                         progress.line(numbers)
-                    window = _Meter()
+                    run.window = _Meter()
                 evaluating = evaluate is not None and run.due(evaluate_every)
                 if evaluating or run.due(checkpoint_every):
                     _save(run, final=run.step == run.total)
@@ -310,6 +311,21 @@ class _Meter:
     def wait_share(self) -> float:
         return self.waited / max(self.seconds, 1e-9)
 
+    def state(self, ranks: Ranks) -> dict[str, Any]:
+        """For a checkpoint, so that the first line after a restart covers the same steps; means over the ranks."""
+        sums = {name: ranks.mean(self.sums[name].double()).item() for name in sorted(self.sums)}
+        return {"steps": self.steps, "seconds": self.seconds, "waited": self.waited, "sums": sums}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any] | None, device: torch.device) -> _Meter:
+        """What `state` gave; empty where a checkpoint holds none."""
+        meter = cls()
+        if state:
+            meter.steps, meter.seconds, meter.waited = state["steps"], state["seconds"], state["waited"]
+            sums = state["sums"].items()
+            meter.sums = {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in sums}
+        return meter
+
 
 def _write_line(run: Run, window: _Meter) -> dict[str, float]:
     """Means over the steps since the last line and over the ranks; memory is the largest."""
@@ -403,6 +419,7 @@ def _restore(run: Run) -> None:
         averages = run.ema.average
         run.ema.load_state_dict({name: checkpoint.like(state["ema"][name], averages[name]) for name in averages})
     run.step, run.seconds, run.saved = state["step"], state["seconds"], state["step"]
+    run.window = _Meter.restored(state.get("window"), ranks.device)
     folder.forget_after(run.step)
     before = state.get("world", ranks.world)
     if ranks.main and before != ranks.world:
@@ -418,7 +435,7 @@ def _restore(run: Run) -> None:
 
 def _save(run: Run, *, final: bool) -> None:
     """Export, then checkpoint: where a checkpoint is, exported weights are. A final one must succeed."""
-    ranks, failure = run.ranks, None
+    ranks, failure, window = run.ranks, None, run.window.state(run.ranks)
     skipped = {index: why for part in ranks.gather(dict(run.loader.skipped)) for index, why in part.items()}
     run.folder.write_skipped(skipped)
     with run.averaged():
@@ -438,6 +455,7 @@ def _save(run: Run, *, final: bool) -> None:
             "ema": None if run.ema is None else run.ema.state_dict(),
         }
         state = checkpoint.whole(moving) | {"step": run.step, "seconds": run.seconds, "world": ranks.world}
+        state["window"] = window
     if ranks.main:
         try:
             checkpoint.save(state | {"config": run.folder.config}, run.folder.checkpoints)

@@ -59,8 +59,14 @@ def spatial_entropy(scores: Tensor) -> Tensor:
     if scores.ndim < 2:
         raise ValueError(f"scores have shape {tuple(scores.shape)}; they need two axes at least, [..., Y, X]")
     if scores.device.type == "cpu" or has_gpu_kernel(scores):
-        entropy: Tensor = _compiled_entropy(scores)[0] if torch.compiler.is_compiling() else _Entropy.apply(scores)
-        return entropy
+        if torch.compiler.is_compiling():
+            return _compiled_entropy(scores)[0]
+        try:
+            return _Entropy.apply(scores)
+        except RuntimeError as error:
+            if "setup_context" not in str(error):  # that is how torch.func refuses the quick way
+                raise
+            return _Transformable.apply(scores)[0]
     from vitrail.ops.spatial_entropy import reference
 
     return reference.spatial_entropy(scores, _floor(scores.dtype))
@@ -96,6 +102,22 @@ class _Entropy(torch.autograd.Function):
         entropy, slope = entropy_and_slope(scores)
         _keep(ctx, (scores,), (entropy, slope))
         return entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _backward(ctx, *grad_outputs)
+
+
+class _Transformable(torch.autograd.Function):
+    """The same for torch.func."""
+
+    forward = staticmethod(entropy_and_slope)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        _keep(ctx, inputs, output)
 
     @staticmethod
     @once_differentiable
