@@ -77,8 +77,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     def cost(row: str, base: str) -> float:
         return 100 * (statistics.median(a / b for a, b in zip(times[row], times[base], strict=True)) - 1)
 
+    against = sorted(100 * (a / b - 1) for a, b in zip(times["sar"], times["plain"], strict=True))
     return {f"{row}_ms_median": 1e3 * statistics.median(times[row]) for row in names} | {
         "sar_against_plain_percent": cost("sar", "plain"),
+        "sar_against_plain_quartiles": [against[len(against) // 4], against[-1 - len(against) // 4]],
         "entropy_loss_alone_percent": cost("sar", "surgery"),
         "rounds": options.rounds,
     }

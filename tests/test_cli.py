@@ -170,6 +170,8 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("val/top1" in line for line in lines)
     assert (run / "exported" / "backbone.safetensors").is_file()
+    with Image.open(run / "curves.png") as curves:
+        assert curves.height > 3 * 300  # loss, gradient norm, accuracy, entropy
     assert {"attention_before.png", "attention_after.png"} <= {path.name for path in (run / "pictures").iterdir()}
 
     refused = vitrail("train", "scenes_sar", *SMALL, "--out", str(run))

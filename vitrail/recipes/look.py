@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
 from vitrail.viz.canvas import stacked
+from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
 from vitrail.viz.similarity import similarity_maps
 
@@ -60,6 +62,18 @@ def draw(
     for path, each in zip(paths, seen):
         _picture(picture, each, block, patch).save(path)
     return paths
+
+
+def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image:
+    """The losses and validation numbers of `metrics.jsonl` against epochs, one chart below the other."""
+    names = sorted({name for line in lines for name in line if name.startswith(("train/", "val/"))} - {"train/lr"})
+    charts = []
+    for name in names:
+        points = [(line["epoch"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+        if points:
+            epochs, values = zip(*points)
+            charts.append(curves_png({name: Curve(epochs, values)}, y_label=name, look="light", dots_per_inch=100))
+    return stacked(charts)
 
 
 @torch.no_grad()

@@ -109,6 +109,7 @@ def resolve(name: str) -> Config:
 def run(config: Config, verbs: Verbs, out: Path) -> Any:
     """Train in this process (one of several under torchrun); returns the trainer's `Outcome`."""
     from vitrail.backbones import load, save_exported
+    from vitrail.recipes.look import curves_sheet
     from vitrail.train import RunFolder, fit, join, leave, seed_everything
 
     train = config.train  # type: ignore[attr-defined]
@@ -123,6 +124,8 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
         if draw:  # what was exported: the weights that all numbers are about, averaged and whole
             draw(folder.pictures, "after", load(None, str(folder.exported)))
+        if ranks.main:
+            curves_sheet(folder.metrics()).save(folder.path / "curves.png")
     leave()
     return outcome
 
