@@ -65,13 +65,15 @@ def draw(
 
 
 def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image:
-    """The losses and validation numbers of `metrics.jsonl` against epochs, one chart below the other."""
+    """What changes among the numbers of `metrics.jsonl`, against epochs, one chart below the other."""
     names = sorted({name for line in lines for name in line if name.startswith(("train/", "val/"))} - {"train/lr"})
     charts = []
     for name in names:
         points = [(line["epoch"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
-        if points:
-            epochs, values = zip(*points)
+        values = [value for _, value in points]
+        constant = len(points) > 1 and max(values) - min(values) <= 1e-6 * max(map(abs, values))
+        if points and not constant:
+            epochs = [epoch for epoch, _ in points]
             charts.append(curves_png({name: Curve(epochs, values)}, y_label=name, look="light", dots_per_inch=100))
     return stacked(charts)
 
