@@ -186,8 +186,12 @@ def test_from_training_to_page(tmp_path: Path) -> None:
         assert words in measured.stdout
 
     picture = next((run / "pictures").glob("*.png"))
-    shown = vitrail("show", "attention", str(picture), "-w", str(run), "-o", str(tmp_path / "shown"))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    images = [str(tmp_path / "broken.png"), str(picture)]
+    shown = vitrail("show", "attention", *images, "-w", str(run), "-o", str(tmp_path / "shown"))
     assert shown.returncode == 0, shown.stderr
+    assert "note: " in shown.stderr
+    assert "broken.png is left out" in shown.stderr
     assert len(list((tmp_path / "shown").glob("*.png"))) == 1
 
     page = vitrail("report", str(run), "--out", str(tmp_path / "page.html"))

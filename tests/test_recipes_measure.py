@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from vitrail.backbones import BackboneConfig, create, save_exported
 from vitrail.data import SyntheticScenes
 from vitrail.evaluation import attention_jaccard, linear, pointing
+from vitrail.evaluation.result import Report
 from vitrail.recipes.measure import call, config_of, data_of, measure, native
 from vitrail.recipes.run import Verbs, run
 from vitrail.recipes.supervised import scenes
@@ -84,3 +86,33 @@ def test_accuracy_needs_a_classifier(tmp_path: Path) -> None:
         measure("accuracy", "pretrained", "scenes", [], model="vit_tiny_patch16_224")
     with pytest.raises(ValueError, match="nonsense"):
         measure("accuracy", str(tmp_path / "w.safetensors"), "scenes", [], key="nonsense")
+
+
+def test_presets_with_their_own_weights_keep_the_model_s_size(trained: Path, tmp_path: Path) -> None:
+    for protocol, preset in (("knn", "dino"), ("linear", "features")):
+        settings = [f"preset={preset}", *(["epochs=1", "batch_size=16"] if protocol == "linear" else [])]
+        report, _ = measure(protocol, str(trained), "scenes", settings, out=tmp_path / "x.json")
+        assert report.card["resolution"] == [24, 24], protocol
+        assert any("image_size = 24" in line for line in report.card["deviations"]), protocol
+
+
+def test_a_result_is_replaced_by_the_same_question_alone(trained: Path, tmp_path: Path) -> None:
+    evaluated = tmp_path / "run"
+    shutil.copytree(trained, evaluated)
+    shutil.rmtree(evaluated / "evaluation")
+    first, place = measure("knn", str(evaluated), "scenes", ["k=5"])
+    again, same = measure("knn", str(evaluated), "scenes", ["k=5"])
+    assert place == same == evaluated / "evaluation" / "knn.json"
+    assert first.numbers == again.numbers
+    _, other = measure("knn", str(evaluated), "scenes", ["k=7"])
+    assert other != place
+    assert other.name.startswith("knn-default-SyntheticScenes-")
+    assert Report.load(place).numbers == first.numbers
+    assert measure("knn", str(evaluated), "scenes", ["k=7"])[1] == other
+
+
+def test_words_for_a_terminal_name_what_a_number_hangs_on(trained: Path, tmp_path: Path) -> None:
+    report, _ = measure("knn", str(trained), "scenes", ["preset=dino"], out=tmp_path / "x.json")
+    words = "\n".join(report.words())
+    for part in ("48 images in 8 classes", "24 x 24 px", "preset     dino", report.card["weights"], "deviation"):
+        assert part in words

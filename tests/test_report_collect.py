@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 from run_folders import make_run, picture
 
@@ -102,3 +104,17 @@ def test_folders_of_the_same_name_are_told_apart(tmp_path):
     paths = [make_run(tmp_path / part / "run") for part in ("one", "two")] + [make_run(tmp_path / "third")]
     assert [record.name for record in read_runs(paths)] == ["one/run", "two/run", "third"]
     assert [record.name for record in read_runs([paths[0], paths[0]])] == ["run", "run"]
+
+
+def test_an_evaluation_from_before_the_last_export_is_told(tmp_path):
+    for name, text in (
+        ("evaluation/knn.json", '{"numbers": {"knn20_top1": 5.0}}'),
+        ("exported/backbone.safetensors", ""),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    os.utime(tmp_path / "evaluation" / "knn.json", (1e9, 1e9))
+    os.utime(tmp_path / "exported" / "backbone.safetensors", (1e9 - 5, 1e9 - 5))
+    assert not any("older than the weights" in note for note in read_run(tmp_path).notes)
+    os.utime(tmp_path / "exported" / "backbone.safetensors", (1e9 + 5, 1e9 + 5))
+    assert any("evaluation/knn.json is older than the weights" in note for note in read_run(tmp_path).notes)

@@ -50,6 +50,15 @@ def _stop(number: int, frame: Any) -> None:
     sys.exit(128 + number)
 
 
+def _show_progress() -> None:
+    """Lines of progress on stderr where no terminal shows a bar."""
+    import logging
+
+    log = logging.getLogger("vitrail")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
+
+
 def _note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning in a line of its own, without the line of code, and once for all processes."""
     if int(os.environ.get("RANK", "0")) == 0 and issubclass(category, UserWarning):
@@ -210,6 +219,7 @@ def evaluate(
     catalog.find(catalog.protocols(), protocol, "protocol")
     from vitrail.recipes.measure import measure
 
+    _show_progress()
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
     report, path = measure(
@@ -243,7 +253,7 @@ def show(
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image.
+    """Draw what a backbone sees in images, one PNG an image; pca draws all of them in one, pca.png.
 
     Example: vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
     """

@@ -10,7 +10,7 @@ from vitrail.contracts import ImageSet
 from vitrail.evaluation import accuracy, attention_jaccard, knn
 from vitrail.evaluation.result import Report
 from vitrail.recipes.measure import call, config_of, native
-from vitrail.recipes.run import Verbs, describe, run
+from vitrail.recipes.run import Verbs, run
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.supervised import Recipe, scenes, scenes_sar
 from vitrail.report import write_page
@@ -58,7 +58,7 @@ def run_demo(out: Path, *, seed: int = 0, budget: float = 0.7) -> Path:
     folders, measured = [], []
     for number, (name, recipe) in enumerate((("baseline", scenes()), ("sar", scenes_sar())), 1):
         config = _scaled(recipe, seed, budget)
-        console().print(f"training {number} of 2, {name}: {describe(config, 1)}", highlight=False, soft_wrap=True)
+        console().print(f"training {number} of 2, {name}", highlight=False, soft_wrap=True)
         run(config, Verbs(overwrite=True), out / name)
         measured.append(measure_run(out / name, config))
         folders.append(out / name)

@@ -21,6 +21,8 @@ from vitrail.data.voc import VocSegmentation, find_voc, splits_of
 PARTS = {"images", "image", "annotations", "annotation", "masks", "mask", "labels", "segmentations", "jpegimages"}
 PARTS |= {"segmentationclass", "segmentationobject", "stuff", "panoptic", "train", "val", "test", "boxes"}
 """Folders that data sets are made of and classes are seldom called, without digits at the end."""
+SMALL = 256
+"""Images; the global batch size of the recipes for folders."""
 
 
 class Finding(NamedTuple):
@@ -133,6 +135,10 @@ def _classes(name: str, data: ImageFolder) -> list[Finding]:
     if counts[most] > 20 * counts[least]:
         mend = f"accuracy will mostly tell about the large classes; add images of {least}"
         findings.append(Finding("warning", f"{where}: {most} has over 20 times the images of {least}", mend))
+    if name in ("", "train") and len(data) < SMALL:
+        batch = 1 << max(len(data) * 9 // 10, 1).bit_length() - 1
+        mend = f"recipes take {SMALL} at a step: give train.global_batch_size={batch} or less"
+        findings.append(Finding("ok", f"{where}: fewer than {SMALL} images", mend))
     parts = [name for name in counts if name.lower().rstrip("0123456789") in PARTS]
     if parts:
         likely = max(parts, key=lambda name: name.lower().startswith(("train", "im", "jpeg")))
@@ -207,7 +213,8 @@ def _sizes(name: str, looks: Sequence[Look], patch_size: int, image_size: int) -
         mend = f"remove them: enlarged from less than a patch of {patch_size} they show nothing"
         findings.append(Finding("warning", f"{where}: {_share(tiny, sides)} are smaller than one patch", mend))
     if small > 0.1 * len(sides):
-        fits = int(np.median(shorter)) // patch_size * patch_size
+        share = 50 if np.median(shorter) < image_size else 10
+        fits = int(np.percentile(shorter, share)) // patch_size * patch_size
         mend = (
             f"they are enlarged, which costs time and adds nothing; {fits} fits most" if fits else "use larger images"
         )

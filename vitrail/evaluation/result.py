@@ -79,6 +79,7 @@ class Report(NamedTuple):
             f"data       {sets}",
             f"images     {size if isinstance(size, str) else ' x '.join(map(str, size)) + ' px'}, {card['resize']}",
             f"features   {card['layer']}; {card['token']}",
+            f"preset     {card['preset'] or 'none'}; digest of the weights {card['weights']}",
         ]
         lines += [f"deviation  {line}" for line in card["deviations"]]
         return lines + [f"note       {line}" for line in self.details.get("notes", ())]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +52,11 @@ def draw(
     pca.png.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
-    seen = [see(backbone, open_image(path), size, block) for path in images]
+    opened = {path: image for path in images if (image := _opened(path)) is not None}
+    if not opened:
+        raise ValueError(f"none of {len(images)} images can be read")
+    images = list(opened)
+    seen = [see(backbone, image, size, block) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)
     if picture == "pca":
         features = [tokens.patches[0] for _, tokens in seen]
@@ -62,6 +67,14 @@ def draw(
     for path, each in zip(paths, seen):
         _picture(picture, each, block, patch).save(path)
     return paths
+
+
+def _opened(path: Path) -> Image.Image | None:
+    try:
+        return open_image(path)
+    except UnreadableImage as error:
+        warnings.warn(f"{path} is left out: {error.reason}", stacklevel=3)
+        return None
 
 
 def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -38,14 +41,37 @@ def measure(
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
     backbone, head, classes = _model(evaluate, weights, model, key, device)
-    named = any(setting.startswith("preset=") for setting in settings)  # a paper's preset keeps the paper's size
-    config = (config_of(evaluate) if named else native(config_of(evaluate), backbone)).override(settings)
+    named = any(setting.startswith("preset=") for setting in settings)
+    config = native(config_of(evaluate), backbone, preset=named).override(settings)
     folder = run_folder_of(weights)
     splits = open_data(data, data_of(folder))
     report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
-    path = out or (folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem) / f"{protocol}.json"
+    path = out or _place(folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem, report)
     report.save(path)
     return report, path
+
+
+def _place(folder: Path, report: Report) -> Path:
+    """PROTOCOL.json; a name of its own where that holds a result on other data or with other settings."""
+    path = folder / f"{report.protocol}.json"
+    if not path.is_file():
+        return path
+    try:
+        before = _question(Report.load(path))
+    except ValueError:
+        return path
+    asked = _question(report)
+    if before == asked:
+        return path
+    words = [report.protocol, report.card["preset"], report.card["data"]["val"]["name"]]
+    mark = hashlib.sha256(asked.encode()).hexdigest()[:6]
+    return folder / ("-".join(re.sub(r"\W+", "_", word) for word in words if word) + f"-{mark}.json")
+
+
+def _question(report: Report) -> str:
+    """What was measured on, and how: all but the weights."""
+    digests = {role: entry["digest"] for role, entry in report.card["data"].items()}
+    return json.dumps([digests, report.card["config"]], sort_keys=True)
 
 
 def call(
@@ -82,8 +108,11 @@ def config_of(evaluate: Any) -> Config:
     return kind()
 
 
-def native(config: Config, backbone: TimmViT) -> Config:
-    """The same protocol at the model's own image size, where that is not 224: published sizes are for models of 224."""
+def native(config: Config, backbone: TimmViT, *, preset: bool = False) -> Config:
+    """The same protocol at the model's own image size, where that is not 224: published sizes are for models of 224.
+
+    With a `preset` asked for by name, a size that the preset itself sets (480 pixels of the attention Jaccard) stays.
+    """
     if backbone.image_size == (224, 224):
         return config
     height, width = backbone.image_size
@@ -93,7 +122,7 @@ def native(config: Config, backbone: TimmViT) -> Config:
     for name in ("transform", "train_transform"):
         if name in plain:
             changes[name] = plain[name] | {"image_size": side}
-    if "image_size" in plain:
+    if "image_size" in plain and not (preset and plain["image_size"] is None):
         changes["image_size"] = side
     return type(config).parse(plain | changes)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from vitrail import catalog
 from vitrail.config import Config, ConfigError, read_yaml
+
+log = logging.getLogger("vitrail")
 
 
 class Verbs(NamedTuple):
@@ -83,13 +86,19 @@ def family_of(config: Config) -> Family:
 
 def describe(config: Config, devices: int) -> str:
     """What a run would be: images, steps, weights. Builds all that training builds, and trains nothing."""
-    parts = family_of(config).build(config, 0, devices)
+    return _words(config, family_of(config).build(config, 0, devices), devices)
+
+
+def _words(config: Config, parts: Parts, processes: int) -> str:
     train, steps = config.train, parts.loader.steps_per_epoch  # type: ignore[attr-defined]
     weights = sum(value.numel() for value in parts.method.parameters())
     images, batch = len(parts.loader.data), train.global_batch_size
+    height, width = parts.method.backbone.image_size
+    tall, wide = parts.method.backbone.patch_size
     return (
         f"{images:,} images, {train.epochs} epochs of {steps:,} steps of {batch}: {train.epochs * steps:,} steps; "
-        f"{weights / 1e6:.1f} M weights; processes started: {devices}"
+        f"{height} x {width} px in {height // tall * (width // wide)} patches; {weights / 1e6:.1f} M weights; "
+        f"{processes} process{'es' * (processes > 1)}"
     )
 
 
@@ -119,6 +128,8 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
         own = str(folder.exported) if folder.resuming and folder.exported.is_file() else None
         parts = family_of(config).build(config, ranks.rank, ranks.world, own)
         draw = parts.draw if ranks.main else None
+        if ranks.main:
+            log.info("%s", _words(config, parts, ranks.world))
         if draw and not folder.resuming:
             draw(folder.pictures, "before", parts.method.backbone)
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)

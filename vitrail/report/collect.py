@@ -182,6 +182,9 @@ def _evaluations(folder: Path, notes: list[str]) -> dict[str, Evaluation]:
             _as_dict(values.get("card")),
             _as_dict(values.get("details")),
         )
+        weights = folder.parent / "exported" / "backbone.safetensors"
+        if weights.is_file() and path.stat().st_mtime < weights.stat().st_mtime:
+            notes.append(f"evaluation/{path.name} is older than the weights; if the run was trained on, evaluate again")
     if not found:
         notes.append("no evaluation was found in evaluation/")
     return found

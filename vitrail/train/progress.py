@@ -33,6 +33,7 @@ class Progress:
     def __init__(self, total: int, done: int, shown: bool) -> None:
         self.total, self.done, self.first = total, done, done
         self.started = time.perf_counter()
+        self.shown = shown
         self.bar: Any = None
         self.task: Any = None
         self.terminal = shown and console().is_terminal
@@ -64,6 +65,8 @@ class Progress:
         self.done += 1
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done)
+        elif self.shown and self.done == self.first + 1 < self.total:
+            log.info("first step after %.0f s", time.perf_counter() - self.started)
 
     def line(self, numbers: Mapping[str, float]) -> None:
         """Show the numbers of a metrics line; the log file gets them in either case."""
