@@ -394,7 +394,7 @@ def test_small_images_load_fast() -> None:
         started = time.perf_counter()
         count = sum(len(batch.indices) for batch in flat(made.batches(8 * epoch, 8 * epoch + 8)))
         rates.append(count / (time.perf_counter() - started))
-    assert max(rates) > 3000  # measured 10,000 and more; the bound is for busy machines
+    assert max(rates) > 1000  # measured 10,000 and more; the bound is for busy machines
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
