@@ -15,7 +15,7 @@ from vitrail import catalog
 from vitrail.backbones import BackboneConfig, create, load, save_exported
 from vitrail.config import ConfigError
 from vitrail.data import SyntheticScenes, TooManyUnreadable
-from vitrail.recipes.look import attention_sheet
+from vitrail.recipes.look import attention_sheet, curves_sheet
 from vitrail.recipes.run import Verbs, prepare, resolve, run
 from vitrail.recipes.sources import DataConfig, Part, hold_out, open_data, open_splits
 from vitrail.recipes.supervised import build, finetune, scenes, scenes_sar
@@ -280,3 +280,17 @@ class TestSources:
         train, val = open_data("scenes")
         assert isinstance(train, SyntheticScenes)
         assert (train.split, val.split) == ("train", "val")  # type: ignore[attr-defined]
+
+
+def test_curves_are_drawn_whatever_became_of_a_run() -> None:
+    """A batch size that changed makes epochs fall back; a loss that is not finite, a number that stands still."""
+    lines = [
+        {"step": step, "epoch": epoch, "train/loss": loss, "train/weight": 0.5}
+        for step, epoch, loss in ((1, 1.0, 2.0), (2, 2.0, float("nan")), (3, 1.5, 1.0))
+    ]
+    sheet = curves_sheet(lines)
+    assert sheet is not None
+    alone = curves_sheet([{"step": 1, "epoch": 1.0, "train/loss": 2.0}])
+    assert alone is not None
+    assert sheet.size == alone.size  # the loss alone
+    assert curves_sheet([]) is None

@@ -61,7 +61,7 @@ def _show_progress() -> None:
 
 def _note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """A warning in a line of its own, without the line of code, and once for all processes."""
-    if int(os.environ.get("RANK", "0")) == 0 and issubclass(category, UserWarning):
+    if int(os.environ.get("RANK", "0")) == 0:
         typer.secho(f"note: {message}", fg="yellow", err=True)
 
 

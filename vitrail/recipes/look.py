@@ -77,18 +77,21 @@ def _opened(path: Path) -> Image.Image | None:
         return None
 
 
-def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image:
-    """What changes among the numbers of `metrics.jsonl`, against epochs, one chart below the other."""
+def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
+    """What changes among the numbers of `metrics.jsonl`, against steps, one chart below the other; None for nothing.
+
+    Steps ascend whatever became of a run; epochs do not where it was extended with another batch size.
+    """
     names = sorted({name for line in lines for name in line if name.startswith(("train/", "val/"))} - {"train/lr"})
     charts = []
     for name in names:
-        points = [(line["epoch"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+        points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
         values = [value for _, value in points]
         constant = len(points) > 1 and max(values) - min(values) <= 1e-6 * max(map(abs, values))
         if points and not constant:
-            epochs = [epoch for epoch, _ in points]
-            charts.append(curves_png({name: Curve(epochs, values)}, y_label=name, look="light", dots_per_inch=100))
-    return stacked(charts)
+            curve = {name: Curve([step for step, _ in points], values)}
+            charts.append(curves_png(curve, x_label="step", y_label=name, look="light", dots_per_inch=100))
+    return stacked(charts) if charts else None
 
 
 @torch.no_grad()

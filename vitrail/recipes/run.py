@@ -135,8 +135,9 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
         if draw:  # what was exported: the weights that all numbers are about, averaged and whole
             draw(folder.pictures, "after", load(None, str(folder.exported)))
-        if ranks.main:
-            curves_sheet(folder.metrics()).save(folder.path / "curves.png")
+        curves = curves_sheet(folder.metrics()) if ranks.main else None
+        if curves is not None:
+            curves.save(folder.path / "curves.png")
     leave()
     return outcome
 
