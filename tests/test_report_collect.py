@@ -118,3 +118,9 @@ def test_an_evaluation_from_before_the_last_export_is_told(tmp_path):
     assert not any("older than the weights" in note for note in read_run(tmp_path).notes)
     os.utime(tmp_path / "exported" / "backbone.safetensors", (1e9 + 5, 1e9 + 5))
     assert any("evaluation/knn.json is older than the weights" in note for note in read_run(tmp_path).notes)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"is no run folder: it has no config.yaml"):
+        read_run(tmp_path / "photos")

@@ -54,7 +54,10 @@ def draw(
     backbone = open_backbone(weights, model=model, key=key, device=device)
     opened = {path: image for path in images if (image := _opened(path)) is not None}
     if not opened:
-        raise ValueError(f"none of {len(images)} images can be read")
+        named = ", ".join(map(str, images[:5])) + (" ..." if len(images) > 5 else "")
+        raise ValueError(
+            f"none of {len(images)} images can be read: {named}; give image files that are there and whole"
+        )
     images = list(opened)
     seen = [see(backbone, image, size, block) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)

@@ -80,6 +80,12 @@ def read_run(path: str | Path) -> RunRecord:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"there is no run folder at {path}; give the folder that holds config.yaml and metrics.jsonl")
+    if any(path.iterdir()) and not any(
+        (path / name).exists() for name in ("config.yaml", "metrics.jsonl", "evaluation")
+    ):
+        raise ValueError(
+            f"{path} is no run folder: it has no config.yaml, metrics.jsonl or evaluation/; give one that has"
+        )
     notes: list[str] = []
     config_text, config = _config(path, notes)
     record = RunRecord(
