@@ -443,3 +443,40 @@ class TestCreate:
     def test_config_survives_yaml(self) -> None:
         config = BackboneConfig(image_size=(32, 48), options={"qk_norm": True, "init_values": 1e-5})
         assert BackboneConfig.parse(config.plain()) == config
+
+
+def test_hidden_patches_enter_as_the_token() -> None:
+    vit = small(img_size=32, patch_size=8)
+    backbone = TimmViT(vit)
+    images, token = images_for(vit), torch.full((24,), 0.3)
+    hidden = torch.rand(2, backbone(images).patches.shape[1], generator=torch.Generator().manual_seed(2)) < 0.5
+    changed = images.clone()
+    side, columns = 8, changed.shape[-1] // 8
+    for image, patch in hidden.nonzero().tolist():
+        y, x = divmod(patch, columns)
+        changed[image, :, side * y : side * (y + 1), side * x : side * (x + 1)] += 7.0
+    with torch.no_grad():
+        seen = backbone(images, hidden=hidden, mask_token=token).patches
+        torch.testing.assert_close(seen, backbone(changed, hidden=hidden, mask_token=token).patches)
+        nothing = torch.zeros_like(hidden)
+        torch.testing.assert_close(backbone(images).cls, backbone(images, hidden=nothing, mask_token=token).cls)
+        embedded = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        embedded = torch.where(hidden[..., None], token, embedded)
+        expected = torch.cat([vit.cls_token.expand(2, -1, -1), embedded], 1) + vit.pos_embed
+        torch.testing.assert_close(seen, vit.norm(vit.blocks(expected))[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"hidden": torch.zeros(2, 16, dtype=torch.bool)}, "belong together"),
+        ({"mask_token": torch.zeros(24)}, "belong together"),
+        ({"hidden": torch.zeros(2, 9, dtype=torch.bool), "mask_token": torch.zeros(24)}, r"\[2, 9\].*\[2, 16\]"),
+        ({"hidden": torch.zeros(2, 16), "mask_token": torch.zeros(24)}, "torch.float32"),
+        ({"hidden": torch.zeros(2, 16, dtype=torch.bool), "mask_token": torch.zeros(20)}, r"\[20\].*\[24\] wide"),
+    ],
+)
+def test_hidden_patches_are_checked(given: dict[str, Tensor], words: str) -> None:
+    vit = small(img_size=32, patch_size=8)
+    with pytest.raises(ValueError, match=words):
+        TimmViT(vit)(images_for(vit), **given)

@@ -48,8 +48,38 @@ class Backbone(Protocol):
         layers: Sequence[int] = (),
         scores: Sequence[int] = (),
         keep: Tensor | None = None,
+        hidden: Tensor | None = None,
+        mask_token: Tensor | None = None,
     ) -> Tokens:
-        """Images `[B, 3, H, W]`, normalized; `keep` holds patch ids `[B, K]` to process, None for all of them."""
+        """Images `[B, 3, H, W]`, normalized; `keep` holds patch ids `[B, K]` to process, None for all of them.
+
+        Patches that are `hidden` (bool `[B, N]`) enter as `mask_token` (`[D]`) instead of their pixels.
+        """
+        ...
+
+
+@runtime_checkable
+class Mask(Protocol):
+    """A way to hide patches. The same for a method that drops what is hidden and for one that puts a token there."""
+
+    needs_attention: bool
+    """Whether a call needs `attention`."""
+
+    def __call__(
+        self,
+        images: Tensor,
+        grid: tuple[int, int],
+        hidden: float | Tensor,
+        *,
+        attention: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Bool `[B, N]`, True is hidden, N = Y * X in raster order.
+
+        `hidden` says how many of the patches: a share inside (0, 1), of which `N - int(N * (1 - share))` follow, one
+        number, or int64 `[B]`, a number for each image. `attention [B, N]` is a teacher's, from the class token to the
+        patches. All chance comes from `generator`, torch's global one by default.
+        """
         ...
 
 

@@ -96,6 +96,8 @@ class TimmViT(nn.Module):
         layers: Sequence[int] = (),
         scores: Sequence[int] = (),
         keep: Tensor | None = None,
+        hidden: Tensor | None = None,
+        mask_token: Tensor | None = None,
     ) -> Tokens:
         """Run the model.
 
@@ -107,13 +109,16 @@ class TimmViT(nn.Module):
                 patches.
             keep: patch ids `[B, K]` (int64, raster order) to process, chosen after the positions are added;
                 the others are dropped before the first block. `grid` stays that of the whole image.
+            hidden: bool `[B, N]`; True where `mask_token` (`[D]`) takes the place of the patch's embedding, before
+                the positions are added (as in BEiT and iBOT).
 
         Returns:
             `Tokens`. Prefix tokens other than the class token are in none of its parts.
 
         Raises:
             ValueError: image sides that are not whole patches, a block that is not there, ids of another
-                shape, or `scores` with `keep`, since a subset of patches makes no map.
+                shape, `scores` with `keep`, since a subset of patches makes no map, or only one of `hidden` and
+                `mask_token`.
         """
         grid = self._grid(images)
         wanted_layers, wanted_scores = self._blocks(layers, "layers"), self._blocks(scores, "scores")
@@ -122,7 +127,7 @@ class TimmViT(nn.Module):
                 f"scores of blocks {tuple(scores)} were asked together with keep: a subset of patches makes "
                 "no [Y, X] map; ask for the scores of the whole image in a call without keep"
             )
-        x = self._embed(images, keep)
+        x = self._embed(images, keep, hidden, mask_token)
         outputs: dict[int, Tensor] = {}
         maps: dict[int, Tensor] = {}
         for index, block in enumerate(self.vit.blocks):
@@ -190,8 +195,11 @@ class TimmViT(nn.Module):
                 raise ValueError(f"scores of block {number}: {self._closed[found[number]]}")
         return found
 
-    def _embed(self, images: Tensor, keep: Tensor | None) -> Tensor:
-        x = self.vit._pos_embed(self.vit.patch_embed(images))
+    def _embed(self, images: Tensor, keep: Tensor | None, hidden: Tensor | None, mask_token: Tensor | None) -> Tensor:
+        x = self.vit.patch_embed(images)  # [B, Y, X, D]
+        if hidden is not None or mask_token is not None:
+            x = _masked(x, hidden, mask_token)
+        x = self.vit._pos_embed(x)
         if keep is not None:
             prefix = self.prefix_tokens
             _check_keep(keep, len(images), x.shape[1] - prefix)
@@ -236,6 +244,20 @@ def _let_sizes_vary(vit: VisionTransformer) -> None:
     vit.patch_embed.strict_img_size = False
     vit.patch_embed.flatten = False
     vit.patch_embed.output_fmt = Format.NHWC
+
+
+def _masked(x: Tensor, hidden: Tensor | None, mask_token: Tensor | None) -> Tensor:
+    batch, rows, columns, width = x.shape
+    if hidden is None or mask_token is None:
+        raise ValueError("hidden and mask_token belong together; give both or neither")
+    if hidden.shape != (batch, rows * columns) or hidden.dtype != torch.bool:
+        raise ValueError(
+            f"hidden is {list(hidden.shape)} of {hidden.dtype}; it is bool [{batch}, {rows * columns}] for a grid of "
+            f"{rows} x {columns}"
+        )
+    if mask_token.shape != (width,):
+        raise ValueError(f"mask_token is {list(mask_token.shape)}; tokens are [{width}] wide")
+    return torch.where(hidden.view(batch, rows, columns, 1), mask_token.to(x.dtype), x)
 
 
 def _check_keep(keep: Tensor, batch: int, patches: int) -> None:
