@@ -13,10 +13,10 @@ from vitrail.masks.attention import Amt, AttMask
 from vitrail.masks.block import Block
 from vitrail.masks.build import MaskConfig, build
 from vitrail.masks.dpp import Dpp
+from vitrail.masks.ids import restore, visible
 from vitrail.masks.inverse_block import InverseBlock
 from vitrail.masks.random import Random
 from vitrail.masks.ratio import RatioConfig, draw_numbers
-from vitrail.masks.ids import restore, visible
 
 __all__ = [
     "Amt",
