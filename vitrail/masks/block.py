@@ -98,9 +98,10 @@ def _sizes(
     area = smallest + (most - smallest) * area_draw
     ratio = ((2 * aspect_draw - 1) * -log(aspect)).exp()
     height = (area * ratio).sqrt().round().clamp(1, rows)
-    width = (area / height).round().clamp(1, columns)
-    wide = width == columns
-    return torch.where(wide, (area / width).round().clamp(1, rows), height), width
+    # Rounded up, so that a rectangle of the whole number reaches it; less a little, for rounding in the division.
+    width = (area / height - 1e-4).ceil().clamp(1, columns)
+    full = (area / width - 1e-4).ceil().clamp(1, rows)
+    return torch.where(width == columns, full, height), width
 
 
 def _spans(length: int, sizes: Tensor, draw: Tensor) -> Tensor:

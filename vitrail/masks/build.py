@@ -44,9 +44,10 @@ class MaskConfig(Config):
             value = getattr(self, name)
             if name == "kind" or name in _FIELDS[self.kind] or value == field.default:
                 continue
-            readers = " and ".join(kind for kind, names in _FIELDS.items() if name in names)
+            kinds = [kind for kind, names in _FIELDS.items() if name in names]
+            readers = f"{' and '.join(kinds)} {'does' if len(kinds) == 1 else 'do'}"
             raise ValueError(
-                f'{name} is {value!r}, but kind "{self.kind}" does not read it ({readers} does); '
+                f'{name} is {value!r}, but kind "{self.kind}" does not read it ({readers}); '
                 f"leave it at {field.default!r}, or choose another kind"
             )
         return self

@@ -77,10 +77,10 @@ def numbers(hidden: float | Tensor, batch: int, patches: int, device: torch.devi
 def most_visible(hidden: float | Tensor, patches: int) -> int:
     """The largest number of patches that an image keeps of those that hide any.
 
-    Numbers that lie on a GPU are not looked at: then this is `patches`.
+    1 where none does. Numbers that lie on a GPU are not looked at: then this is `patches`.
     """
     if not isinstance(hidden, Tensor):
-        return patches - number_of(hidden, patches)
+        return patches - (number_of(hidden, patches) or patches - 1)
     if hidden.device.type != "cpu":
         return patches
     masked = hidden[hidden > 0]

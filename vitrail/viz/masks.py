@@ -116,7 +116,7 @@ def greedy_order(
     image = fit(image, cell)
     mask = torch.ones(grid[0] * grid[1], dtype=torch.bool)
     mask[torch.as_tensor(order)] = False
-    colored = veiled(image, mask, grid)
+    colored = veiled(image, mask, grid, veil=0.7)
     _draw_order(colored, order, length, grid, numbered, colormap)
     chance = len(order) - length
     words = f"order of choice, bright to dark: {length}" + (f", then {chance} at random (rings)" if chance else "")
@@ -150,7 +150,7 @@ def _draw_order(
 
 
 def _share(mask: Tensor) -> str:
-    return f"{100 * float(mask.double().mean()):.0f}\u00a0% hidden"
+    return f"{100 * float(mask.double().mean()):.0f}\u00a0%\u00a0hidden"
 
 
 def _cells(mask: Tensor, grid: tuple[int, int]) -> NDArray[np.bool_]:
