@@ -16,8 +16,7 @@ Deviations:
 - AMT's throwing is up to the method that uses the mask. Two calls from equal states of the generator, the first for
   the masked patches alone and the second for the masked and thrown ones, give two nested masks: what the second
   leaves is kept, and what only the second hides is thrown.
-- AMT keeps one map of attention for each image of the data set and computes it anew every so many epochs; here the
-  caller hands in the attention.
+- Which network the attention comes from, and how often it is computed anew, is up to the method as well.
 """
 
 from __future__ import annotations
