@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Student = TypeVar("Student", bound=nn.Module)
 
-def teacher_of(student: nn.Module) -> nn.Module:
+
+def teacher_of(student: Student) -> Student:
     """A copy of a module that gets no gradient, and drops neither paths nor activations, also in training mode."""
     teacher = copy.deepcopy(student).requires_grad_(False)
     for part in teacher.modules():
