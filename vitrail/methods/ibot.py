@@ -118,7 +118,7 @@ class Ibot(nn.Module):
         decay = {"weight_decay": self.config.weight_decay, "weight_decay_end": self.config.weight_decay_end}
         for module in (self.backbone, self.head, self.patch_head, self.regularizers):
             if module is not None:
-                groups += parameter_groups(module, **decay)  # type: ignore[arg-type]
+                groups += parameter_groups(module, **decay)
         return groups
 
     def after_step(self, step: Step) -> None:

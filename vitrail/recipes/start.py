@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from vitrail.backbones import BackboneConfig, TimmViT, create, load
 from vitrail.config import ConfigError
-from vitrail.data import TooManyUnreadable
+from vitrail.data import EvalTransformConfig, MultiCropConfig, TooManyUnreadable
 from vitrail.data.loader import TOLERATED
 from vitrail.nn.surgery import surgery
-from vitrail.recipes.sources import DataConfig, existing
+from vitrail.recipes.look import attention_sheet, keep_sheet
+from vitrail.recipes.sources import DataConfig, Splits, existing
 
 log = logging.getLogger("vitrail")
 HALF = (0.5, 0.5, 0.5)
@@ -35,6 +37,40 @@ def check_size(backbone: BackboneConfig, image_size: int | tuple[int, int], name
             f"backbone.image_size {backbone.image_size} and {name} {image_size} differ; set both to the same, or "
             "backbone.image_size to null"
         )
+
+
+def check_views(
+    backbone: BackboneConfig, views: MultiCropConfig, spoken_of: int | None, epochs: int, name: str = "method.epochs"
+) -> None:
+    """Raise `ValueError` where crops do not suit the backbone, or a method counts other epochs than the trainer."""
+    check_size(backbone, views.global_size, "views.global_size")
+    if spoken_of not in (None, epochs):
+        raise ValueError(f"{name} is {spoken_of} and train.epochs is {epochs}; set the first to null")
+    sides = backbone.patch_size if isinstance(backbone.patch_size, tuple) else (backbone.patch_size,) * 2
+    for what, size in (("global_size", views.global_size), ("local_size", views.local_size)):
+        if any(side is not None and (size < side or size % side) for side in sides):
+            raise ValueError(
+                f"views.{what} {size} is not a multiple of backbone.patch_size {backbone.patch_size}, so a crop holds "
+                "no whole patches; change one of them"
+            )
+
+
+def seen_by(backbone: TimmViT, image_size: int | tuple[int, int]) -> EvalTransformConfig:
+    """How held-out images are brought to the size that a backbone is trained at."""
+    return EvalTransformConfig(image_size=image_size, mean=backbone.mean, std=backbone.std)  # type: ignore[arg-type]
+
+
+def drawing(splits: Splits) -> Callable[[Path, str, TimmViT], None]:
+    """A function that draws the last block's attention on held-out images into a run's folder of pictures."""
+
+    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+        if drawn.closed:
+            log.warning("no attention is drawn: %s", next(iter(drawn.closed.values())))
+            return
+        caption = f"Attention of the last block, {when} training: image, each head, mean over heads."
+        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
+
+    return draw
 
 
 def start(

@@ -234,15 +234,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
-    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
-        if drawn.closed:
-            log.warning("no attention is drawn nor its entropy measured: %s", next(iter(drawn.closed.values())))
-            return
-        caption = f"Attention of the last block, {when} training: image, each head, mean over heads."
-        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
-
     ranks = Ranks(rank, world, torch.device("cpu"))
-    return Parts(method, loader, validation(method, splits.val, seen, workers, ranks), draw)
+    return Parts(method, loader, validation(method, splits.val, seen, workers, ranks), drawing(splits))
 
 
 def check(recipe: Recipe) -> None:
