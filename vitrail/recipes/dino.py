@@ -1,7 +1,7 @@
 """DINO: on scenes, on a folder, by DINO's recipe; with or without SAR's regularizer.
 
-    vitrail train folder_dino data.root=photos --out runs/photos-dino
-    vitrail train dino_small data.root=photos --init-from dino_deitsmall16_pretrain.pth --out runs/continued
+vitrail train folder_dino data.root=photos --out runs/photos-dino
+vitrail train dino_small data.root=photos --init-from dino_deitsmall16_pretrain.pth --out runs/continued
 """
 
 from __future__ import annotations

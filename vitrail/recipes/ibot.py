@@ -1,7 +1,7 @@
 """iBOT: on scenes, on a folder, by Table 8 of DPPMask's supplement; the mask is one setting.
 
-    vitrail train folder_ibot data.root=photos --out runs/photos-ibot
-    vitrail train folder_ibot data.root=photos method.mask.kind=dpp method.mask.tau=0.5 --out runs/photos-ibot-dpp
+vitrail train folder_ibot data.root=photos --out runs/photos-ibot
+vitrail train folder_ibot data.root=photos method.mask.kind=dpp method.mask.tau=0.5 --out runs/photos-ibot-dpp
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from vitrail.backbones import BackboneConfig
 from vitrail.config import Config
 from vitrail.data import EvalTransformConfig, Loader, TrainTransformConfig, build_train_transform
+from vitrail.evaluation.features import FeatureConfig
 from vitrail.masks import MaskConfig
 from vitrail.methods.mae import Mae, MaeConfig
 from vitrail.nn.masked_autoencoder import DecoderConfig
@@ -27,6 +28,8 @@ from vitrail.train import Ranks, TrainConfig
 
 DPP = MaskConfig(kind="dpp", tau=0.5)
 """DPPMask: diverse patches stay visible until the largest gain falls to 0.5, others are drawn at random."""
+PATCHES = FeatureConfig(cls_blocks=0, mean_patch=True)
+"""What the k-NN between epochs compares: the loss says nothing about the class token."""
 
 
 class Recipe(Config):
@@ -40,7 +43,7 @@ class Recipe(Config):
     augment: TrainTransformConfig = TrainTransformConfig(scale=(0.2, 1.0))
     method: MaeConfig = MaeConfig()
     train: TrainConfig = TrainConfig()
-    probe: ProbeConfig = ProbeConfig()
+    probe: ProbeConfig = ProbeConfig(features=PATCHES)
     workers: int = Field(8, ge=0)
     """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
 

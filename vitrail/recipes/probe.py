@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, build_eval_transform, ordered_batches
+from vitrail.evaluation.features import FeatureConfig, read_features
 from vitrail.evaluation.knn import classify
 from vitrail.recipes.sources import Part, Splits
 from vitrail.recipes.start import tell_unreadable
@@ -26,17 +28,19 @@ class ProbeConfig(Config):
     """Images to classify, at most."""
     k: int = Field(20, ge=1)
     """Neighbors."""
+    features: FeatureConfig = FeatureConfig()
+    """Which tokens are compared."""
 
 
 def knn_probe(
-    backbone: nn.Module,
+    backbone: TimmViT,
     splits: Splits,
     transform: EvalTransformConfig,
     config: ProbeConfig,
     workers: int,
     ranks: Ranks,
 ) -> Callable[[], Mapping[str, float]] | None:
-    """A function that gives `knn_top1`, percent, of the class token; None where images have no classes."""
+    """A function that gives `knn_top1`, percent; None where images have no classes."""
     classes = splits.train.classes
     if classes is None or len(classes) < 2:
         return None
@@ -46,7 +50,7 @@ def knn_probe(
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
         found = {
-            name: _features(backbone, data, transform, workers, ranks, told[name])
+            name: _features(backbone, data, transform, config.features, workers, ranks, told[name])
             for name, data in (("train", bank), ("val", queries))
         }
         k = min(config.k, len(found["train"][0]))
@@ -64,18 +68,24 @@ def spread(data: ImageSet, most: int) -> ImageSet:
 
 
 def _features(
-    backbone: nn.Module, data: ImageSet, config: EvalTransformConfig, workers: int, ranks: Ranks, told: set[int]
+    backbone: TimmViT,
+    data: ImageSet,
+    transform: EvalTransformConfig,
+    config: FeatureConfig,
+    workers: int,
+    ranks: Ranks,
+    told: set[int],
 ) -> tuple[Tensor, Tensor]:
-    """CLS tokens and labels of all images, on the CPU; each rank computes its part."""
+    """Features and labels of all images, on the CPU; each rank computes its part."""
     device = next(backbone.parameters()).device
     skipped: dict[int, tuple[str, str]] = {}
     place = {"rank": ranks.rank, "world": ranks.world, "workers": min(workers, 2), "skipped": skipped}
-    tokens, labels = [], []
-    for batch in ordered_batches(data, build_eval_transform(config), 128, **place):  # type: ignore[arg-type]
+    values, labels = [], []
+    for batch in ordered_batches(data, build_eval_transform(transform), 128, **place):  # type: ignore[arg-type]
         assert batch.labels is not None
-        tokens.append(backbone(batch.images.to(device)).cls.float().cpu())
+        values.append(read_features(backbone, batch.images.to(device), config).cpu())
         labels.append(batch.labels)
-    mine = (torch.cat(tokens), torch.cat(labels)) if tokens else None
+    mine = (torch.cat(values), torch.cat(labels)) if values else None
     tell_unreadable({i: why for part in ranks.gather(skipped) for i, why in part.items()}, len(data), told)
     parts = [part for part in ranks.gather(mine) if part is not None]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

@@ -57,7 +57,7 @@ def check_views(
 
 def seen_by(backbone: TimmViT, image_size: int | tuple[int, int]) -> EvalTransformConfig:
     """How held-out images are brought to the size that a backbone is trained at."""
-    return EvalTransformConfig(image_size=image_size, mean=backbone.mean, std=backbone.std)  # type: ignore[arg-type]
+    return EvalTransformConfig(image_size=image_size, mean=backbone.mean, std=backbone.std)
 
 
 def drawing(splits: Splits) -> Callable[[Path, str, TimmViT], None]:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig, TimmViT
+from vitrail.backbones import BackboneConfig
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import (
@@ -32,10 +31,9 @@ from vitrail.data import (
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.nn.surgery import PRESETS
 from vitrail.ops.spatial_entropy import spatial_entropy
-from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.recipes.start import HALF, capped, check_data, check_size, start, tell_unreadable
+from vitrail.recipes.start import HALF, capped, check_data, check_size, drawing, start, tell_unreadable
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import Ranks, TrainConfig
 
