@@ -25,6 +25,8 @@ from vitrail.data import (
     EvalTransformConfig,
     ImageFolder,
     Loader,
+    MultiCrop,
+    MultiCropConfig,
     TooManyUnreadable,
     TrainTransform,
     TrainTransformConfig,
@@ -32,7 +34,7 @@ from vitrail.data import (
     WorkerCrashed,
     ordered_batches,
 )
-from vitrail.data.loader import _Reader, _Request, _scramble, epoch_order, sample_seed
+from vitrail.data.loader import _Loaded, _Reader, _Request, _scramble, _tuples, epoch_order, sample_seed
 
 
 class Pictures:
@@ -72,6 +74,11 @@ class TwoViews:
         return torch.rand(2), torch.rand(3)
 
 
+class Uneven:
+    def __call__(self, image: Image.Image) -> tuple[Tensor, ...]:
+        return (torch.zeros(2),) * (1 + int(np.asarray(image)[0, 0, 0]) % 3)
+
+
 class Growing:
     def __call__(self, image: Image.Image) -> Tensor:
         return torch.zeros(int(np.asarray(image)[0, 0, 0]) % 7 + 1)
@@ -93,6 +100,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.indices, other.indices)
+        assert all(torch.equal(view, twin) for view, twin in zip(one.views, other.views, strict=True))
         assert (one.labels is None) == (other.labels is None)
         if one.labels is not None and other.labels is not None:
             assert torch.equal(one.labels, other.labels)
@@ -181,6 +189,55 @@ def test_the_deit_augmentation_is_equal_to_the_bit() -> None:
     assert_equal(flat(loader(data=data, transform=transform, workers=2).batches(0, 4)), plain)
     first, second = (flat(loader(data=data, transform=transform).batches(2 * k, 2 * k + 1)) for k in (0, 1))
     assert not torch.equal(first[0].images, second[0].images)
+
+
+def test_views_are_equal_to_the_bit_with_workers_after_a_restart_and_over_ranks() -> None:
+    transform = MultiCrop(MultiCropConfig(global_size=24, local_size=12, locals=3))
+    data = Pictures(20, 32)
+    whole = flat(loader(data=data, transform=transform).batches(0, 4))
+    assert [tuple(view.shape) for view in whole[0].views] == [(8, 3, 24, 24)] + [(8, 3, 12, 12)] * 3
+    assert isinstance(whole[0].views, tuple)
+    assert not torch.equal(whole[0].images, whole[0].views[0])
+    assert_equal(flat(loader(data=data, transform=transform, workers=2).batches(0, 4)), whole)
+    for workers in (0, 2):
+        assert_equal(flat(loader(data=data, transform=transform, workers=workers).batches(3, 4)), whole[3:])
+    halves = [
+        flat(loader(data=data, transform=transform, rank=rank, world=2, accumulate=2).batches(0, 1)) for rank in (0, 1)
+    ]
+    parts = [batch.views for half in halves for batch in half]
+    assert len(parts) == 4
+    for place, view in enumerate(whole[0].views):
+        assert torch.equal(torch.cat([part[place] for part in parts]), view)
+
+
+def test_views_keep_the_images_that_are_really_there() -> None:
+    found = flat(loader(data=Pictures(200, bad=(3,)), transform=TwoViews()).batches(0, 25))
+    assert 3 not in {int(index) for batch in found for index in batch.indices}
+    assert all(len(view) == 8 for batch in found for view in batch.views)
+    rest = list(ordered_batches(Pictures(5, bad=(3,)), TwoViews(), 4))
+    assert [len(batch.views[0]) for batch in rest] == [3, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_with_different_numbers_of_views(workers: int) -> None:
+    with pytest.raises(ValueError, match=r"image \d+ became \d views and image \d+ \d; a transform gives the same"):
+        flat(loader(transform=Uneven(), workers=workers).batches(0, 1))
+
+
+def test_no_view_at_all_and_views_of_different_sizes() -> None:
+    with pytest.raises(ValueError, match="became 0 views"):
+        flat(loader(transform=lambda image: ()).batches(0, 1))
+    with pytest.raises(ValueError, match="one batch needs one size"):
+        flat(loader(transform=lambda image: (torch.zeros(2), Growing()(image))).batches(0, 1))
+
+
+def test_what_pinning_makes_lists_of_are_tuples_again() -> None:
+    batch = Batch(torch.zeros(1), None, torch.zeros(1), [torch.ones(1)])  # type: ignore[arg-type]
+    found = _tuples(_Loaded(batch, {3: ["3.jpg", "empty"]}))  # type: ignore[dict-item]
+    assert found.batch is not None
+    assert isinstance(found.batch.views, tuple)
+    assert found.skipped == {3: ("3.jpg", "empty")}
+    assert _tuples(_Loaded(None, {})) == _Loaded(None, {})
 
 
 def test_seeds_and_epochs_draw_anew() -> None:

@@ -102,6 +102,7 @@ def test_modules_without_layers() -> None:
     ("values", "words"),
     [
         ({"weight_decay": -0.1}, "weight_decay -0.1"),
+        ({"weight_decay": 0.1, "weight_decay_end": -0.4}, "weight_decay_end -0.4"),
         ({"weight_decay": 0.1, "layer_decay": 0.0}, "layer_decay 0.0"),
         ({"weight_decay": 0.1, "layer_decay": 1.5}, "layer_decay 1.5"),
     ],
@@ -116,3 +117,8 @@ def test_an_optimizer_takes_them() -> None:
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.05, layer_decay=0.75), lr=1e-3)
     taken = [value for group in optimizer.param_groups for value in group["params"]]
     assert len(taken) == len(set(taken)) == len(list(model.parameters()))
+
+
+def test_only_what_decays_goes_to_another_decay() -> None:
+    groups = parameter_groups(Classifier(), weight_decay=0.04, weight_decay_end=0.4)
+    assert {(group["weight_decay"], group.get("weight_decay_end")) for group in groups} == {(0.04, 0.4), (0.0, None)}

@@ -12,7 +12,7 @@ from vitrail.config import ConfigError
 from vitrail.recipes import supervised
 from vitrail.train import TrainConfig, deterministic_kernels, seed_everything
 from vitrail.train.progress import Progress, console
-from vitrail.train.schedule import learning_rate_at
+from vitrail.train.schedule import learning_rate_at, weight_decay_at
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,9 @@ def test_progress_on_a_terminal_and_elsewhere(monkeypatch, caplog):
         assert "step 5/10  epoch 0.50  loss 1.2500  321 img/s  data wait 25%  1.5 GB" in record.message
         assert record.levelname == ("DEBUG" if terminal else "INFO")
         assert ("step 5/10" in captured.get()) == terminal
+
+
+def test_weight_decay_goes_along_half_a_cosine():
+    assert weight_decay_at(0, 8, 0.04, 0.4) == pytest.approx(0.04)
+    assert weight_decay_at(4, 8, 0.04, 0.4) == pytest.approx(0.22)
+    assert weight_decay_at(8, 8, 0.04, 0.4) == pytest.approx(0.4)

@@ -482,3 +482,29 @@ def test_a_signal_to_a_process_and_its_workers_can_be_resumed(tmp_path, number, 
 def test_an_epoch_shorter_than_the_interval_still_gets_its_line(tmp_path):
     tiny.train(tmp_path, epochs=2, log_every=50)
     assert [line["step"] for line in tiny.metrics(tmp_path) if "train/loss" in line] == [3, 6]
+
+
+def test_weight_decay_moves_in_the_groups_that_ask_for_it_and_survives_a_resume(tmp_path):
+    from vitrail.train.schedule import weight_decay_at
+
+    class Decaying(tiny.Tiny):
+        def parameter_groups(self):
+            blocks, head = super().parameter_groups()
+            return [blocks | {"weight_decay_end": 0.5}, head | {"weight_decay": 0.1}]
+
+    used = []
+
+    class Watching(torch.optim.AdamW):
+        def step(self, closure=None):
+            used.append([group["weight_decay"] for group in self.param_groups])
+            return super().step(closure)
+
+    original, torch.optim.AdamW = torch.optim.AdamW, Watching
+    try:
+        tiny.train(tmp_path / "run", method=Decaying(), epochs=2)
+        tiny.train(tmp_path / "run", "extend", method=Decaying(), epochs=3)
+    finally:
+        torch.optim.AdamW = original
+    expected = [[weight_decay_at(step, 6, 0.05, 0.5), 0.1] for step in range(6)]
+    expected += [[weight_decay_at(step, 9, 0.05, 0.5), 0.1] for step in range(6, 9)]
+    numpy.testing.assert_allclose(used, expected, rtol=1e-12)

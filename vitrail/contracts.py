@@ -137,7 +137,10 @@ class Method(Protocol):
         ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups: `params`, and where wanted `weight_decay` and `lr_scale` (a factor on the schedule)."""
+        """Optimizer groups: `params`, and where wanted `weight_decay` and `lr_scale` (a factor on the schedule).
+
+        With `weight_decay_end` the decay goes there from `weight_decay`, along half a cosine.
+        """
         ...
 
     def after_step(self, step: Step) -> None:

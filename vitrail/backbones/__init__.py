@@ -7,33 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vitrail.backbones.architecture import create
-    from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported, weights_file
+    from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported
     from vitrail.backbones.config import BackboneConfig
+    from vitrail.backbones.parts import Part, load_part, need_part, with_part
+    from vitrail.backbones.reading import weights_file
     from vitrail.backbones.report import LoadReport
     from vitrail.backbones.timm_vit import TimmViT
 
 __all__ = [
     "BackboneConfig",
     "LoadReport",
+    "Part",
     "TimmViT",
     "create",
     "digest",
     "load",
     "load_classifier",
+    "load_part",
+    "need_part",
     "save_exported",
     "weights_file",
+    "with_part",
 ]
 
 _HOMES = {
     "BackboneConfig": "config",
     "LoadReport": "report",
+    "Part": "parts",
     "TimmViT": "timm_vit",
     "create": "architecture",
     "digest": "checkpoints",
     "load": "checkpoints",
     "load_classifier": "checkpoints",
+    "load_part": "parts",
+    "need_part": "parts",
     "save_exported": "checkpoints",
-    "weights_file": "checkpoints",
+    "weights_file": "reading",
+    "with_part": "parts",
 }
 
 

@@ -7,17 +7,14 @@ timm's names, with the configuration in the header, so that they need no name an
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -28,6 +25,8 @@ from vitrail.backbones.architecture import build_vit, check_name, create
 from vitrail.backbones.config import BackboneConfig
 from vitrail.backbones.infer import depth_of, infer, lacks_last_norm2
 from vitrail.backbones.layouts import Recognized, recognize
+from vitrail.backbones.parts import set_apart
+from vitrail.backbones.reading import read_file, weights_file
 from vitrail.backbones.report import LoadReport
 from vitrail.backbones.timm_vit import TimmViT
 from vitrail.config import ConfigError
@@ -89,21 +88,6 @@ def load(
     path = weights_file(weights)
     found, own = _found(path, checkpoint_key)
     return _build(found, own, name, changes, str(path), allow_partial)
-
-
-def weights_file(where: str | Path) -> Path:
-    """The file of weights: `where` itself, or what the run folder `where` exported. `ValueError` where none is."""
-    path = Path(where).expanduser()
-    if path.is_dir():
-        file = path / "exported" / "backbone.safetensors"
-        if not file.is_file():
-            raise ValueError(
-                f"{path} holds no exported/backbone.safetensors; give a run folder that has finished, or a file"
-            )
-        return file
-    if not path.is_file():
-        raise ValueError(f"there is no file of weights at {path}; give a checkpoint, a run folder, or 'pretrained'")
-    return path
 
 
 def load_classifier(
@@ -222,11 +206,13 @@ def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> s
 
 def _found(path: Path, key: str) -> tuple[Recognized, dict[str, Any] | None]:
     """What a file holds, and the metadata of one of ours."""
-    content, own = _read(path)
+    content, own = read_file(path)
+    content, apart, note = set_apart(content, own)
     try:
         found = recognize(content, key)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    found = found._replace(ignored=(*found.ignored, *apart), notes=(*found.notes, *note))
     # MoCo-v3 writes `arch` too, in words of its own.
     return (found if found.arch and timm.is_model(found.arch) else found._replace(arch=None)), own
 
@@ -410,65 +396,3 @@ def _fit_positions(
         positions.float(), new_size=list(new), old_size=list(old), num_prefix_tokens=prefix
     )
     return state | {"pos_embed": resized}, f"{old[0]}x{old[1]} to {new[0]}x{new[1]}"
-
-
-def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    """The content of a file, and the metadata where it is one of ours."""
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
-    if path.suffix == ".npz":
-        raise ValueError(f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise ValueError(_needs_code(path, error)) from error
-        raise ValueError(_broken(path, error)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError(_broken(path, error)) from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    return content, None
-
-
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(_broken(path, error)) from error
-    return content, json.loads(header["vitrail"]) if "vitrail" in header else None
-
-
-# Found in well-known checkpoints and without any behavior: command-line arguments and numpy numbers.
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
-]
-
-
-def _needs_code(path: Path, error: Exception) -> str:
-    blocked = str(error).split("Unsupported", 1)
-    detail = blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
-    return (
-        f"{path} is a pickle that holds more than weights ({detail}); such files can run any code, so they "
-        "are not "
-        'opened here. If you trust its origin, convert it once: python -c "import torch; c = '
-        f"torch.load('{path}', map_location='cpu', weights_only=False); c = c.get('state_dict', "
-        "c.get('model', c)); "
-        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'weights.pth')\""
-    )
-
-
-def _broken(path: Path, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    return f"{path} cannot be read: it is truncated, or no checkpoint ({reason}); copy or download it again"

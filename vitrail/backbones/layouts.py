@@ -56,6 +56,9 @@ class Recognized(NamedTuple):
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     arch: str | None = None  # timm's name, where the file says it
+    prefix: str = ""  # stood before the backbone's names
+    inside: Mapping[str, Tensor] = MappingProxyType({})  # under the prefix, taken off, and no part of the backbone
+    outside: Mapping[str, Tensor] = MappingProxyType({})  # beside the prefix, whole names
 
 
 def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
@@ -74,19 +77,20 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     prefix, anchor, others = _prefix(tensors, key, content)
     others = (*others, *_siblings(content, path))
     state = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-    outside = [name for name in tensors if not name.startswith(prefix)]
+    outside = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
     layout = _layout(content, path, tensors, prefix, anchor, state)
     head = _head(tensors, prefix)
     if anchor == _HF_ANCHOR:
-        state = _from_hugging_face(state)
+        state = from_hugging_face(state)
     state, folded = _from_meta(state)
-    inside = [name for name in state if _NOT_BACKBONE.match(name)]
-    kept = {name: value for name, value in state.items() if not _NOT_BACKBONE.match(name)}
+    inside = {name: value for name, value in state.items() if _NOT_BACKBONE.match(name)}
+    kept = {name: value for name, value in state.items() if name not in inside}
     notes = [f"read {'.'.join((*path, prefix)).rstrip('.')}"] if path or prefix else []
     notes += [f"the file also holds {', '.join(others)}; choose by checkpoint_key"] if others else []
     notes += folded
     arch = content.get("arch")
-    return Recognized(kept, layout, head, (*inside, *outside), tuple(notes), arch if isinstance(arch, str) else None)
+    arch = arch if isinstance(arch, str) else None
+    return Recognized(kept, layout, head, (*inside, *outside), tuple(notes), arch, prefix, inside, outside)
 
 
 def _open(content: Mapping[str, Any], key: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -190,7 +194,8 @@ def _head(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {}
 
 
-def _from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's names for those of transformers' ViT (`encoder.layer.N.*` and so on), and one qkv instead of three."""
     renamed: dict[str, Tensor] = {}
     joined: set[str] = set()
     for name in state:

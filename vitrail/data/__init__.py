@@ -12,11 +12,14 @@ _HOMES = {
     "ImageFolder": "folders",
     "Loader": "loader",
     "LoaderConfig": "loader",
+    "MultiCrop": "views",
+    "MultiCropConfig": "views",
     "SyntheticScenes": "synthetic",
     "TooManyUnreadable": "loader",
     "TrainTransform": "transforms",
     "TrainTransformConfig": "transforms",
     "UnreadableImage": "images",
+    "View": "views",
     "VocSegmentation": "voc",
     "WorkerCrashed": "loader",
     "build_eval_transform": "transforms",
@@ -35,11 +38,14 @@ __all__ = [
     "ImageFolder",
     "Loader",
     "LoaderConfig",
+    "MultiCrop",
+    "MultiCropConfig",
     "SyntheticScenes",
     "TooManyUnreadable",
     "TrainTransform",
     "TrainTransformConfig",
     "UnreadableImage",
+    "View",
     "VocSegmentation",
     "WorkerCrashed",
     "build_eval_transform",
@@ -64,6 +70,7 @@ if TYPE_CHECKING:
         build_eval_transform,
         build_train_transform,
     )
+    from vitrail.data.views import MultiCrop, MultiCropConfig, View
     from vitrail.data.voc import VocSegmentation
 
 

@@ -34,8 +34,9 @@ from torch.utils.data import DataLoader, Dataset
 from vitrail.config import Config
 from vitrail.contracts import Batch, ImageSet, Sample
 from vitrail.data.images import UnreadableImage
+from vitrail.data.transforms import Picture
 
-Transform = Callable[[Any], Any]
+Transform = Callable[[Picture], Tensor | tuple[Tensor, ...]]
 """PIL image -> float tensor `[3, H, W]`, or a tuple of them: the image and further views of it."""
 
 TOLERATED = 0.01
@@ -80,8 +81,9 @@ class Loader:
 
     Args:
         data: the images.
-        transform: PIL image -> float tensor `[3, H, W]` of one size; must be picklable where workers are
-            spawned.
+        transform: PIL image -> float tensor `[3, H, W]` of one size, or a tuple of them, of which the first fills
+            `Batch.images` and the others `Batch.views`; view v has one size in all images. Must be picklable where
+            workers are spawned.
         global_batch_size: images per optimizer step, over all ranks and micro-batches.
         seed: decides the order and the augmentation.
         rank, world: which of how many processes this is.
@@ -154,7 +156,7 @@ class Loader:
             raise TooManyUnreadable(skipped, len(self.data))
 
     def _note(self, skipped: Mapping[int, tuple[str, str]]) -> None:
-        self.skipped.update(_tuples(skipped))
+        self.skipped.update(skipped)
         self.tolerate(self.skipped)
 
 
@@ -189,7 +191,7 @@ def ordered_batches(
     reader = _Reader(data, transform, 0, replace=False)
     for loaded in _load(reader, requests, LoaderConfig(workers=workers, prefetch=prefetch, pin=pin)):
         if skipped is not None:
-            skipped.update(_tuples(loaded.skipped))
+            skipped.update(loaded.skipped)
         if loaded.batch is not None:
             yield loaded.batch
 
@@ -261,7 +263,7 @@ class _Reader(Dataset[_Loaded]):
         self.data, self.transform, self.seed, self.replace = data, transform, seed, replace
 
     def __getitem__(self, request: _Request) -> _Loaded:
-        images: list[Any] = []
+        images: list[Tensor | tuple[Tensor, ...]] = []
         labels: list[int | None] = []
         kept: list[int] = []
         skipped: dict[int, tuple[str, str]] = {}
@@ -292,28 +294,35 @@ class _Reader(Dataset[_Loaded]):
             index = (index + 1) % len(self.data)
         return None
 
-    def _joined(self, images: list[Any], labels: list[int | None], kept: list[int]) -> Batch:
+    def _joined(self, images: list[Tensor | tuple[Tensor, ...]], labels: list[int | None], kept: list[int]) -> Batch:
         indices = torch.tensor(kept)
         given = [label for label in labels if label is not None]
         if given and len(given) < len(labels):
             raise ValueError(f"images {[i for i, label in zip(kept, labels) if label is None][:8]} have no label")
-        views: tuple[Tensor, ...] = ()
-        if isinstance(images[0], tuple):
-            first, *others = (_stacked(each, kept) for each in zip(*images, strict=True))
-            views = tuple(others)
-        else:
-            first = _stacked(images, kept)
-        return Batch(first, torch.tensor(given) if given else None, indices, views)
+        first, *views = (_stacked(slot, kept) for slot in _slots(images, kept))
+        return Batch(first, torch.tensor(given) if given else None, indices, tuple(views))
 
 
-def _stacked(images: Any, kept: list[int]) -> Tensor:
+def _slots(images: list[Tensor | tuple[Tensor, ...]], kept: list[int]) -> list[tuple[Tensor, ...]]:
+    """The image and each further view, of all images."""
+    rows = [image if isinstance(image, tuple) else (image,) for image in images]
+    for index, row in zip(kept, rows):
+        if not row or len(row) != len(rows[0]):
+            raise ValueError(
+                f"image {kept[0]} became {len(rows[0])} views and image {index} {len(row)}; a transform gives the same"
+                " number, at least 1, for each image"
+            )
+    return list(zip(*rows, strict=True))
+
+
+def _stacked(images: tuple[Tensor, ...], kept: list[int]) -> Tensor:
     for index, image in zip(kept, images):
         if image.shape != images[0].shape:
             raise ValueError(
                 f"image {kept[0]} became {list(images[0].shape)} and image {index} {list(image.shape)}; "
                 'one batch needs one size: use mode "crop" or "squash", or a batch size of 1'
             )
-    return torch.stack(tuple(images))
+    return torch.stack(images)
 
 
 def _load(reader: _Reader, requests: Any, config: LoaderConfig) -> Iterator[_Loaded]:
@@ -340,7 +349,7 @@ def _load(reader: _Reader, requests: Any, config: LoaderConfig) -> Iterator[_Loa
             if crash is None:
                 raise
             break
-        yield loaded
+        yield _tuples(loaded)
     del iterator  # outside of the except block nothing else refers to it, so this ends the other workers
     raise WorkerCrashed(
         f"a loading process died ({crash}). Usual causes: the system ran out of memory, /dev/shm is too "
@@ -362,8 +371,12 @@ def _last_words(error: Exception) -> str | None:
     return words.strip() or "its pipe broke"
 
 
-def _tuples(skipped: Mapping[int, tuple[str, str]]) -> dict[int, tuple[str, str]]:
-    return {index: (path, reason) for index, (path, reason) in skipped.items()}  # pinning turns tuples into lists
+def _tuples(loaded: _Loaded) -> _Loaded:
+    """Undo that pinning turns tuples into lists, in some versions of torch."""
+    batch, skipped = loaded
+    if batch is not None:
+        batch = batch._replace(views=tuple(batch.views))
+    return _Loaded(batch, {index: (path, reason) for index, (path, reason) in skipped.items()})
 
 
 def _as_it_is(loaded: _Loaded) -> _Loaded:

@@ -35,7 +35,7 @@ Channels = tuple[float, float, float]
 Interpolation = Literal["bicubic", "bilinear"]
 Picture = Image.Image | np.ndarray
 
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class TrainTransformConfig(Config):
@@ -81,7 +81,7 @@ class TrainTransformConfig(Config):
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         _check_size(self.image_size)
-        _check_std(self.std)
+        check_std(self.std)
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale is (least, most) share of the area within (0, 1], not {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
@@ -116,7 +116,7 @@ class EvalTransformConfig(Config):
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         _check_size(self.image_size)
-        _check_std(self.std)
+        check_std(self.std)
         return self
 
     @property
@@ -170,7 +170,7 @@ class TrainTransform:
     def __call__(self, image: Picture) -> Tensor:
         """One augmented image, float32 `[3, height, width]`."""
         if self._plain and _size(image) == self.size:
-            pixels = _pixels(image)
+            pixels = rgb_pixels(image)
             if random.random() < self.config.flip:
                 pixels = pixels[:, ::-1]
         else:
@@ -180,7 +180,7 @@ class TrainTransform:
 
     def _augmented(self, image: Image.Image) -> Image.Image:
         config = self.config
-        resample = _RESAMPLING[config.interpolation]
+        resample = RESAMPLING[config.interpolation]
         if config.scale is None:
             image = _middle(image, self.size, resample)
         else:
@@ -206,8 +206,8 @@ class EvalTransform:
         height, width = _size(image)
         geometry = self.geometry(height, width)
         if geometry.resized == geometry.size == (height, width):
-            return self._normalize(_pixels(image))
-        resample = _RESAMPLING[self.config.interpolation]
+            return self._normalize(rgb_pixels(image))
+        resample = RESAMPLING[self.config.interpolation]
         return self._normalize(np.asarray(_moved(_pil(image), geometry, resample, self._filling)))
 
     def with_targets(self, sample: Sample) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -248,8 +248,7 @@ class Normalize:
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """Raises `ValueError` for anything but three channels of uint8."""
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"expected uint8 [H, W, 3], got {pixels.dtype} {pixels.shape}; open images by open_image")
+        _check_pixels(pixels)
         channels = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
         return channels.to(torch.float32).mul_(self._factor).add_(self._offset)
 
@@ -318,7 +317,7 @@ def _rand_augment(config: TrainTransformConfig) -> Any:
     settings = {
         "translate_const": int(min(_height_width(config.image_size)) * 0.45),
         "img_mean": tuple(min(255, round(255 * channel)) for channel in config.mean),
-        "interpolation": _RESAMPLING[config.interpolation],
+        "interpolation": RESAMPLING[config.interpolation],
     }
     try:
         return rand_augment_transform(config.rand_augment, settings)
@@ -373,15 +372,19 @@ def _size(image: Picture) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _pixels(image: Picture) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else np.asarray(image)
+def rgb_pixels(image: Picture) -> np.ndarray:
+    """The picture as a uint8 array `[H, W, 3]`, which may be read-only. `ValueError` for what is not RGB."""
+    if isinstance(image, np.ndarray):
+        _check_pixels(image)
+        return image
+    _check_mode(image)
+    return np.asarray(image)
 
 
 def _pil(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         return Image.fromarray(np.ascontiguousarray(image))
-    if image.mode != "RGB":
-        raise ValueError(f"expected an RGB image, got mode {image.mode}; open images by vitrail.data.open_image")
+    _check_mode(image)
     return image
 
 
@@ -394,6 +397,17 @@ def _check_size(size: int | tuple[int, int]) -> None:
         raise ValueError(f"image_size is at least 1 pixel, not {size}")
 
 
-def _check_std(std: Channels) -> None:
+def _check_mode(image: Image.Image) -> None:
+    if image.mode != "RGB":
+        raise ValueError(f"expected an RGB image, got mode {image.mode}; open images by vitrail.data.open_image")
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"expected uint8 [H, W, 3], got {pixels.dtype} {pixels.shape}; open images by open_image")
+
+
+def check_std(std: Channels) -> None:
+    """Raise `ValueError` for a standard deviation that is not positive."""
     if min(std) <= 0:
         raise ValueError(f"std is positive, not {std}")

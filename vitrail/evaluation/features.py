@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vitrail.config import Config
@@ -34,15 +34,22 @@ Precision = Literal["fp32", "bf16"]
 class FeatureConfig(Config):
     """Which tokens become the feature of an image."""
 
-    cls_blocks: int = Field(default=1, ge=1)
-    """Concatenate the CLS of the last n blocks, each after the final norm."""
+    cls_blocks: int = Field(default=1, ge=0)
+    """Concatenate the CLS of the last n blocks, each after the final norm; 0 for none, with `mean_patch`."""
     mean_patch: bool = False
-    """Append the mean of the last block's patches, after the final norm."""
+    """Append the mean of the last block's patches, after the final norm. Masked autoencoders learn these alone."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.cls_blocks and not self.mean_patch:
+            raise ValueError("cls_blocks is 0 and mean_patch is false, which leaves no feature; set one of them")
+        return self
 
     def words(self) -> tuple[str, str]:
         """Layer and token, for the protocol card."""
-        layer = "last block" if self.cls_blocks == 1 else f"last {self.cls_blocks} blocks"
-        return f"{layer}, after the final norm", "CLS + mean patch" if self.mean_patch else "CLS"
+        layer = "last block" if self.cls_blocks <= 1 else f"last {self.cls_blocks} blocks"
+        tokens = [*["CLS"] * (self.cls_blocks > 0), *["mean patch"] * self.mean_patch]
+        return f"{layer}, after the final norm", " + ".join(tokens)
 
 
 class Features(NamedTuple):
@@ -256,7 +263,8 @@ def read_features(backbone: Backbone, images: Tensor, config: FeatureConfig) -> 
                 f"cls_blocks = {blocks} needs `backbone.norm`, the final norm; add it, or use cls_blocks=1"
             )
         parts = [norm(tokens.layers[block][:, 0]) for block in earlier]
-    parts.append(tokens.cls)
+    if blocks:
+        parts.append(tokens.cls)
     if config.mean_patch:
         parts.append(tokens.patches.mean(1))
     return torch.cat([part.float() for part in parts], dim=1)

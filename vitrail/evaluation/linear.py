@@ -99,8 +99,8 @@ class LinearConfig(Config):
     """A preset, and what differs from it (null: as the preset says)."""
 
     preset: Literal["dino", "dino_vitb", "ibot", "features"] = "dino"
-    cls_blocks: int | None = Field(default=None, ge=1)
-    """Join the CLS of the last n blocks."""
+    cls_blocks: int | None = Field(default=None, ge=0)
+    """Join the CLS of the last n blocks; 0 for none, with `mean_patch`."""
     mean_patch: bool | None = None
     """Append the mean patch of the last block."""
     augment: bool | None = None

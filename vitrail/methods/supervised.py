@@ -17,7 +17,6 @@ Deviations from the paper
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import torch
@@ -26,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrail.backbones import TimmViT
-from vitrail.config import Config, ConfigError
+from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.nn.groups import parameter_groups
-from vitrail.regularizers import RegularizerConfig, Weighted, build
+from vitrail.regularizers import RegularizerConfig, Regularizers
 
 
 class SupervisedConfig(Config):
@@ -63,7 +62,7 @@ class Supervised(nn.Module):
         self.head = nn.Linear(backbone.embed_dim, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.regularizers = _regularizers(config.regularizers, backbone)
+        self.regularizers = Regularizers(config.regularizers, backbone)
         self.mixing = _mixing(config, len(classes))
 
     def training_step(self, batch: Batch, step: Step) -> Losses:
@@ -71,19 +70,15 @@ class Supervised(nn.Module):
         if batch.labels is None:
             raise ValueError("supervised training needs labels; put the images into one folder per class")
         images, targets = self._mix(batch.images, batch.labels)
-        layers, scores = self._wanted()
-        tokens = self.backbone(images, layers=layers, scores=scores)
+        tokens = self.backbone(images, layers=self.regularizers.layers, scores=self.regularizers.scores)
         logits = self.head(tokens.cls).float()
         smoothing = self.config.label_smoothing if self.mixing is None else 0.0  # timm's mixing has smoothed already
         total = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         parts = {"cross_entropy": total.detach()}
         if self.mixing is None:
             parts["top1"] = (logits.argmax(1) == batch.labels).float().mean() * 100
-        for regularizer in self.regularizers:
-            loss, named = regularizer(tokens, step)
-            total = total + loss
-            parts.update(named)
-        return Losses(total, parts)
+        penalty, named = self.regularizers(tokens, step)
+        return Losses(total + penalty, parts | named)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, classes]` of normalized images `[B, 3, H, W]`."""
@@ -114,12 +109,6 @@ class Supervised(nn.Module):
                 "(train.global_batch_size / devices / train.accumulate), or set method.mixup=0 method.cutmix=0"
             )
 
-    def _wanted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        wanted = [regularizer for regularizer in self.regularizers if isinstance(regularizer, Weighted)]
-        layers = {block for each in wanted for block in each.layers}
-        scores = {block for each in wanted for block in each.scores}
-        return tuple(sorted(layers)), tuple(sorted(scores))
-
     # timm draws Python numbers for every batch, which would be compiled in as constants, a new graph for each.
     @torch.compiler.disable
     def _mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,22 +116,6 @@ class Supervised(nn.Module):
             return images, labels
         self.check_batch(len(images))
         return self.mixing(images.clone(), labels)  # timm mixes in place
-
-
-def _regularizers(configs: tuple[RegularizerConfig, ...], backbone: TimmViT) -> nn.ModuleList:
-    """Where a kind stands on several blocks, its names in the log end with the block, such as `drloc_block_3`."""
-    made = [build(each, backbone) for each in configs]
-    kinds, blocks = Counter(each.name for each in made), [each.block % backbone.depth for each in configs]
-    for weighted, block in zip(made, blocks):
-        if kinds[weighted.name] > 1:
-            weighted.name = f"{weighted.name}_block_{block}"
-    twice = [name for name, count in Counter(each.name for each in made).items() if count > 1]
-    if twice:
-        raise ConfigError(
-            f"method.regularizers holds {' and '.join(twice)} more than once; the backbone has blocks 0 to "
-            f"{backbone.depth - 1}, -1 is the last: choose another block, or add up the weights in one entry"
-        )
-    return nn.ModuleList(made)
 
 
 def _mixing(config: SupervisedConfig, classes: int) -> Any:

@@ -16,7 +16,7 @@ _TOKENS = frozenset(("cls_token", "dist_token", "reg_token", "mask_token", "pos_
 
 
 def parameter_groups(
-    module: nn.Module, *, weight_decay: float, layer_decay: float | None = None
+    module: nn.Module, *, weight_decay: float, layer_decay: float | None = None, weight_decay_end: float | None = None
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer, of all parameters that require a gradient.
 
@@ -26,16 +26,19 @@ def parameter_groups(
         layer_decay: factor per part, in (0, 1]. The last block (with the final norm) gets decay ** 1, the one
             below decay ** 2, the stem decay ** (depth + 1); everything outside the timm model, and its own
             classifier, learns at the full rate.
+        weight_decay_end: what the decay of matrices and kernels becomes by the end of training; None leaves it.
 
     Returns:
-        Dictionaries with `params`, `weight_decay` and `lr_scale` (a factor on the schedule); none is empty.
+        Dictionaries with `params`, `weight_decay`, `lr_scale` (a factor on the schedule), and `weight_decay_end` where
+        it is given; none is empty.
 
     Raises:
         ValueError: a negative weight decay, a layer decay outside (0, 1], or one for a module without timm's
             parts.
     """
-    if weight_decay < 0:
-        raise ValueError(f"weight_decay {weight_decay} is negative; 0 switches it off")
+    for decay_name, given in (("weight_decay", weight_decay), ("weight_decay_end", weight_decay_end or 0.0)):
+        if given < 0:
+            raise ValueError(f"{decay_name} {given} is negative; 0 switches it off")
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay {layer_decay} is not inside (0, 1]; null switches it off, 0.75 is usual")
     distances = _distances(module) if layer_decay is not None else {}
@@ -48,6 +51,8 @@ def parameter_groups(
         scale = 1.0 if layer_decay is None else layer_decay ** distances.get(name, 0)
         group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(value)
+        if decay and weight_decay_end is not None:
+            group["weight_decay_end"] = weight_decay_end
     return list(groups.values())
 
 

@@ -11,40 +11,35 @@ a checkpoint with and from one without SAR. The architecture always follows the 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig, TimmViT, create, load
+from vitrail.backbones import BackboneConfig
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import (
     EvalTransformConfig,
     Loader,
-    TooManyUnreadable,
     TrainTransformConfig,
     build_eval_transform,
     build_train_transform,
     ordered_batches,
 )
-from vitrail.data.loader import TOLERATED
 from vitrail.methods.supervised import Supervised, SupervisedConfig
-from vitrail.nn.surgery import PRESETS, surgery
+from vitrail.nn.surgery import PRESETS
 from vitrail.ops.spatial_entropy import spatial_entropy
-from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.run import Parts
-from vitrail.recipes.sources import DataConfig, existing, open_splits
+from vitrail.recipes.sources import DataConfig, open_splits
+from vitrail.recipes.start import HALF, capped, check_data, check_size, drawing, start, tell_unreadable
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import Ranks, TrainConfig
 
 log = logging.getLogger("vitrail")
 SAR = RegularizerConfig(kind="spatial_entropy")
 """Spatial entropy of the last block, weight 0.01 (Eq. 9)."""
-HALF = (0.5, 0.5, 0.5)
 
 
 class Recipe(Config):
@@ -63,11 +58,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.backbone.image_size not in (None, self.augment.image_size):
-            raise ValueError(
-                f"backbone.image_size {self.backbone.image_size} and augment.image_size {self.augment.image_size} "
-                "differ; set both to the same, or backbone.image_size to null"
-            )
+        check_size(self.backbone, self.augment.image_size)
         for regularizer in self.method.regularizers:
             weight = regularizer.weight
             if weight.kind == "warmup_cosine" and weight.epochs not in (None, self.train.epochs):
@@ -215,14 +206,16 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     `own` are the exported weights of a run that goes on: the network is theirs, so that what the run once started
     from may be gone.
     """
-    _check_source(recipe)
+    check(recipe)
     splits = open_splits(recipe.data)
     if splits.train.classes is None:
         raise ValueError(
             f"{recipe.data.root} has no class folders, and a supervised recipe needs labels; "
             "put the images into one folder per class"
         )
-    backbone = _backbone(recipe, own)
+    backbone = start(
+        recipe.backbone, recipe.augment.image_size, recipe.augment.mean, recipe.augment.std, recipe.init_from, own
+    )
     # Normalization belongs to the weights: those that are fine-tuned bring their own.
     augment = recipe.augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     method = Supervised(_timed(recipe), backbone, splits.train.classes)
@@ -234,47 +227,20 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         rank=rank,
         world=world,
         accumulate=recipe.train.accumulate,
-        workers=(workers := _workers(recipe)),
+        workers=(workers := capped(recipe.workers)),
     )
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
-    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
-        if drawn.closed:
-            log.warning("no attention is drawn nor its entropy measured: %s", next(iter(drawn.closed.values())))
-            return
-        caption = f"Attention of the last block, {when} training: image, each head, mean over heads."
-        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
-
     ranks = Ranks(rank, world, torch.device("cpu"))
-    return Parts(method, loader, validation(method, splits.val, seen, workers, ranks), draw)
+    return Parts(method, loader, validation(method, splits.val, seen, workers, ranks), drawing(splits))
 
 
 def check(recipe: Recipe) -> None:
     """Raise for what can be seen wrong before any process is started: weights, data folder, sizes."""
-    _check_source(recipe)
-    if recipe.data.root is not None:
-        existing(recipe.data.root)
-
-
-def _workers(recipe: Recipe) -> int:
-    """More processes than cores only get in each other's way; how many there are changes no image."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    if recipe.workers > most:
-        log.info("workers: %d instead of %d, for as many cores there are", most, recipe.workers)
-    return min(recipe.workers, most)
-
-
-def _check_source(recipe: Recipe) -> None:
     if recipe.init_from == "":
         raise ConfigError("fine-tuning starts from weights; give --init-from RUN_OR_FILE")
-    scenes_size = recipe.data.scenes.image_size
-    if recipe.data.root is None and recipe.augment.image_size != scenes_size:
-        raise ConfigError(
-            f"data.root is not given, and generated scenes of {scenes_size} pixels are not what augment.image_size "
-            f"{recipe.augment.image_size} asks for; give data.root=FOLDER, or make both sizes equal for scenes"
-        )
+    check_data(recipe.data, recipe.augment.image_size)
 
 
 def validation(
@@ -303,21 +269,13 @@ def validation(
             hits = (method.head(tokens.cls).argmax(1).cpu() == batch.labels).sum()
             entropy = spatial_entropy(tokens.scores[last]).mean(1).sum().cpu() if asked else torch.zeros(())
             sums += torch.stack([torch.tensor(len(batch.labels)), hits, entropy]).double()
-        _tell({index: why for part in ranks.gather(skipped) for index, why in part.items()}, len(data), told)
+        unreadable = {index: why for part in ranks.gather(skipped) for index, why in part.items()}
+        tell_unreadable(unreadable, len(data), told)
         count, hits, entropy = (ranks.mean(sums) * ranks.world).tolist()
         numbers = {"top1": 100 * hits / max(count, 1)}
         return numbers | ({"spatial_entropy": entropy / max(count, 1)} if asked else {})
 
     return evaluate
-
-
-def _tell(skipped: Mapping[int, tuple[str, str]], total: int, told: set[int]) -> None:
-    for index, (path, reason) in sorted(skipped.items()):
-        if index not in told:
-            told.add(index)
-            log.warning("validation image %s cannot be read and is left out: %s", path, reason)
-    if len(skipped) > TOLERATED * total:
-        raise TooManyUnreadable(skipped, total)
 
 
 def _timed(recipe: Recipe) -> SupervisedConfig:
@@ -331,33 +289,6 @@ def _timed(recipe: Recipe) -> SupervisedConfig:
             each.model_copy(update={"weight": WeightConfig.parse(weight, source="method.regularizers")})
         )
     return recipe.method.model_copy(update={"regularizers": tuple(regularizers)})
-
-
-def _backbone(recipe: Recipe, own: str | None) -> TimmViT:
-    augment = recipe.augment
-    if recipe.init_from is not None:
-        return _from_weights(recipe, own or recipe.init_from)
-    backbone = create(recipe.backbone.model_copy(update={"image_size": augment.image_size}))
-    backbone.mean, backbone.std = augment.mean, augment.std
-    return backbone
-
-
-def _from_weights(recipe: Recipe, weights: str) -> TimmViT:
-    wanted = recipe.backbone
-    backbone = load(
-        wanted.name if weights == "pretrained" else None,
-        weights,
-        image_size=recipe.augment.image_size,
-        drop_path=wanted.drop_path,
-        gradient_checkpointing=wanted.gradient_checkpointing,
-    )
-    found = backbone.config.surgery if backbone.config else None
-    if wanted.surgery is not None and not surgery(wanted.surgery).same_block(surgery(found)):
-        raise ConfigError(
-            f"backbone.surgery = {wanted.surgery!r}, and {weights} was trained with surgery {found!r}; the "
-            "architecture follows the weights: set backbone.surgery to null, or take finetune or finetune_sar"
-        )
-    return backbone
 
 
 def _deit(name: str) -> Recipe:

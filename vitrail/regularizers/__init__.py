@@ -2,6 +2,7 @@
 
 from vitrail.regularizers.build import RegularizerConfig, build
 from vitrail.regularizers.drloc import DRLoc
+from vitrail.regularizers.several import Regularizers
 from vitrail.regularizers.spatial_entropy import SpatialEntropy
 from vitrail.regularizers.total_variation import TotalVariation
 from vitrail.regularizers.weight import WeightConfig, weight_at
@@ -10,6 +11,7 @@ from vitrail.regularizers.weighted import Weighted
 __all__ = [
     "DRLoc",
     "RegularizerConfig",
+    "Regularizers",
     "SpatialEntropy",
     "TotalVariation",
     "WeightConfig",

@@ -34,7 +34,7 @@ from vitrail.train.interruption import Interrupted, Signals
 from vitrail.train.progress import Progress, memory_gb
 from vitrail.train.randomness import deterministic_kernels, seed_everything
 from vitrail.train.run_folder import RunFolder
-from vitrail.train.schedule import learning_rate_at
+from vitrail.train.schedule import learning_rate_at, weight_decay_at
 
 log = logging.getLogger("vitrail")
 FAILED_SAVES = 3  # in a row, before training stops
@@ -193,6 +193,9 @@ def _train_step(run: Run, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
     rate = learning_rate_at(run.step, run.loader.steps_per_epoch, config)
     for group in run.optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+        if "weight_decay_end" in group:
+            span = group["weight_decay_start"], group["weight_decay_end"]
+            group["weight_decay"] = weight_decay_at(run.step, run.total, *span)
     run.optimizer.zero_grad()
     seed_everything(config.seed, run.ranks.rank, run.step)
 
@@ -384,6 +387,8 @@ def _assemble(
     groups = [{"weight_decay": 0.0, "lr_scale": 1.0} | group for group in method.parameter_groups()]
     for group in groups:
         group["params"] = list(group["params"])
+        if "weight_decay_end" in group:
+            group["weight_decay_start"] = group["weight_decay"]
     held = {id(value) for group in groups for value in group["params"]}
     left = [name for name, value in method.named_parameters() if value.requires_grad and id(value) not in held]
     if left:

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step."""
+"""The learning rate and the weight decay as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def learning_rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> fl
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     height = config.learning_rate - config.min_learning_rate
     return config.min_learning_rate + height * (1 + math.cos(math.pi * progress)) / 2
+
+
+def weight_decay_at(step: int, total: int, start: float, end: float) -> float:
+    """Half a cosine from `start` at step 0 to `end`, which would be reached at step `total`, one after the last."""
+    return end + (start - end) * (1 + math.cos(math.pi * step / max(total, 1))) / 2

@@ -1,0 +1,94 @@
+"""Read a file of weights without running code in it, and say in words what is wrong with one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def weights_file(where: str | Path) -> Path:
+    """The file of weights: `where` itself, or what the run folder `where` exported. `ValueError` where none is."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        file = path / "exported" / "backbone.safetensors"
+        if not file.is_file():
+            raise ValueError(
+                f"{path} holds no exported/backbone.safetensors; give a run folder that has finished, or a file"
+            )
+        return file
+    if not path.is_file():
+        raise ValueError(f"there is no file of weights at {path}; give a checkpoint, a run folder, or 'pretrained'")
+    return path
+
+
+def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    """The content of a file, and the metadata where it is one of ours.
+
+    Raises:
+        ValueError: an empty, truncated or foreign file, one that holds more than weights, or Flax weights.
+    """
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); copy or download it again")
+    if path.suffix == ".npz":
+        raise ValueError(f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise ValueError(_needs_code(path, error)) from error
+        raise ValueError(_broken(path, error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(_broken(path, error)) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content, None
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_broken(path, error)) from error
+    return content, json.loads(header["vitrail"]) if "vitrail" in header else None
+
+
+# Found in well-known checkpoints and without any behavior: command-line arguments and numpy numbers.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)),
+]
+
+
+def _needs_code(path: Path, error: Exception) -> str:
+    blocked = str(error).split("Unsupported", 1)
+    detail = blocked[1].strip(" :").splitlines()[0][:120] if len(blocked) == 2 else "objects of other libraries"
+    return (
+        f"{path} is a pickle that holds more than weights ({detail}); such files can run any code, so they "
+        "are not "
+        'opened here. If you trust its origin, convert it once: python -c "import torch; c = '
+        f"torch.load('{path}', map_location='cpu', weights_only=False); c = c.get('state_dict', "
+        "c.get('model', c)); "
+        "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'weights.pth')\""
+    )
+
+
+def _broken(path: Path, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    return f"{path} cannot be read: it is truncated, or no checkpoint ({reason}); copy or download it again"

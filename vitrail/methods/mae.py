@@ -1,0 +1,156 @@
+"""Masked autoencoders: hide most patches, encode the rest, reconstruct what was hidden.
+
+    L = mean over hidden patches of mean over pixels of (prediction - target)^2
+
+The encoder sees the visible patches alone; a light decoder sees them and a mask token in each hidden place. A target
+is the pixels of a patch, by default less their mean and over their standard deviation, patch by patch.
+How patches are hidden is a `Mask`: uniform as published, or by a determinantal point process (DPPMask), which hides
+no part of the image whole.
+
+Sources: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022 (arXiv 2111.06377); the supplement of
+DPPMask; `throw` is the second half of Liu et al.'s attention-driven masking and throwing (2023).
+
+Deviations from the papers
+- Normalization of targets uses the pixels as they were normalized for the backbone, which only adds a constant factor
+  and shift within a channel; within a patch, channels are normalized together, as published.
+- `throw` takes patches out of the hidden ones uniformly at random; its paper lets the attention choose them.
+- A mask that is guided by attention asks the encoder itself, on whole images, in each step: one more forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vitrail.backbones import TimmViT
+from vitrail.backbones.parts import with_part
+from vitrail.config import Config
+from vitrail.contracts import Batch, Exported, Losses, Step
+from vitrail.masks import MaskConfig, build, visible
+from vitrail.nn.cls_attention import cls_attention
+from vitrail.nn.groups import parameter_groups
+from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
+from vitrail.nn.positions import sine_cosine
+from vitrail.ops.patches import patchify
+
+
+class MaeConfig(Config):
+    """How images are hidden and reconstructed."""
+
+    mask: MaskConfig = MaskConfig()
+    """Which patches are hidden."""
+    hidden: float = Field(0.75, gt=0, lt=1)
+    """Share of the patches that is hidden: `int(N * (1 - hidden))` stay."""
+    throw: float = Field(0.0, ge=0, lt=1)
+    """Share of the hidden patches that is not reconstructed either: less time in the decoder's loss alone."""
+    normalized_targets: bool = True
+    """Reconstruct each patch less its mean and over its standard deviation, instead of raw pixels."""
+    positions: Literal["fixed", "learned"] = "fixed"
+    """Of the encoder, where its weights are fresh: sines and cosines that stay, as published, or learned ones."""
+    decoder: DecoderConfig = DecoderConfig()
+    weight_decay: float = Field(0.05, ge=0)
+    """AdamW's decay, on matrices only."""
+
+
+class Mae(nn.Module):
+    """An encoder and a decoder that reconstructs. Fulfills `vitrail.contracts.Method`."""
+
+    def __init__(self, config: MaeConfig, backbone: TimmViT, *, fresh: bool = True) -> None:
+        """Args: fresh: the backbone's weights are to be drawn as the paper does; False leaves them as they are."""
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.mask = build(config.mask)
+        grid = self._grid(torch.empty(0, 3, *backbone.image_size, device="meta"))
+        self.decoder = MaskedDecoder(config.decoder, backbone.embed_dim, backbone.patch_size, grid)
+        if fresh:
+            _draw(backbone, config.positions)
+
+    def training_step(self, batch: Batch, step: Step) -> Losses:
+        """The mean squared error of the hidden patches; parts: what the mask has to tell."""
+        images = batch.images
+        hidden = self.hide(images)
+        predictions = self.reconstruct(images, hidden)
+        counted = self._thrown(hidden) if self.config.throw else hidden
+        errors = (predictions.float() - self.targets(images)).square().mean(-1)
+        return Losses((errors * counted).sum() / counted.sum(), _told(self.mask))
+
+    def hide(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Bool `[B, N]`, True is hidden: a new draw of the mask."""
+        attention = cls_attention(self.backbone, images) if self.mask.needs_attention else None
+        return self.mask(images, self._grid(images), self.config.hidden, attention=attention, generator=generator)
+
+    def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
+        """Predictions of all patches, `[B, N, P]` in units of the targets, P ordered channel, row, column."""
+        ids = visible(hidden, self.config.hidden)
+        tokens = self.backbone(images, keep=ids)
+        return self.decoder(tokens.cls, tokens.patches, ids, tokens.grid)
+
+    def targets(self, images: Tensor) -> Tensor:
+        """What is to be predicted, `[B, N, P]`."""
+        return targets(images, self.backbone.patch_size, self.config.normalized_targets)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Encoder and decoder at one rate; biases, norms and tokens undecayed."""
+        decay = self.config.weight_decay
+        return parameter_groups(self.backbone, weight_decay=decay) + parameter_groups(self.decoder, weight_decay=decay)
+
+    def after_step(self, step: Step) -> None:
+        """Nothing moves between steps."""
+
+    def export(self) -> Exported:
+        """The encoder under timm's names, and the decoder under `decoder.`."""
+        about = {"decoder": self.config.decoder.plain(), "normalized_targets": self.config.normalized_targets}
+        return with_part(self.backbone.export(), "decoder", self.decoder, about)
+
+    def _grid(self, images: Tensor) -> tuple[int, int]:
+        tall, wide = self.backbone.patch_size
+        return images.shape[-2] // tall, images.shape[-1] // wide
+
+    def _thrown(self, hidden: Tensor) -> Tensor:
+        """The hidden patches that are predicted: all but a share of them, drawn uniformly."""
+        count = hidden.sum(1, keepdim=True)
+        keys = torch.rand(hidden.shape, device=hidden.device).masked_fill(~hidden, 2.0)
+        rank = keys.argsort(1).argsort(1)
+        return rank < (count * (1 - self.config.throw)).ceil()
+
+
+def targets(images: Tensor, patch: tuple[int, int], normalized: bool) -> Tensor:
+    """Patches `[B, N, P]` of images `[B, 3, H, W]`; normalized: (pixel - mean) / sqrt(variance + 1e-6) in each patch.
+
+    The variance is the unbiased one, as in the released code.
+    """
+    patches = patchify(images.float(), patch)
+    if not normalized:
+        return patches
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def _told(mask: Any) -> dict[str, Tensor]:
+    return mask.logged() if hasattr(mask, "logged") else {}
+
+
+def _draw(backbone: TimmViT, positions: str) -> None:
+    """MAE's initial weights: Xavier's uniform for every matrix, small normal tokens, positions of sines and cosines."""
+    vit = backbone.vit
+    for part in vit.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    kernel = vit.patch_embed.proj.weight
+    nn.init.xavier_uniform_(kernel.view(kernel.shape[0], -1))
+    assert vit.cls_token is not None  # the wrapper has checked
+    nn.init.normal_(vit.cls_token, std=0.02)
+    if positions == "learned" or vit.pos_embed is None:
+        return
+    rows, columns = (size // side for size, side in zip(backbone.image_size, backbone.patch_size))
+    with torch.no_grad():
+        fixed = torch.zeros_like(vit.pos_embed)
+        fixed[0, -rows * columns :] = sine_cosine((rows, columns), backbone.embed_dim)
+        vit.pos_embed.copy_(fixed)
+    vit.pos_embed.requires_grad_(False)

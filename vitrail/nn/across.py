@@ -1,0 +1,32 @@
+"""Sums over the processes that train together. Methods use these where a batch is meant to be the whole one.
+
+All processes must call them, in the same order. In a single process they return their argument.
+"""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum over processes, without a gradient."""
+    if world_size() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def largest(values: Tensor) -> Tensor:
+    """The largest over processes, without a gradient."""
+    if world_size() == 1:
+        return values.detach()
+    most = values.detach().clone()
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return most

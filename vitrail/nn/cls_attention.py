@@ -1,0 +1,19 @@
+"""Where a backbone's class token looks, as masks that are guided by attention read it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitrail.contracts import Backbone
+
+
+@torch.no_grad()
+def cls_attention(backbone: Backbone, images: Tensor, block: int = -1) -> Tensor:
+    """Attention of a block's class token to the patches: `[B, N]` float32, not negative, each row sums to 1.
+
+    The softmax runs over the patches alone, then the heads are averaged. What the class token gives to itself is left
+    out, which changes the weight of a head in the average, and no head's order of patches.
+    """
+    scores = backbone(images, scores=(block,)).scores[block]
+    return scores.float().flatten(2).softmax(-1).mean(1)

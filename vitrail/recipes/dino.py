@@ -1,0 +1,174 @@
+"""DINO: on scenes, on a folder, by DINO's recipe; with or without SAR's regularizer.
+
+vitrail train folder_dino data.root=photos --out runs/photos-dino
+vitrail train dino_small data.root=photos --init-from dino_deitsmall16_pretrain.pth --out runs/continued
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from vitrail.backbones import BackboneConfig
+from vitrail.config import Config
+from vitrail.data import Loader, MultiCrop, MultiCropConfig
+from vitrail.methods.dino import Dino, DinoConfig
+from vitrail.nn.prototype_head import HeadConfig
+from vitrail.nn.soft_targets import TargetConfig
+from vitrail.recipes.heads import take_over
+from vitrail.recipes.probe import ProbeConfig, knn_probe
+from vitrail.recipes.run import Parts
+from vitrail.recipes.sources import DataConfig, open_splits
+from vitrail.recipes.start import HALF, capped, check_data, check_views, drawing, seen_by, start
+from vitrail.regularizers import RegularizerConfig
+from vitrail.train import Ranks, TrainConfig
+
+SAR = RegularizerConfig(kind="spatial_entropy")
+"""Spatial entropy of the last block, weight 0.01, on the student's global crops."""
+
+
+class Recipe(Config):
+    """Everything that decides a run of DINO."""
+
+    kind: Literal["dino"] = "dino"
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    init_from: str | None = None
+    """Weights to go on from: a backbone, with its head where the file has one. null for fresh ones."""
+    views: MultiCropConfig = MultiCropConfig()
+    method: DinoConfig = DinoConfig()
+    train: TrainConfig = TrainConfig()
+    probe: ProbeConfig = ProbeConfig()
+    workers: int = Field(8, ge=0)
+    """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        check_views(self.backbone, self.views, self.method.epochs, self.train.epochs)
+        return self
+
+
+def scenes_dino() -> Recipe:
+    """Generated scenes, tiny ViT, DINO with two global and four local crops.
+
+    Command: vitrail train scenes_dino. Time and numbers: see benchmarks/results/scenes_pretraining-*.json.
+    """
+    return Recipe(
+        backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
+        views=MultiCropConfig.tiny().model_copy(update={"mean": HALF, "std": HALF}),
+        method=DinoConfig(
+            head=HeadConfig(prototypes=256, hidden_dim=256, bottleneck_dim=64),
+            targets=TargetConfig(warmup_epochs=3),
+            momentum=0.99,
+        ),
+        train=TrainConfig(
+            epochs=10,
+            global_batch_size=64,
+            learning_rate=1e-3,
+            warmup_epochs=1,
+            clip_norm=3.0,
+            log_every=20,
+        ),
+        workers=0,
+    )
+
+
+def scenes_dino_sar() -> Recipe:
+    """Generated scenes, tiny ViT, DINO with SAR's spatial entropy on the student.
+
+    Command: vitrail train scenes_dino_sar. Time and numbers: as `scenes_dino`.
+    """
+    return _with_sar(scenes_dino())
+
+
+def folder_dino() -> Recipe:
+    """Your own folder of small images: DINO from scratch, ViT-Ti with patches of 8 at 64 pixels.
+
+    Command: vitrail train folder_dino data.root=photos. Expect: not yet measured.
+    """
+    return Recipe(
+        backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
+        views=MultiCropConfig(
+            global_size=64, local_size=32, locals=6, global_scale=(0.3, 1.0), local_scale=(0.08, 0.3), sigma=(0.1, 0.6)
+        ),
+        method=DinoConfig(head=HeadConfig(prototypes=4096), targets=TargetConfig(warmup_epochs=10)),
+        train=TrainConfig(
+            epochs=100,
+            global_batch_size=128,
+            learning_rate=5e-4,
+            warmup_epochs=10,
+            clip_norm=3.0,
+            evaluate_every=5,
+        ),
+        workers=4,
+    )
+
+
+def dino_small() -> Recipe:
+    """DINO ViT-S/16 at 224 pixels, 300 epochs, 10 local crops.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train dino_small data.root=imagenet. Expect: 72.8 k-NN top-1
+    (published for 300 epochs of ImageNet-1k); not run here.
+    """
+    return Recipe(
+        backbone=BackboneConfig(name="vit_small_patch16_224", drop_path=0.1),
+        views=MultiCropConfig(locals=10, global_scale=(0.25, 1.0), local_scale=(0.05, 0.25)),
+        method=DinoConfig(head=HeadConfig(fixed_norm=False)),
+        train=TrainConfig(
+            epochs=300,
+            global_batch_size=1024,
+            learning_rate=5e-4 * 1024 / 256,
+            min_learning_rate=1e-5,
+            warmup_epochs=10,
+            warmup_learning_rate=0,
+            precision="bf16",
+            evaluate_every=10,
+        ),
+    )
+
+
+def dino_small_sar() -> Recipe:
+    """DINO ViT-S/16 with SAR's surgery and spatial entropy on the student's global crops.
+
+    Command: as `dino_small`. Expect: not run here.
+    """
+    return _with_sar(dino_small())
+
+
+def check(recipe: Recipe) -> None:
+    """Raise for what can be seen wrong before any process is started: data folder, sizes."""
+    check_data(recipe.data, recipe.views.global_size, "views.global_size")
+
+
+def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
+    """Data, method, loader, k-NN and pictures, for one of `world` processes; `own` as in `vitrail.recipes.start`."""
+    check(recipe)
+    views, splits = recipe.views, open_splits(recipe.data)
+    backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    # Normalization belongs to the weights: those that training goes on from bring their own.
+    views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})
+    method = Dino(recipe.method.model_copy(update={"epochs": recipe.train.epochs}), backbone)
+    if recipe.init_from is not None and own is None:
+        take_over(recipe.init_from, {"projector": method.head})
+        method.teacher_head.load_state_dict(method.head.state_dict())
+    loader = Loader(
+        splits.train,
+        MultiCrop(views),
+        global_batch_size=recipe.train.global_batch_size,
+        seed=recipe.train.seed,
+        rank=rank,
+        world=world,
+        accumulate=recipe.train.accumulate,
+        workers=(workers := capped(recipe.workers)),
+    )
+    ranks = Ranks(rank, world, torch.device("cpu"))
+    probe = knn_probe(method.teacher, splits, seen_by(backbone, views.global_size), recipe.probe, workers, ranks)
+    return Parts(method, loader, probe, drawing(splits))
+
+
+def _with_sar(recipe: Recipe) -> Recipe:
+    backbone = recipe.backbone.model_copy(update={"surgery": "F"})
+    method = recipe.method.model_copy(update={"regularizers": (SAR,)})
+    return recipe.model_copy(update={"backbone": backbone, "method": method})

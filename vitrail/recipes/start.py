@@ -1,0 +1,131 @@
+"""What every recipe starts from: a backbone with fresh weights or with someone's, and processes that read images."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vitrail.backbones import BackboneConfig, TimmViT, create, load
+from vitrail.config import ConfigError
+from vitrail.data import EvalTransformConfig, MultiCropConfig, TooManyUnreadable
+from vitrail.data.loader import TOLERATED
+from vitrail.nn.surgery import surgery
+from vitrail.recipes.look import attention_sheet, keep_sheet
+from vitrail.recipes.sources import DataConfig, Splits, existing
+
+log = logging.getLogger("vitrail")
+HALF = (0.5, 0.5, 0.5)
+
+
+def check_data(data: DataConfig, image_size: int | tuple[int, int], name: str = "augment.image_size") -> None:
+    """Raise where the images are not there, or generated scenes are not of the size that `name` asks for."""
+    if data.root is not None:
+        existing(data.root)
+    elif image_size != data.scenes.image_size:
+        raise ConfigError(
+            f"data.root is not given, and generated scenes of {data.scenes.image_size} pixels are not what {name} "
+            f"{image_size} asks for; give data.root=FOLDER, or make both sizes equal for scenes"
+        )
+
+
+def check_size(backbone: BackboneConfig, image_size: int | tuple[int, int], name: str = "augment.image_size") -> None:
+    """Raise `ValueError` where the backbone is to be made for another size than the images have."""
+    if backbone.image_size not in (None, image_size):
+        raise ValueError(
+            f"backbone.image_size {backbone.image_size} and {name} {image_size} differ; set both to the same, or "
+            "backbone.image_size to null"
+        )
+
+
+def check_views(
+    backbone: BackboneConfig, views: MultiCropConfig, spoken_of: int | None, epochs: int, name: str = "method.epochs"
+) -> None:
+    """Raise `ValueError` where crops do not suit the backbone, or a method counts other epochs than the trainer."""
+    check_size(backbone, views.global_size, "views.global_size")
+    if spoken_of not in (None, epochs):
+        raise ValueError(f"{name} is {spoken_of} and train.epochs is {epochs}; set the first to null")
+    sides = backbone.patch_size if isinstance(backbone.patch_size, tuple) else (backbone.patch_size,) * 2
+    for what, size in (("global_size", views.global_size), ("local_size", views.local_size)):
+        if any(side is not None and (size < side or size % side) for side in sides):
+            raise ValueError(
+                f"views.{what} {size} is not a multiple of backbone.patch_size {backbone.patch_size}, so a crop holds "
+                "no whole patches; change one of them"
+            )
+
+
+def seen_by(backbone: TimmViT, image_size: int | tuple[int, int]) -> EvalTransformConfig:
+    """How held-out images are brought to the size that a backbone is trained at."""
+    return EvalTransformConfig(image_size=image_size, mean=backbone.mean, std=backbone.std)
+
+
+def drawing(splits: Splits) -> Callable[[Path, str, TimmViT], None]:
+    """A function that draws the last block's attention on held-out images into a run's folder of pictures."""
+
+    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+        if drawn.closed:
+            log.warning("no attention is drawn: %s", next(iter(drawn.closed.values())))
+            return
+        caption = f"Attention of the last block, {when} training: image, each head, mean over heads."
+        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
+
+    return draw
+
+
+def start(
+    wanted: BackboneConfig,
+    image_size: int | tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    init_from: str | None = None,
+    own: str | None = None,
+) -> TimmViT:
+    """The backbone that training starts with.
+
+    Args:
+        wanted: the architecture; that of weights goes before it, and takes drop path and checkpointing from it.
+        image_size: of the images to train on.
+        mean, std: of the pixels, for fresh weights; others bring their own.
+        init_from: weights to start from; None for fresh ones.
+        own: the exported weights of a run that goes on: the network is theirs, so that what it once started from may
+            be gone.
+    """
+    if init_from is None:
+        backbone = create(wanted.model_copy(update={"image_size": image_size}))
+        backbone.mean, backbone.std = mean, std
+        return backbone
+    weights = own or init_from
+    backbone = load(
+        wanted.name if weights == "pretrained" else None,
+        weights,
+        image_size=image_size,
+        drop_path=wanted.drop_path,
+        gradient_checkpointing=wanted.gradient_checkpointing,
+    )
+    found = backbone.config.surgery if backbone.config else None
+    if wanted.surgery is not None and not surgery(wanted.surgery).same_block(surgery(found)):
+        raise ConfigError(
+            f"backbone.surgery = {wanted.surgery!r}, and {weights} was trained with surgery {found!r}; the "
+            "architecture follows the weights: set backbone.surgery to null, or take finetune or finetune_sar"
+        )
+    return backbone
+
+
+def capped(workers: int) -> int:
+    """At most one process a core: more get in each other's way. How many there are changes no image."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if workers > most:
+        log.info("workers: %d instead of %d, for as many cores there are", most, workers)
+    return min(workers, most)
+
+
+def tell_unreadable(skipped: Mapping[int, tuple[str, str]], total: int, told: set[int]) -> None:
+    """Log validation images that cannot be read, each once; raise `TooManyUnreadable` above 1 %."""
+    for index, (path, reason) in sorted(skipped.items()):
+        if index not in told:
+            told.add(index)
+            log.warning("validation image %s cannot be read and is left out: %s", path, reason)
+    if len(skipped) > TOLERATED * total:
+        raise TooManyUnreadable(skipped, total)
