@@ -68,6 +68,39 @@ def test_two_processes_train_sar_as_one_does(tmp_path, fsdp):
         assert not torch.equal(first["weights"][name], untrained[name]), name
 
 
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["mae", "dino", "dino sinkhorn", "ibot"])
+def test_two_processes_pretrain_as_one_does(tmp_path, kind, fsdp):
+    """Centers, assignments and teachers included; the second step meets a center that has moved."""
+    options = {"pretrain": kind, "epochs": 1, "count": 32, "optimizer": "sgd", "learning_rate": 0.1, "fsdp": fsdp}
+    _, alone = tiny.train(tmp_path / "one", **options)
+    assert tiny.wait(tiny.start({"path": tmp_path / "two", **options}, world=2)) == [0, 0]
+    first, second = both(tmp_path / "two")
+    assert_equal(first["weights"], second["weights"])
+    state = alone.state_dict()
+    assert state.keys() == first["weights"].keys()
+    for name, value in state.items():
+        torch.testing.assert_close(first["weights"][name], value, atol=4e-6, rtol=0, msg=name)
+    for name, value in alone.named_parameters():
+        if value.requires_grad:  # normalization enlarges the gradients of what comes before it
+            wrong = (first["gradients"][name] - value.grad).abs().max()
+            assert wrong <= 2e-6 * max(1.0, value.grad.abs().max().item()), name
+    if kind in ("dino", "ibot"):
+        assert state["targets.center"].abs().max() > 0
+
+
+@pytest.mark.parametrize("kind", ["mae", "dino", "ibot"])
+def test_pretraining_that_is_killed_and_resumed_ends_in_the_same_bits(tmp_path, kind):
+    options = {"pretrain": kind, "epochs": 2, "count": 48, "log_every": 2}
+    assert tiny.wait(tiny.start({"path": tmp_path / "a", **options})) == [0]
+    assert tiny.wait(tiny.start({"path": tmp_path / "b", "die_at": 4, **options})) == [-9]
+    assert tiny.wait(tiny.start({"path": tmp_path / "b", "verb": "resume", **options})) == [0]
+    first, second = (torch.load(tmp_path / name / "rank0.pt", weights_only=True) for name in ("a", "b"))
+    assert_equal(first["weights"], second["weights"])
+    lines = [[line["train/loss"] for line in tiny.metrics(tmp_path / name)] for name in ("a", "b")]
+    assert lines[0] == lines[1]
+
+
 def test_each_transformer_block_is_sharded_on_its_own():
     method = TrainingStep(tiny.sar())
     assert set(units(method)) == set(method.method.backbone.vit.blocks)

@@ -21,7 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.data import TooManyUnreadable
+from vitrail.masks import MaskConfig, RatioConfig
+from vitrail.methods.dino import Dino, DinoConfig
+from vitrail.methods.ibot import Ibot, IbotConfig
+from vitrail.methods.mae import Mae, MaeConfig
 from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.nn.masked_autoencoder import DecoderConfig
+from vitrail.nn.prototype_head import HeadConfig
+from vitrail.nn.soft_targets import TargetConfig
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import RunFolder, TrainConfig, fit, join, leave, seed_everything
 
@@ -72,6 +79,21 @@ def sar() -> Supervised:
     return Supervised(config, create(backbone), ("a", "b", "c", "d"))
 
 
+def pretraining(kind: str) -> Any:
+    """MAE, DINO or iBOT on 3x24x24 images, with masks that the images alone decide, so that ranks do not matter."""
+    backbone = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2))
+    mask = MaskConfig(kind="dpp", tau=0, first="argmax")
+    if kind == "mae":
+        return Mae(MaeConfig(mask=mask, hidden=0.5, decoder=DecoderConfig(embed_dim=16, depth=1, heads=2)), backbone)
+    targets = TargetConfig(kind="sinkhorn" if kind.endswith("sinkhorn") else "centering", warmup_epochs=0)
+    common = {"head": HeadConfig(prototypes=12, hidden_dim=16, bottleneck_dim=8, layers=2), "targets": targets}
+    common |= {"frozen_epochs": 0, "momentum": 0.9, "weight_decay_end": 0.1}
+    if kind.startswith("dino"):
+        return Dino(DinoConfig(**common), backbone)
+    ratio = RatioConfig(mean=0.5, spread=0, probability=1)
+    return Ibot(IbotConfig(**common, mask=mask, ratio=ratio, patch_targets=targets), backbone)
+
+
 class Images(Dataset):
     def __init__(self, count: int, side: int = 4) -> None:
         self.count, self.side = count, side
@@ -101,7 +123,9 @@ class TinyLoader:
         accumulate: int = 1,
         workers: int = 0,
         side: int = 4,
+        views: bool = False,
     ) -> None:
+        self.views = views
         self.count, self.batch, self.rank, self.world = count, batch, rank, world
         self.accumulate, self.workers, self.side = accumulate, workers, side
         self.steps_per_epoch = count // batch
@@ -129,7 +153,14 @@ class TinyLoader:
         for step in range(start, stop):
             self.before(step)
             time.sleep(self.delay)
-            yield [next(source) for _ in range(self.accumulate)]
+            yield [self.seen(next(source)) for _ in range(self.accumulate)]
+
+    def seen(self, batch: Batch) -> Batch:
+        """With a second global view and a local one, for methods that compare views."""
+        if not self.views:
+            return batch
+        half = self.side // 2
+        return batch._replace(views=(batch.images.flip(3), batch.images[..., :half, :half]))
 
 
 def save_exported(exported: Exported, path: Path) -> None:
@@ -145,6 +176,7 @@ def train(
     workers: int = 0,
     method: Any = None,
     with_sar: bool = False,
+    pretrain: str | None = None,
     broken: int = 0,
     noise: float = 0.1,
     fail_at: int = -1,
@@ -158,12 +190,16 @@ def train(
 ) -> tuple[Any, Any]:
     """One run in this process; returns the outcome and the method.
 
-    `with_sar` trains `sar()` on larger images; `broken` images are said to be unreadable by each rank.
+    `with_sar` trains `sar()` on larger images, `pretrain` what `pretraining` makes; `broken` images are said to be
+    unreadable by each rank.
     """
     config = TrainConfig(**{"device": "cpu", "global_batch_size": batch, "warmup_epochs": 1, **options})
     ranks = join("cpu")
     seed_everything(config.seed)
+    if pretrain is not None:
+        method = pretraining(pretrain)
     method = method or (sar() if with_sar else Tiny(noise, fail_at, fail_rank))
+    side = 24 if with_sar or pretrain is not None else 4
     if probe:  # calls a part of the method by itself, as a real evaluation does with the backbone
 
         def evaluate() -> dict[str, float]:
@@ -171,7 +207,7 @@ def train(
                 return {"answer": float(method(torch.ones(2, 3, 4, 4)).square().sum())}
 
     place = {"rank": ranks.rank, "world": ranks.world, "accumulate": config.accumulate}
-    loader = TinyLoader(count, batch, **place, workers=workers, side=24 if with_sar else 4)
+    loader = TinyLoader(count, batch, **place, workers=workers, side=side, views=pretrain is not None)
     loader.skipped = {ranks.rank * broken + number: (f"{number}.jpg", "truncated") for number in range(broken)}
     loader.delay = delay
     if before is not None:
