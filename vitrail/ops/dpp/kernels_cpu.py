@@ -23,7 +23,7 @@ def _distances(gram: Any, squares: Any, pairs: Any) -> None:
 
 
 @compiled
-def _select(values: Any, rank: int, low: float, high: float, counts: Any) -> float:
+def select(values: Any, rank: int, low: float, high: float, counts: Any) -> float:
     """The value that would stand at `rank` if the finite `values` were sorted; shuffles them.
 
     Values are counted in bins from `low` to `high`, and those of the bin that holds the rank looked at more closely.
@@ -82,7 +82,7 @@ def _exponents_of_images(first: int, last: int, grams: Any, smallest: Any, bandw
             width = bandwidths[0]
         elif len(pairs):
             # No pair is further apart than twice the longest: four times its square.
-            width = _select(pairs, (len(pairs) - 1) // 2, 0.0, 4.0 * squares.max(), counts)
+            width = select(pairs, (len(pairs) - 1) // 2, 0.0, 4.0 * squares.max(), counts)
         else:
             width = smallest[image]
         _exponents(gram, grams.dtype.type(max(width, smallest[image])), smallest[image])
