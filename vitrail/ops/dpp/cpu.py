@@ -131,23 +131,24 @@ def greedy(kernel: Tensor, k: int, limit: float, keys: Tensor, coins: Tensor) ->
 
 @compiled
 def _extents_of_images(first: int, last: int, kernels: Any, largest: Any, unlike: Any) -> None:
-    """Of each image, the largest |entry| and the largest difference to the mirrored one; NaN if not all are finite."""
     for image in range(first, last):
         kernel = kernels[image]
-        top, worst, zero = 0.0, 0.0, 0.0
+        top = worst = kernel[0, 0] - kernel[0, 0]
         for row in range(len(kernel)):
             for column in range(row + 1):
-                one, other = kernel[row, column], kernel[column, row]
-                top = max(top, abs(one))
-                worst = max(worst, abs(one - other))
-                zero += (one - one) + (other - other)  # NaN once one is not finite
-        largest[image], unlike[image] = top + zero, worst + zero
+                entry = kernel[row, column]
+                difference = abs(entry - kernel[column, row])
+                if difference > worst or difference != difference:  # NaN stays
+                    worst = difference
+                if abs(entry) > top:
+                    top = abs(entry)
+        largest[image], unlike[image] = top, worst
 
 
 def extents(kernel: Tensor) -> tuple[float, float]:
     """The largest |entry| on or below the diagonals, and the largest difference between mirrored entries.
 
-    Both are NaN if not all entries are finite. `[B, N, N]` on the CPU, B and N positive.
+    The second is infinite or NaN if an entry is. `[B, N, N]` on the CPU, B and N positive.
     """
     wide = kernel.detach().to(torch.promote_types(kernel.dtype, torch.float32)).contiguous()
     largest, unlike = np.empty(len(wide)), np.empty(len(wide))

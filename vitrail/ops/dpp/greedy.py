@@ -134,7 +134,7 @@ def check_values(kernel: Tensor) -> None:
         largest, unlike = cpu.extents(kernel)
     else:
         largest, unlike = kernel.abs().amax().item(), (kernel - kernel.mT).abs().amax().item()
-    if not isfinite(largest):
+    if not isfinite(unlike):
         raise ValueError("the kernel holds NaN or infinite values; look at the images it was made of")
     if unlike > 1e-4 * max(largest, 1e-30):
         raise ValueError(f"the kernel is not symmetric: entries differ by {unlike:.3g}; use (kernel + kernel.mT) / 2")
