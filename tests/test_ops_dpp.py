@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from vitrail.ops import dpp
+from vitrail.ops.dpp import cpu, exact, exact_cpu, kernels, kernels_cpu
 from vitrail.ops.dpp.exact import log_polynomials
 from vitrail.ops.dpp.greedy import batched
 from vitrail.ops.patches import patchify
@@ -81,6 +82,50 @@ class TestKernels:
         found = dpp.greedy_map(dpp.patch_kernel(images, 8), 2, first="argmax")
         assert found.ids.tolist() == [[0, 5]]
 
+    def test_many_images_are_as_one_at_a_time(self) -> None:
+        images = smooth_images(37, 32)
+        for kind in ("gaussian", "cosine"):
+            alone = torch.cat([dpp.patch_kernel(image[None], 8, kind=kind) for image in images])  # type: ignore[arg-type]
+            torch.testing.assert_close(dpp.patch_kernel(images, 8, kind=kind), alone)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    @pytest.mark.parametrize("count", [1, 2, 3, 4, 40])
+    @pytest.mark.parametrize("bandwidth", [None, 3.0])
+    def test_numba_and_torch_agree(self, dtype: torch.dtype, count: int, bandwidth: float | None) -> None:
+        x = features(6, count, 5).to(dtype)
+        x[1, ::2] = x[1, 0].clone()  # many pairs without a distance
+        x[2] = 0
+        gram, smallest = x @ x.mT, torch.tensor([1e-6, 1e-6, 1e-6, 0.5, 4.0, 1e3], dtype=dtype)
+        expected = kernels.exponents(gram, smallest, bandwidth)
+        torch.testing.assert_close(kernels_cpu.exponents(gram.clone(), smallest, bandwidth), expected)
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("kind", ["uniform", "tails", "few", "equal", "zeros", "tiny", "geometric"])
+    def test_the_value_at_a_rank(self, dtype: type, kind: str) -> None:
+        random, size = np.random.default_rng(0), 5000
+        values = {
+            "uniform": random.random(size),
+            "tails": random.standard_cauchy(size) ** 2,
+            "few": random.integers(0, 3, size).astype(float),
+            "equal": np.full(size, 0.3),
+            "zeros": np.where(np.arange(size) < size - 70, 0.0, random.random(size)),
+            "tiny": random.random(size) * 1e-40,
+            "geometric": 2.0 ** -random.integers(0, 120, size),
+        }[kind].astype(dtype)
+        counts = np.empty(1024, np.int64)
+        for rank in (0, 1, size // 2, size - 70, size - 1):
+            for high in (float(values.max()), 4.0 * float(values.max())):
+                assert kernels_cpu.select(values.copy(), rank, 0.0, high, counts) == np.sort(values)[rank]
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    def test_an_image_that_is_not_finite_is_found(self, value: float) -> None:
+        images = smooth_images(3, 32)
+        images[1, 0, 3, 3] = value
+        kernel = dpp.patch_kernel(images, 8)
+        assert kernel[[0, 2]].isfinite().all()
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            dpp.greedy_map(kernel, 4)
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
@@ -98,8 +143,6 @@ class TestKernels:
 
 
 def both_ways(kernel: Tensor, k: int, limit: float, coins: Tensor | None = None) -> tuple[dpp.Greedy, dpp.Greedy]:
-    from vitrail.ops.dpp import cpu
-
     keys = torch.rand(len(kernel), kernel.shape[1], generator=seeded(9))
     coins = torch.zeros(len(kernel), k, dtype=torch.bool) if coins is None else coins
     return cpu.greedy(kernel, k, limit, keys, coins), batched(kernel, k, limit, keys, coins)
@@ -148,6 +191,22 @@ class TestGreedy:
             assert torch.equal(one.ids, other.ids)
             assert torch.equal(one.length, other.length)
             torch.testing.assert_close(one.gains, other.gains, rtol=1e-4, atol=1e-5)
+
+    def test_many_images_in_single_precision_equal_brute_force(self) -> None:
+        kernel = dpp.patch_kernel(smooth_images(64, 112), 8)
+        found = dpp.greedy_map(kernel, 49, generator=seeded())
+        assert kernel.dtype == torch.float32
+        assert (found.length == 49).all()
+        for image in (0, 31, 63):
+            wide = kernel[image].double()
+            for step in (1, 13, 48):
+                before = found.ids[image, :step]
+                left = torch.tensor([item for item in range(196) if item not in before.tolist()])
+                sets = torch.cat([before.expand(len(left), -1), left[:, None]], 1)
+                volumes = torch.linalg.slogdet(wide[sets[:, :, None], sets[:, None, :]]).logabsdet
+                assert left[volumes.argmax()] == found.ids[image, step]
+                gain = volumes.amax() - torch.logdet(wide[before][:, before])
+                assert found.gains[image, step].log().item() == pytest.approx(gain.item(), abs=1e-5)
 
     def test_gains_fall_and_lie_below_the_diagonal(self) -> None:
         kernel = dpp.patch_kernel(smooth_images(), 8)
@@ -322,6 +381,21 @@ class TestExact:
         likely = [dpp.log_prob(kernel, ids).mean().item() for ids in (greedy, drawn, uniform)]
         assert likely[0] > likely[1] > likely[2]
 
+    def test_numba_and_torch_agree(self) -> None:
+        values, vectors = torch.linalg.eigh(dpp.patch_kernel(features(50, 30, 12)))
+        values[:, :4] = 0
+        coins = torch.rand(50, 30, generator=seeded(1), dtype=torch.float64)
+        draws = torch.rand(50, 9, generator=seeded(2), dtype=torch.float64)
+        chosen = exact.choose_vectors(values.log(), 9, coins)
+        assert torch.equal(exact_cpu.choose_vectors(values.log(), 9, coins).sort(1).values, chosen.sort(1).values)
+        assert torch.equal(exact_cpu.project(vectors, chosen, draws), exact.project(vectors, chosen, draws))
+
+    def test_shared_out_eigenvectors(self) -> None:
+        kernel = dpp.patch_kernel(features(40, 30, 12))
+        values, vectors = exact_cpu.eigh(kernel)
+        torch.testing.assert_close((vectors * values[:, None]) @ vectors.mT, kernel)
+        torch.testing.assert_close(values, torch.linalg.eigvalsh(kernel))
+
     def test_log_prob_has_the_gradient(self) -> None:
         kernel = dpp.patch_kernel(features(1, 6, 5)).requires_grad_()
         assert torch.autograd.gradcheck(
@@ -349,6 +423,28 @@ def test_errors(kernel: Tensor, k: int, options: dict[str, object], words: str) 
         dpp.greedy_map(kernel, k, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("row", "column"), [(0, 11), (11, 0), (5, 6), (7, 7)])
+def test_one_wrong_entry_is_found(dtype: torch.dtype, row: int, column: int) -> None:
+    kernel = torch.eye(12, dtype=dtype).repeat(30, 1, 1)
+    for value, words in ((torch.inf, "infinite"), (torch.nan, "NaN"), (0.5, "differ by 0.5")):
+        if row == column and value == 0.5:
+            continue
+        wrong = kernel.clone()
+        wrong[29, row, column] = value
+        for each in (wrong, wrong.mT):
+            with pytest.raises(ValueError, match=words):
+                dpp.greedy_map(each, 3)
+    assert dpp.greedy_map(kernel, 3).ids.shape == (30, 3)
+
+
+def test_a_kernel_with_a_gradient_is_read_only() -> None:
+    kernel = dpp.patch_kernel(features()).requires_grad_()
+    assert not dpp.greedy_map(kernel, 4).gains.requires_grad
+    assert dpp.kdpp_sample(kernel, 4).shape == (3, 4)
+    assert dpp.marginal_kernel(kernel, 4).requires_grad
+
+
 def test_no_set_beyond_the_rank_can_be_drawn() -> None:
     kernel = dpp.patch_kernel(features(2, 10, 3), kind="cosine")
     assert dpp.kdpp_sample(kernel, 3, seeded()).shape == (2, 3)
@@ -358,3 +454,6 @@ def test_no_set_beyond_the_rank_can_be_drawn() -> None:
 
 def test_no_images() -> None:
     assert dpp.greedy_map(torch.zeros(0, 5, 5), 2).ids.shape == (0, 2)
+    assert dpp.kdpp_sample(torch.zeros(0, 5, 5), 2).shape == (0, 2)
+    for kind in ("gaussian", "cosine"):
+        assert dpp.patch_kernel(torch.zeros(0, 3, 8, 8), 4, kind=kind).shape == (0, 4, 4)  # type: ignore[arg-type]

@@ -25,15 +25,19 @@ def kdpp_sample(kernel: Tensor, k: int, generator: torch.Generator | None = None
 
     An eigendecomposition in float64: O(N^3 + N k^2) an image; `greedy_map` is the fast way.
     """
-    values, vectors = _eigen(kernel, k)
+    values, vectors = _eigen(kernel.detach(), k)
     batch, count = values.shape
     place = generator.device if generator is not None else kernel.device
     coins = torch.rand(batch, count, generator=generator, device=place).to(kernel.device).double()
-    taken = _choose_vectors(values.clamp(min=0).log(), k, coins)
-    order = taken.int().argsort(dim=1, descending=True, stable=True)[:, :k]
-    basis = vectors.gather(2, order[:, None, :].expand(-1, count, -1))
     draws = torch.rand(batch, k, generator=generator, device=place).to(kernel.device).double()
-    return _project(basis, draws).sort(1).values
+    log_values = values.clamp(min=0).log()
+    if kernel.device.type == "cpu":
+        from vitrail.ops.dpp import exact_cpu
+
+        ids = exact_cpu.project(vectors, exact_cpu.choose_vectors(log_values, k, coins), draws)
+    else:
+        ids = project(vectors, choose_vectors(log_values, k, coins), draws)
+    return ids.sort(1).values
 
 
 def log_prob(kernel: Tensor, ids: Tensor) -> Tensor:
@@ -84,8 +88,11 @@ def log_polynomials(log_values: Tensor, k: int) -> Tensor:
     return torch.stack(table, 1)
 
 
-def _choose_vectors(log_values: Tensor, k: int, coins: Tensor) -> Tensor:
-    """Which eigenvectors span the draw: bool `[B, N]`, k of them True."""
+def choose_vectors(log_values: Tensor, k: int, coins: Tensor) -> Tensor:
+    """Which eigenvectors span the draw: int64 `[B, k]`, ascending, from logs of the eigenvalues `[B, N]`.
+
+    `coins [B, N]`, uniform in [0, 1), are the chance in it.
+    """
     table = log_polynomials(log_values, k)
     batch, count = log_values.shape
     image = torch.arange(batch, device=log_values.device)
@@ -97,12 +104,17 @@ def _choose_vectors(log_values: Tensor, k: int, coins: Tensor) -> Tensor:
         # With as many values left as are wanted, the chance is 1 but for rounding.
         taken[:, number] = (wanted > 0) & ((coins[:, number] < chance) | (wanted > number))
         wanted = wanted - taken[:, number].long()
-    return taken
+    return taken.int().argsort(dim=1, descending=True, stable=True)[:, :k]
 
 
-def _project(basis: Tensor, draws: Tensor) -> Tensor:
-    """A draw from the projection process of orthonormal columns `[B, N, k]`, one item after another."""
-    batch, count, k = basis.shape
+def project(vectors: Tensor, chosen: Tensor, draws: Tensor) -> Tensor:
+    """A draw from the projection process of orthonormal columns, one item after another: int64 `[B, k]`.
+
+    The columns are those of `vectors [B, N, N]` that `chosen [B, k]` says; `draws [B, k]`, uniform in [0, 1), are
+    the chance in it.
+    """
+    batch, count, k = len(vectors), vectors.shape[1], chosen.shape[1]
+    basis = vectors.gather(2, chosen[:, None, :].expand(-1, count, -1))
     image = torch.arange(batch, device=basis.device)
     left = basis.square().sum(2)  # squared length of each row outside of the span of those drawn
     rows: list[Tensor] = []
@@ -136,7 +148,12 @@ def _vector_probabilities(log_values: Tensor, k: int) -> Tensor:
 def _eigen(kernel: Tensor, k: int) -> tuple[Tensor, Tensor]:
     _check_square(kernel, k)
     check_values(kernel)
-    values, vectors = torch.linalg.eigh(kernel.double())
+    if kernel.device.type == "cpu" and not kernel.requires_grad:
+        from vitrail.ops.dpp import exact_cpu
+
+        values, vectors = exact_cpu.eigh(kernel.double())
+    else:
+        values, vectors = torch.linalg.eigh(kernel.double())
     floor = values.amax(1, keepdim=True) * values.shape[1] * torch.finfo(torch.float64).eps
     rank = (values > floor).sum(1)
     if len(rank) and int(rank.min()) < k:

@@ -12,6 +12,8 @@ from vitrail.ops.patches import patchify
 
 Kind = Literal["gaussian", "cosine"]
 
+_AT_A_TIME = 16  # images
+
 
 def patch_kernel(
     values: Tensor,
@@ -39,48 +41,73 @@ def patch_kernel(
         ValueError: for another shape, an image without `patch`, an unknown kind, a bandwidth that is not
             positive, or a quality of another shape.
     """
-    if values.ndim == 4:
-        if patch is None:
-            raise ValueError(f"values are images {tuple(values.shape)}; say the size of a patch, as in patch=16")
-        values = patchify(values, patch)
-    if values.ndim != 3:
+    if values.ndim == 4 and patch is None:
+        raise ValueError(f"values are images {tuple(values.shape)}; say the size of a patch, as in patch=16")
+    if values.ndim not in (3, 4):
         raise ValueError(f"values have shape {tuple(values.shape)}; give images [B, C, H, W] or features [B, N, D]")
-    values = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-    if kind == "gaussian":
-        kernel = _gaussian(values, bandwidth)
-    elif kind == "cosine":
-        rows = functional.normalize(values, dim=2)
-        kernel = rows @ rows.mT
-        size = kernel.diagonal(dim1=1, dim2=2).sqrt()  # 1 but for rounding, which equal patches share
-        kernel = kernel / (size[:, :, None] * size[:, None, :]).clamp(min=torch.finfo(kernel.dtype).tiny)
-    else:
+    if kind not in ("gaussian", "cosine"):
         raise ValueError(f'kind is "gaussian" or "cosine", not {kind!r}')
-    kernel = (kernel + kernel.mT) / 2
-    kernel.diagonal(dim1=1, dim2=2).fill_(1)
+    if isinstance(bandwidth, str) and bandwidth != "median":
+        raise ValueError(f'bandwidth is a number or "median", not {bandwidth!r}')
+    width = None if isinstance(bandwidth, str) else bandwidth
+    if width is not None and not width > 0:
+        raise ValueError(f"bandwidth {bandwidth} is not positive")
+    # On the CPU few images at a time, whose patches and kernels stay in the cache.
+    parts = values.detach().split(_AT_A_TIME) if values.device.type == "cpu" else (values.detach(),)
+    kernel = torch.cat([_similarity(part, patch, kind, width) for part in parts])
     if quality is None:
         return kernel
-    if quality.shape != values.shape[:2]:
-        raise ValueError(f"quality has shape {tuple(quality.shape)} for {tuple(values.shape[:2])} images and patches")
+    if quality.shape != kernel.shape[:2]:
+        raise ValueError(f"quality has shape {tuple(quality.shape)} for {tuple(kernel.shape[:2])} images and patches")
     return kernel * quality[:, :, None] * quality[:, None, :]
 
 
-def _gaussian(values: Tensor, bandwidth: float | str) -> Tensor:
-    if isinstance(bandwidth, str) and bandwidth != "median":
-        raise ValueError(f'bandwidth is a number or "median", not {bandwidth!r}')
-    if not isinstance(bandwidth, str) and not bandwidth > 0:
-        raise ValueError(f"bandwidth {bandwidth} is not positive")
+def _similarity(values: Tensor, patch: int | tuple[int, int] | None, kind: Kind, bandwidth: float | None) -> Tensor:
+    if values.ndim == 4:
+        assert patch is not None
+        values = patchify(values, patch)
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    if kind == "gaussian":
+        return _gaussian(values, bandwidth)
+    rows = functional.normalize(values, dim=2)
+    kernel = rows @ rows.mT
+    size = kernel.diagonal(dim1=1, dim2=2).sqrt()  # 1 but for rounding, which equal patches share
+    kernel = kernel / (size[:, :, None] * size[:, None, :]).clamp(min=torch.finfo(kernel.dtype).tiny)
+    return _symmetric(kernel)
+
+
+def _gaussian(values: Tensor, bandwidth: float | None) -> Tensor:
     eps, size = torch.finfo(values.dtype).eps, values.square().sum(2).amax(1)
     values = values - values.mean(1, keepdim=True)  # leaves distances as they are, and more digits for them
-    squares = values.square().sum(2)
-    distance = torch.baddbmm(squares[:, :, None] + squares[:, None, :], values, values.mT, alpha=-2).clamp_(min=0)
-    if isinstance(bandwidth, str):
-        count = values.shape[1]
-        one, other = torch.triu_indices(count, count, 1, device=values.device)
-        pairs = distance[:, one, other]
-        width = pairs.median(1).values[:, None, None] if count > 1 else distance.new_ones(len(distance), 1, 1)
-    else:
-        width = distance.new_tensor(bandwidth)
+    gram = values @ values.mT
+    squares = gram.diagonal(dim1=1, dim2=2)
     # Where most patches are equal, the median is 0 or rounding, and only equal patches are alike.
     rounding = eps * squares.amax(1) + (16 * eps) ** 2 * size
-    smallest = rounding.clamp(min=torch.finfo(values.dtype).tiny)[:, None, None]
-    return (-distance.where(distance > smallest, 0) / torch.maximum(width, smallest)).exp()
+    smallest = rounding.clamp(min=torch.finfo(values.dtype).tiny)
+    if values.device.type == "cpu" and gram.numel():
+        from vitrail.ops.dpp import kernels_cpu
+
+        return kernels_cpu.exponents(gram, smallest, bandwidth).exp_()
+    return _symmetric(exponents(gram, smallest, bandwidth).exp())
+
+
+def exponents(gram: Tensor, smallest: Tensor, bandwidth: float | None) -> Tensor:
+    """As `vitrail.ops.dpp.kernels_cpu.exponents`, in plain torch and without a host sync; `gram` stays as it is."""
+    squares, count = gram.diagonal(dim1=1, dim2=2), gram.shape[1]
+    distance = (squares[:, :, None] + squares[:, None, :] - 2 * gram).clamp(min=0)
+    least = smallest[:, None, None]
+    if bandwidth is not None:
+        width = distance.new_full((), bandwidth)
+    elif count > 1:
+        one, other = torch.triu_indices(count, count, 1, device=gram.device)
+        width = distance[:, one, other].median(1).values[:, None, None]
+    else:
+        width = least
+    return -distance.where(distance > least, 0) / torch.maximum(width, least)
+
+
+def _symmetric(kernel: Tensor) -> Tensor:
+    """Free of what rounding leaves of the difference between two halves, and of that of the diagonal to 1."""
+    kernel = (kernel + kernel.mT) / 2
+    kernel.diagonal(dim1=1, dim2=2).fill_(1)
+    return kernel
