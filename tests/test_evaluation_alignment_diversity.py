@@ -87,9 +87,7 @@ def test_random_masks_have_the_diversity_of_samples_without_replacement() -> Non
 def test_masks_do_not_depend_on_the_batch_size_or_the_company(backbone) -> None:
     data = scenes(10)
     settings = ["masks=random,block,amt", "trials=3"]
-    whole, single = (
-        evaluate(backbone(), data, CONFIG.override([*settings, f"batch_size={size}"])) for size in (64, 1)
-    )
+    whole, single = (evaluate(backbone(), data, CONFIG.override([*settings, f"batch_size={size}"])) for size in (64, 1))
     assert whole.numbers == pytest.approx(single.numbers, rel=1e-4, abs=1e-5)
     assert whole.card["deviations"] == single.card["deviations"]
 
