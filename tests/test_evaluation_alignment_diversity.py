@@ -108,6 +108,7 @@ def test_an_image_s_masks_follow_from_its_position_alone() -> None:
         "1 of 3 images could not be read and were left out",
         "3 of 9 images, evenly spaced; images=null takes all",
     ]
+    assert report.card["data"]["val"]["name"] == "list"
     other = MeanBackbone()
     evaluate(other, data, CONFIG.override(["taus=0.5", "trials=2", "seed=1"]))
     assert not torch.equal(torch.stack(other.kept), torch.stack(every.kept))
@@ -148,6 +149,7 @@ def test_numbers_and_details_agree() -> None:
         assert row["alignment_error"] >= 0
         assert ("greedy_length" in row) == (row["tau"] is not None) == (f"greedy_length_{name}" in report.numbers)
     assert report.card["seed"] == 0
+    assert report.card["data"]["val"]["digest"] == colored_set(6, size=48).digest()
     assert report.card["resolution"] == [48, 48]
     one = evaluate(TinyBackbone(), colored_set(1, size=48), CONFIG)
     assert one.details["strategies"]["tau1"]["alignment_error"] is None

@@ -297,7 +297,8 @@ class _Some:
         count = min(len(data), most or len(data))
         self.data, self.classes = data, data.classes
         self.positions = [number * len(data) // count for number in range(count)]
-        self.name, self.root, self.split = (getattr(data, key, None) for key in ("name", "root", "split"))
+        self.root, self.split = getattr(data, "root", None), getattr(data, "split", None)
+        self.name = getattr(data, "name", None) or (None if self.root else type(data).__name__)
 
     def __len__(self) -> int:
         return len(self.positions)

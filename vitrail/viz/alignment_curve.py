@@ -7,25 +7,35 @@ meaning), and between masks of one image (diversity). They share an axis, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
 from vitrail.viz.curves import COLORS, Curve, Look, curves_figure, pixels_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, float | None]
 _PARTS = {"alignment": "alignment: to the whole image", "diversity": "diversity: between masks"}
 
 
 def alignment_curve(
+    strategies: Mapping[str, Row], *, look: Look = "light", dots_per_inch: int = 100, **how: Any
+) -> Image.Image:
+    """The figure as pixels: RGBA where `look="both"`, RGB otherwise. Other arguments: see `alignment_figure`."""
+    picture = pixels_of(alignment_figure(strategies, look=look, **how), dots_per_inch)
+    return picture if look == "both" else picture.convert("RGB")
+
+
+def alignment_figure(
     strategies: Mapping[str, Row],
     *,
     floor: float | None = None,
     title: str = "Alignment and diversity of masks",
     look: Look = "light",
     size: tuple[float, float] = (6.4, 3.6),
-    dots_per_inch: int = 100,
-) -> Image.Image:
+) -> Figure:
     """Two curves with bars of two standard errors.
 
     Args:
@@ -36,7 +46,6 @@ def alignment_curve(
         title: above.
         look: "light", "dark", or "both": a transparent picture that can be read on either.
         size: inches.
-        dots_per_inch: of the picture.
 
     Raises:
         ValueError: no strategy.
@@ -66,8 +75,7 @@ def alignment_curve(
     axes.legend(frameon=False, labelcolor=ink, fontsize=9)
     axes.set_xticks([point.x for point in points], [point.tick for point in points])
     axes.set_ylim(bottom=0)
-    picture = pixels_of(figure, dots_per_inch)
-    return picture if look == "both" else picture.convert("RGB")
+    return figure
 
 
 class _Point(NamedTuple):
