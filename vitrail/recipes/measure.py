@@ -62,7 +62,9 @@ def _draw(report: Report, path: Path, folder: Path | None) -> None:
 
     picture = alignment_curve(report.details["strategies"], floor=report.numbers.get("floor_other_image"))
     if folder is not None:
-        caption = f"Alignment and diversity of masks on {report.details['images']} images; bars: two standard errors."
+        settings = "".join(f"; {words}" for words in report.card["deviations"])
+        caption = f"Alignment and diversity of masks on {report.details['images']} images, bars of two standard errors"
+        caption += f"{settings}."
         keep_sheet(folder / "pictures", f"{path.stem}.png", picture, caption)
     else:
         picture.save(path.with_suffix(".png"))

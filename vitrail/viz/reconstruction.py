@@ -150,4 +150,5 @@ def _words(normalized: bool, paste: bool) -> str:
     shown = "Visible patches are pasted in." if paste else "All patches are predicted ones, the visible ones too."
     unit = "patches normalized one by one" if normalized else "normalized pixels"
     about = f"Error: mean square over the hidden patches, in {unit}."
-    return " ".join([shown, *([UNNORMALIZED] if normalized else []), about])
+    put_back = UNNORMALIZED if paste else UNNORMALIZED.replace("hidden ", "")
+    return " ".join([shown, *([put_back] if normalized else []), about])
