@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitrail.contracts import Sample, Tokens
 from vitrail.data.images import UnreadableImage
+from vitrail.ops.patches import patchify
 
 
 class ListSet:
@@ -150,3 +151,29 @@ class TinyBackbone(nn.Module):
             {block: outputs[block] for block in layers},
             dict.fromkeys(scores, heads),
         )
+
+
+class MeanBackbone(nn.Module):
+    """The class token is the mean of the visible patches' pixels; scores follow brightness."""
+
+    def __init__(self, patch: int = 8) -> None:
+        super().__init__()
+        self.embed_dim, self.depth, self.heads, self.patch_size = 3 * patch * patch, 1, 1, (patch, patch)
+        self.mean, self.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+        self.kept: list[Tensor] = []  # what `keep` was, call by call
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        layers: Sequence[int] = (),
+        scores: Sequence[int] = (),
+        keep: Tensor | None = None,
+    ) -> Tokens:
+        patches = patchify(images, self.patch_size)
+        grid = (images.shape[2] // self.patch_size[0], images.shape[3] // self.patch_size[1])
+        bright = patches.mean(2).unflatten(1, grid)[:, None]
+        if keep is not None:
+            self.kept.append(keep.clone())
+            patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
+        return Tokens(patches.mean(1), patches, grid, {}, dict.fromkeys(scores, bright))

@@ -94,6 +94,10 @@ def test_completion_is_offered() -> None:
         (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file of weights at none.pth"),
         (["evaluate", "knn", "-w", "pretrained", "-d", "scenes"], "--model"),
         (["show", "atention", "a.png", "-w", "x"], "known: attention"),
+        (["show", "attention", "a.png"], "show attention needs --weights"),
+        (["show", "reconstruction", "a.png"], "show reconstruction needs --weights"),
+        (["show", "masks", "a.png"], "none of 1 images can be read"),
+        (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),
         (["export", "-w", "x", "-o", "model.bin"], ".safetensors or .onnx"),
     ],
@@ -201,6 +205,37 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     shipped = vitrail("export", "-w", str(run), "-o", str(tmp_path / "b.safetensors"))
     assert shipped.returncode == 0, shipped.stderr
     assert (tmp_path / "b.safetensors").stat().st_size > 1000
+
+
+def test_masks_are_shown_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.radial_gradient("L").save("a.png")
+    arguments = ["show", "masks", "a.png", "--size", "48", "--patch-size", "8", "--tau", "0.2", "--ratio", "0.5"]
+    result = runner.invoke(app, arguments)
+    assert result.output == "pictures/masks.png\n"
+    assert (tmp_path / "pictures" / "masks.png").is_file()
+
+
+def test_a_run_of_mae_shows_what_it_reconstructs(tmp_path: Path) -> None:
+    """Its own pictures, before and after, and those of an image file."""
+    run, image = tmp_path / "run", tmp_path / "a.png"
+    Image.radial_gradient("L").save(image)
+    small = ["method.decoder.embed_dim=16", "method.decoder.depth=1", "probe.train=20", "train.epochs=1"]
+    done = runner.invoke(app, ["train", "scenes_mae", *SMALL, *small, "--out", str(run)])
+    assert done.exit_code == 0, done.exception
+    captions = json.loads((run / "pictures" / "captions.json").read_text())
+    assert list(captions) == ["reconstruction_before.png", "reconstruction_after.png"]
+    heights = {}
+    for name in captions:
+        with Image.open(run / "pictures" / name) as sheet:
+            heights[name] = sheet.height
+    # Before, it says in large words that the decoder is untrained.
+    assert heights["reconstruction_before.png"] > heights["reconstruction_after.png"]
+    for more, words in (([], "reconstruction.png"), (["--plain-targets"], "leave --normalized-targets")):
+        arguments = ["show", "reconstruction", str(image), "-w", str(run), "-o", str(tmp_path / "shown"), *more]
+        shown = runner.invoke(app, arguments)
+        assert words in f"{shown.output}{shown.exception}"
+    assert (tmp_path / "shown" / "reconstruction.png").is_file()
 
 
 def test_a_mistyped_folder_does_not_cost_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from vitrail.backbones import BackboneConfig, create, save_exported
 from vitrail.data import SyntheticScenes
@@ -14,6 +15,7 @@ from vitrail.evaluation.result import Report
 from vitrail.recipes.measure import call, config_of, data_of, measure, native
 from vitrail.recipes.run import Verbs, run
 from vitrail.recipes.supervised import scenes
+from vitrail.report.collect import read_run
 
 TINY = [
     "data.scenes.count=48",
@@ -37,7 +39,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("protocol", ["accuracy", "knn", "linear", "attention_jaccard", "pointing"])
+PROTOCOLS = ["accuracy", "knn", "linear", "attention_jaccard", "pointing", "alignment_diversity"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_measures_a_small_model(protocol: str, trained: Path) -> None:
     settings = ["cls_blocks=2", "epochs=2", "batch_size=16"] if protocol == "linear" else []
     report, path = measure(protocol, str(trained), "scenes", settings)
@@ -45,6 +50,17 @@ def test_every_protocol_measures_a_small_model(protocol: str, trained: Path) -> 
     assert report.card["resolution"] == [24, 24]
     assert all(0 <= value <= 100 for value in report.numbers.values())
     assert 24 in [part["images"] for part in report.card["data"].values()]
+
+
+def test_curves_of_masks_are_drawn_where_the_page_finds_them(trained: Path, tmp_path: Path) -> None:
+    settings = ["taus=0,1", "masks=attmask", "trials=2", "images=8"]
+    report, path = measure("alignment_diversity", str(trained), "scenes", settings)
+    assert set(report.details["strategies"]) == {"tau0", "tau1", "attmask"}
+    pictures = read_run(trained).pictures
+    assert "8 images" in pictures[f"{path.stem}.png"].caption
+    measure("alignment_diversity", str(trained), "scenes", settings, out=tmp_path / "own.json")
+    with Image.open(tmp_path / "own.png") as picture:
+        assert picture.size == (640, 360)
 
 
 def test_linear_trains_and_tests_at_the_same_size() -> None:

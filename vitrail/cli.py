@@ -237,42 +237,71 @@ PICTURES = {
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
+    "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
+    "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
 }
 
 
 @app.command()
 def show(
-    picture: Annotated[str, typer.Argument(help="attention, blobs, similarity or pca.")],
+    picture: Annotated[str, typer.Argument(help="attention, blobs, similarity, pca, masks or reconstruction.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
-    weights: Weights,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", "-w", help="As for evaluate. Masks need none; with some, attention guides them too."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
-    size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the model's own.")] = None,
+    size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the model's own, or 224.")] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
+    ratio: Annotated[float, typer.Option(help="For masks: share of the patches that is hidden.")] = 0.75,
+    tau: Annotated[float, typer.Option(help="For masks: chance in DPPMask, 0 none, 1 random masking.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="For masks: another seed, other masks.")] = 0,
+    patch_size: Annotated[
+        int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
+    ] = None,
+    normalized: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalized-targets/--plain-targets",
+            help="For reconstruction, where the file does not say: what its decoder predicts.",
+        ),
+    ] = None,
+    heads: Annotated[int | None, typer.Option("--decoder-heads", help="The same, of its attention heads.")] = None,
+    paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca draws all of them in one, pca.png.
+    """Draw what a backbone sees in images, one PNG an image; pca, masks and reconstruction draw all of them in one.
 
-    Example: vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+    Examples:
+
+      vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+
+      vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
+
+      vitrail show reconstruction cat.jpg --weights mae_visualize_vit_base.pth --plain-targets
     """
     if picture not in PICTURES:
         raise ValueError(f"there is no picture {picture!r}; known: {', '.join(PICTURES)}")
-    from vitrail.recipes.look import draw
+    if weights is None and picture != "masks":
+        raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
+    if picture in ("masks", "reconstruction"):
+        from vitrail.recipes.masks import Asked, draw_masks
+        from vitrail.recipes.reconstructions import draw_reconstructions
 
-    drawn = draw(
-        picture,
-        images,
-        weights,
-        out,
-        model=model,
-        key=key,
-        size=size,
-        block=block,
-        patch=patch,
-        device=device,
-    )
+        asked = Asked(ratio, tau, seed)
+        if picture == "masks":
+            drawn = draw_masks(images, out, asked, weights=weights, patch_size=patch_size, **common)
+        else:
+            more: dict[str, Any] = {"heads": heads, "normalized": normalized, "paste": paste}
+            drawn = draw_reconstructions(images, str(weights), out, asked, **more, **common)
+    else:
+        from vitrail.recipes.look import draw
+
+        drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
     for path in drawn:
         typer.echo(path)
 

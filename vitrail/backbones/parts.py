@@ -33,6 +33,7 @@ class Part(NamedTuple):
     config: dict[str, Any]  # what rebuilds it; empty where the shapes say all that the file says
     source: str  # the file
     notes: tuple[str, ...] = ()  # what was guessed, and what the file does not say
+    normalized_targets: bool | None = None  # what a decoder predicts, where the file says it: see `vitrail.methods.mae`
 
     def fill(self, module: nn.Module) -> None:
         """Copy the tensors into `module`, all of them or none; `ValueError` where a name or a shape differs."""
@@ -126,7 +127,7 @@ def _ours(content: Mapping[str, Any], own: Mapping[str, Any], name: str, source:
     state = _under(content, f"{name}.")
     if not state:
         raise ValueError(f"the header names a part {name!r}, and there are no tensors of it; export again")
-    return Part(state, dict(parts[name]), source)
+    return Part(state, config := dict(parts[name]), source, normalized_targets=config.get("normalized_targets"))
 
 
 def _decoder(found: Recognized, content: Mapping[str, Any], heads: int | None, source: str) -> Part | None:
@@ -134,11 +135,11 @@ def _decoder(found: Recognized, content: Mapping[str, Any], heads: int | None, s
     if converted is None:
         return None
     state, config, notes = converted
-    return Part(state, config.plain(), source, (*found.notes, *notes, _about_pixels(content)))
-
-
-def _about_pixels(content: Mapping[str, Any]) -> str:
     normalized = getattr(content.get("args"), "norm_pix_loss", None)
+    return Part(state, config.plain(), source, (*found.notes, *notes, _about_pixels(normalized)), normalized)
+
+
+def _about_pixels(normalized: bool | None) -> str:
     if normalized is None:
         return (
             "the file does not say what it predicts: pixels normalized within each patch, as MAE's *_full files, or "

@@ -13,12 +13,13 @@ from vitrail.recipes.weights import find_weights
 log = logging.getLogger("vitrail")
 
 
-def take_over(weights: str, parts: Mapping[str, nn.Module]) -> None:
+def take_over(weights: str, parts: Mapping[str, nn.Module]) -> tuple[str, ...]:
     """Fill modules from a file; those it does not have start fresh, which is said aloud.
 
-    Raises `ValueError` where the file's part has other sizes.
+    Returns the names of those that were filled. Raises `ValueError` where the file's part has other sizes.
     """
     found = find_weights(weights)
+    filled: list[str] = []
     for name, module in parts.items():
         part = None if found == "pretrained" else load_part(found, name)
         if part is None:
@@ -27,3 +28,5 @@ def take_over(weights: str, parts: Mapping[str, nn.Module]) -> None:
         translate = getattr(module, "translated", None)
         (part._replace(state=translate(part.state)) if translate else part).fill(module)
         log.info("%s: taken over from %s", name, weights)
+        filled.append(name)
+    return tuple(filled)

@@ -52,12 +52,7 @@ def draw(
     pca.png.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
-    opened = {path: image for path in images if (image := _opened(path)) is not None}
-    if not opened:
-        named = ", ".join(map(str, images[:5])) + (" ..." if len(images) > 5 else "")
-        raise ValueError(
-            f"none of {len(images)} images can be read: {named}; give image files that are there and whole"
-        )
+    opened = open_images(images)
     images = list(opened)
     seen = [see(backbone, image, size, block) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)
@@ -70,6 +65,15 @@ def draw(
     for path, each in zip(paths, seen):
         _picture(picture, each, block, patch).save(path)
     return paths
+
+
+def open_images(paths: Sequence[Path]) -> dict[Path, Image.Image]:
+    """The images that can be read, by path; each of the others gets a warning. Raises `ValueError` for none at all."""
+    opened = {path: image for path in paths if (image := _opened(path)) is not None}
+    if not opened:
+        named = ", ".join(map(str, paths[:5])) + (" ..." if len(paths) > 5 else "")
+        raise ValueError(f"none of {len(paths)} images can be read: {named}; give image files that are there and whole")
+    return opened
 
 
 def _opened(path: Path) -> Image.Image | None:
@@ -113,7 +117,7 @@ def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int
     was_training = backbone.training
     backbone.eval()
     rows = []
-    for index in _different(data, count):
+    for index in different(data, count):
         image, tokens = see(backbone, data[index].image, size)
         rows.append(attention_heads(image, tokens.scores[-1][0], cell=112, columns=12))
     backbone.train(was_training)
@@ -166,7 +170,7 @@ def _names(images: Sequence[Path], picture: str) -> list[str]:
     return names
 
 
-def _different(data: ImageSet, count: int) -> list[int]:
+def different(data: ImageSet, count: int) -> list[int]:
     """Positions of images of different classes, spread over the set."""
     if data.classes is None or len(data.classes) < 2:
         readable = (index for index in range(len(data)) if _readable(data, index) is not None)

@@ -7,12 +7,13 @@ vitrail train finetune_mae data.root=flowers --init-from runs/photos-mae --out r
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig
+from vitrail.backbones import BackboneConfig, TimmViT
 from vitrail.config import Config
 from vitrail.data import EvalTransformConfig, Loader, TrainTransformConfig, build_train_transform
 from vitrail.evaluation.features import FeatureConfig
@@ -20,7 +21,9 @@ from vitrail.masks import MaskConfig
 from vitrail.methods.mae import Mae, MaeConfig
 from vitrail.nn.masked_autoencoder import DecoderConfig
 from vitrail.recipes.heads import take_over
+from vitrail.recipes.look import keep_sheet
 from vitrail.recipes.probe import ProbeConfig, knn_probe
+from vitrail.recipes.reconstructions import Autoencoder, open_autoencoder, reconstruction_sheet
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import HALF, capped, check_data, check_size, start
@@ -153,8 +156,9 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     # Normalization belongs to the weights: those that training goes on from bring their own.
     augment = augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     method = Mae(recipe.method, backbone, fresh=recipe.init_from is None)
+    taken: tuple[str, ...] = ()
     if recipe.init_from is not None and own is None:
-        take_over(recipe.init_from, {"decoder": method.decoder})
+        taken = take_over(recipe.init_from, {"decoder": method.decoder})
     loader = Loader(
         splits.train,
         build_train_transform(augment),
@@ -167,8 +171,27 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     )
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
+    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+        if when == "before":
+            found = Autoencoder(drawn, method.decoder, recipe.method.normalized_targets)
+        else:
+            found = open_autoencoder(str(folder.parent / "exported" / "backbone.safetensors"), device="cpu")
+        untrained = when == "before" and "decoder" not in taken
+        sheet = reconstruction_sheet(
+            found, splits.val, _drawn(recipe.method.mask), hidden=recipe.method.hidden, untrained=untrained
+        )
+        caption = f"Reconstructions {when} training: image, then what a mask leaves of it and what is made of that."
+        keep_sheet(folder, f"reconstruction_{when}.png", sheet, caption)
+
     ranks = Ranks(rank, world, torch.device("cpu"))
-    return Parts(method, loader, knn_probe(backbone, splits, seen, recipe.probe, workers, ranks))
+    return Parts(method, loader, knn_probe(backbone, splits, seen, recipe.probe, workers, ranks), draw)
+
+
+def _drawn(mask: MaskConfig) -> dict[str, MaskConfig]:
+    """The masks in a run's pictures: random ones, and beside them the run's own, or DPPMask's."""
+    shown = DPP if mask.kind == "random" else mask
+    name = f"DPPMask, tau\u00a0{shown.tau:g}" if shown.kind == "dpp" else shown.kind.replace("_", " ")
+    return {"random": MaskConfig(), name: shown}
 
 
 def _masked(recipe: Recipe, mask: MaskConfig) -> Recipe:

@@ -36,7 +36,8 @@ def measure(
     """Run a protocol and save its report.
 
     The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json
-    beside the weights' name in the current folder.
+    beside the weights' name in the current folder. A protocol that compares masks leaves their curves, too: among the
+    run's pictures, where the page finds them, or as a PNG beside the JSON.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
@@ -48,7 +49,25 @@ def measure(
     report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
     path = out or _place(folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem, report)
     report.save(path)
+    _draw(report, path, folder if folder and out is None else None)
     return report, path
+
+
+def _draw(report: Report, path: Path, folder: Path | None) -> None:
+    """The curves of a report that compares masks."""
+    if report.protocol != "alignment_diversity":
+        return
+    from vitrail.recipes.look import keep_sheet
+    from vitrail.viz.alignment_curve import alignment_curve
+
+    picture = alignment_curve(report.details["strategies"], floor=report.numbers.get("floor_other_image"))
+    if folder is not None:
+        settings = "".join(f"; {words}" for words in report.card["deviations"])
+        caption = f"Alignment and diversity of masks on {report.details['images']} images, bars of two standard errors"
+        caption += f"{settings}."
+        keep_sheet(folder / "pictures", f"{path.stem}.png", picture, caption)
+    else:
+        picture.save(path.with_suffix(".png"))
 
 
 def _place(folder: Path, report: Report) -> Path:

@@ -96,14 +96,18 @@ def curves_figure(
 
 def curves_png(curves: Mapping[str, Curve | Sequence[Curve]], *, dots_per_inch: int = 160, **how: Any) -> Image.Image:
     """The figure as pixels: RGBA where `look="both"`, RGB otherwise. Other arguments: see `curves_figure`."""
+    picture = pixels_of(curves_figure(curves, **how), dots_per_inch)
+    return picture if how.get("look", "both") == "both" else picture.convert("RGB")
+
+
+def pixels_of(figure: Figure, dots_per_inch: int = 160) -> Image.Image:
+    """A figure as an RGBA picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = curves_figure(curves, **how)
     figure.set_dpi(dots_per_inch)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba()).copy())
-    return picture if how.get("look", "both") == "both" else picture.convert("RGB")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba()).copy())
 
 
 def curves_svg(curves: Mapping[str, Curve | Sequence[Curve]], **how: Any) -> str:
