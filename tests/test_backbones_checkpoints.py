@@ -530,8 +530,8 @@ class TestClassifier:
         state = exported.state | {f"head.{name}": value for name, value in head.state_dict().items()}
         metadata = exported.metadata | {"classes": ["ant", "bee", "cat"]}
         save_exported(Exported(state, metadata), tmp_path / "x.safetensors")
-        backbone, loaded, classes = load_classifier(tmp_path / "x.safetensors")
-        assert classes == ("ant", "bee", "cat")
+        backbone, loaded, classes, pool = load_classifier(tmp_path / "x.safetensors")
+        assert (classes, pool) == (("ant", "bee", "cat"), "cls")
         assert torch.equal(loaded(backbone.eval()(IMAGES).cls), head(source(IMAGES).cls))
         assert load(weights=tmp_path / "x.safetensors").report.ignored == ("head.bias", "head.weight")
         vit = timm.create_model(
@@ -549,7 +549,7 @@ class TestClassifier:
     @pytest.mark.parametrize("kind", ["DeiT", "Hugging Face", "timm, with a head"])
     def test_others(self, kind: str, source: TimmViT, tmp_path: Path) -> None:
         torch.save(LAYOUTS[kind][1](source.export().state), tmp_path / "x.pth")
-        _, head, classes = load_classifier(tmp_path / "x.pth")
+        _, head, classes, _ = load_classifier(tmp_path / "x.pth")
         assert head.out_features == 5
         assert classes is None
         assert head.weight.min() == 1

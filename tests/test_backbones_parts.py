@@ -491,7 +491,7 @@ class TestOurs:
         state = plain.state | {f"head.{name}": value for name, value in classifier.state_dict().items()}
         labeled = Exported(state, plain.metadata | {"classes": ["ant", "bee", "cat"]})
         save_exported(with_part(labeled, "decoder", decoder, decoder.config), tmp_path / "x.safetensors")
-        _, head, classes = load_classifier(tmp_path / "x.safetensors")
+        _, head, classes, _ = load_classifier(tmp_path / "x.safetensors")
         assert torch.equal(head.weight, classifier.weight)
         assert classes == ("ant", "bee", "cat")
 

@@ -43,6 +43,7 @@ def test_list_names_recipes_and_protocols() -> None:
         "folder",
         "deit_small",
         "finetune_sar",
+        "finetune_mae",
         "knn",
         "linear",
         "attention_jaccard",

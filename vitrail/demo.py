@@ -68,12 +68,12 @@ def run_demo(out: Path, *, seed: int = 0, budget: float = 0.7) -> Path:
 
 def measure_run(folder: Path, recipe: Recipe) -> dict[str, Report]:
     """Accuracy, k-NN and attention Jaccard of a finished run's weights, saved in its folder."""
-    backbone, head, classes = load_classifier(folder / "exported" / "backbone.safetensors")
+    backbone, head, classes, pool = load_classifier(folder / "exported" / "backbone.safetensors")
     splits = open_splits(recipe.data)
     reports = {}
     for protocol in (accuracy, knn, attention_jaccard):
         config = native(config_of(protocol.evaluate), backbone)
-        report = call(protocol.evaluate, backbone, splits.train, splits.val, config, head, classes)
+        report = call(protocol.evaluate, backbone, splits.train, splits.val, config, head, classes, pool=pool)
         report.save(folder / "evaluation" / f"{report.protocol}.json")
         reports[report.protocol] = report
     return reports
@@ -91,7 +91,7 @@ def _scaled(recipe: Recipe, seed: int, budget: float) -> Recipe:
 
 
 def _introduction(recipe: Recipe, measured: list[dict[str, Report]], seconds: float, folder: Path) -> str:
-    backbone, head, classes = load_classifier(folder / "exported" / "backbone.safetensors")
+    backbone, head, classes, _ = load_classifier(folder / "exported" / "backbone.safetensors")
     rows, columns = (side // patch for side, patch in zip(backbone.image_size, backbone.patch_size))
     data: ImageSet = open_splits(recipe.data).train
     steps = len(data) // recipe.train.global_batch_size * recipe.train.epochs

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -35,6 +35,15 @@ from vitrail.nn.surgery import operate, surgery
 
 Name = str | BackboneConfig | None
 Size = int | tuple[int, int] | None
+
+
+class Classifier(NamedTuple):
+    """What `load_classifier` returns."""
+
+    backbone: TimmViT
+    head: nn.Linear
+    classes: tuple[str, ...] | None  # names of the outputs; None where the file has none
+    pool: Literal["cls", "mean"]  # what the head reads, after the final norm: class token, or mean of the patches
 
 
 def load(
@@ -92,13 +101,12 @@ def load(
 
 def load_classifier(
     path: str | Path, name: Name = None, *, image_size: Size = None, checkpoint_key: str = "auto"
-) -> tuple[TimmViT, nn.Linear, tuple[str, ...] | None]:
-    """A backbone, the linear classifier of its class token, and the class names (None where the file has
-    none).
+) -> Classifier:
+    """A backbone and its linear classifier, which reads what `pool` says.
 
     Raises:
-        ValueError: as `load`; and for a file without a classifier, one whose classifier does not read the
-            class token (average pooling), or a distilled model, which has two.
+        ValueError: as `load`; and for a file without a classifier, one whose classifier reads an average that is
+            normalized once more (`fc_norm`), or a distilled model, which has two.
     """
     path = weights_file(path)
     found, own = _found(path, checkpoint_key)
@@ -107,7 +115,10 @@ def load_classifier(
     changes = {} if image_size is None else {"image_size": image_size}
     backbone = _build(found, own, name, changes, str(path))
     if "fc_norm.weight" in found.state:
-        raise ValueError(f"{path} classifies the average of the patches, not the class token; load the backbone alone")
+        raise ValueError(
+            f"{path} classifies the average of the patches after a norm of its own (fc_norm), which is neither the "
+            "class token nor the mean of normalized patches; load the backbone alone"
+        )
     if "dist_token" in found.state:
         raise ValueError(f"{path} has two classifiers, for class and distillation token; load the backbone alone")
     weight = found.head["weight"]
@@ -117,8 +128,10 @@ def load_classifier(
         )
     head = nn.Linear(weight.shape[1], weight.shape[0])
     head.load_state_dict(found.head)
-    classes = None if own is None else own.get("classes")
-    return backbone, head, None if classes is None else tuple(classes)
+    said = own or {}
+    if (pool := said.get("pool", "cls")) not in ("cls", "mean"):
+        raise ValueError(f"{path} says that its classifier reads {pool!r}; this version knows 'cls' and 'mean'")
+    return Classifier(backbone, head, tuple(said["classes"]) if said.get("classes") is not None else None, pool)
 
 
 def save_exported(exported: Exported, path: str | Path) -> None:

@@ -4,6 +4,7 @@
                       header, under `parts`
     MAE               "decoder", under the names and in the order of `vitrail.nn.masked_autoencoder`
     DINO, iBOT        "projector": `mlp.N.*`, `last_layer.*`, and iBOT's `last_layer2.*` or `mlp2.*`, as they stand;
+                      "patch_projector": of iBOT, `mlp.N.*` and `last_layer2.*` as `last_layer.*`;
                       "centers": `center` of the teacher's outputs, iBOT's patches' `center2`
     MoCo-v3           "projector" and "predictor": `N.*`, as they stand (the predictor goes with the base encoder)
 
@@ -48,7 +49,7 @@ def load_part(weights: str | Path, name: str, *, checkpoint_key: str = "auto", h
 
     Args:
         weights: a file or a run folder, as `vitrail.load` reads them.
-        name: "decoder", "projector", "predictor", "centers", or a name of our own file's header.
+        name: "decoder", "projector", "patch_projector", "predictor", "centers", or a name of our own file's header.
         checkpoint_key: which network's part, as in `vitrail.load`: "teacher", "student", "momentum_encoder", ...
         heads: attention heads of MAE's decoder, which its files do not say; None guesses and notes it.
 
@@ -66,7 +67,7 @@ def load_part(weights: str | Path, name: str, *, checkpoint_key: str = "auto", h
             return _decoder(found, content, heads, str(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    finders = {"projector": _projector, "predictor": _predictor}
+    finders = {"projector": _projector, "patch_projector": _patch_projector, "predictor": _predictor}
     state = _centers(found, content) if name == "centers" else finders.get(name, _nothing)(found)
     return Part(state, {}, str(path), found.notes) if state else None
 
@@ -154,6 +155,12 @@ def _projector(found: Recognized) -> dict[str, Tensor]:
         return _under(found.inside, "head.")
     projects = any(name.startswith(("mlp.", "last_layer.")) for name in head)  # and does not classify
     return head if found.layout in ("DINO", "iBOT") and projects else {}
+
+
+def _patch_projector(found: Recognized) -> dict[str, Tensor]:
+    head = _projector(found) if found.layout == "iBOT" else {}
+    own = {f"last_layer.{name}": value for name, value in _under(head, "last_layer2.").items()}
+    return own and own | {name: value for name, value in head.items() if name.startswith("mlp.")}
 
 
 def _predictor(found: Recognized) -> dict[str, Tensor]:

@@ -9,8 +9,11 @@ Source: Caron et al., "Emerging Properties in Self-Supervised Vision Transformer
 
 Deviations from the paper
 - Tokens and positions are not decayed, as everywhere in this library; the released code decays them.
-- While prototypes are frozen their gradient is zero; AdamW's decay shortens them, which changes no logit, as only
-  their directions count.
+- While prototypes are frozen their gradient is zero, where the released code has none. AdamW's decay shortens them,
+  which changes no logit, as only their directions count; and Adam counts those steps: for some hundred steps
+  afterwards prototypes move up to six times as fast as with fresh moments.
+- The learned lengths of prototypes are not decayed.
+- Recipes clip the gradient of all weights together; the released code clips each tensor for itself.
 - The center moves once an optimizer step, by the mean over micro-batches and ranks.
 - Sinkhorn-Knopp in place of the center, as in DINOv2, is an option.
 """
@@ -44,7 +47,7 @@ class DinoConfig(Config):
     """Divides the student's logits."""
     momentum: float = Field(0.996, ge=0, le=1)
     """Of the teacher at the start; it goes to 1 along half a cosine."""
-    frozen_epochs: float = Field(1, ge=0)
+    frozen_epochs: int = Field(1, ge=0)
     """Epochs at the start in which the prototypes do not learn."""
     epochs: int | None = Field(None, ge=1)
     """Of the whole training, to which the epochs above refer; a recipe fills it in."""
@@ -105,14 +108,13 @@ class Dino(nn.Module):
         self.targets.move()
 
     def export(self) -> Exported:
-        """The teacher's backbone under timm's names, and its head under `projector.`."""
-        return export_teacher(self.teacher, {"projector": self.teacher_head})
+        """The teacher's backbone under timm's names, its head under `projector.`, the center under `centers.`."""
+        return export_teacher(self.teacher, {"projector": self.teacher_head}, {"center": self.targets})
 
     @torch.no_grad()
     def _target(self, images: Tensor, epoch: int) -> Tensor:
-        embedded = self.teacher_head.embed(self.teacher(images).cls)
-        logits = self.teacher_head.compare(embedded)
-        self.targets.note(logits.float().mean(0), len(logits))
+        logits = self.teacher_head(self.teacher(images).cls)
+        self.targets.note(logits.mean(0), len(logits))
         return self.targets(logits, epoch)
 
     def _student(
@@ -126,8 +128,9 @@ class Dino(nn.Module):
             tokens = self._tokens(group, number)
             if number == 0 or self.config.regularize == "all":
                 loss, named = self.regularizers(tokens, step)
-                penalty = penalty + loss * share_of(group, views, self.config.regularize)
-                parts = parts or named
+                share = share_of(group, views, self.config.regularize)
+                penalty = penalty + loss * share
+                parts = added(parts, named, share)
             logits.append(self.head(tokens.cls, frozen).unflatten(0, (len(group), -1)))
         return tuple(logits), penalty, parts
 
@@ -140,7 +143,7 @@ class Dino(nn.Module):
 def views_of(batch: Batch, global_views: int) -> tuple[Tensor, ...]:
     """All views of a batch, the global ones first; `ValueError` where there are too few, or the global ones differ."""
     views = (batch.images, *batch.views)
-    if len(views) <= max(global_views, 1) - (global_views > 1):
+    if len(views) < max(global_views, 2):
         raise ValueError(
             f"the batch holds {len(views)} view{'s' * (len(views) > 1)} of each image and {global_views} global ones "
             "are compared with others; give the loader a MultiCrop transform"
@@ -167,23 +170,30 @@ def share_of(group: tuple[Tensor, ...], views: tuple[Tensor, ...], which: str) -
     return 1.0 if which == "global" else len(group) / len(views)
 
 
+def added(parts: dict[str, Tensor], named: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Numbers to log of one more group, by its share of the views."""
+    return parts | {name: parts.get(name, 0) + share * value for name, value in named.items()}
+
+
 def epoch_of(step: Step, epochs: int | None) -> int:
     """Number of the epoch that a step is in, 0 for all where nobody counts."""
     return 0 if epochs is None else int(step.progress * epochs + 1e-9)
 
 
-def check_epochs(epochs: int | None, *spoken_of: float) -> None:
+def check_epochs(epochs: int | None, *spoken_of: int) -> None:
     """Raise `ConfigError` where something lasts for epochs and their number is not known."""
     if epochs is None and any(spoken_of):
         raise ConfigError(
-            f"method.epochs is null and {' and '.join(f'{each:g}' for each in spoken_of)} epochs of it are spoken of "
+            f"method.epochs is null and {' and '.join(map(str, spoken_of))} epochs of it are spoken of "
             "(targets.warmup_epochs, frozen_epochs); set method.epochs, or these to 0"
         )
 
 
-def export_teacher(teacher: Any, heads: dict[str, Any]) -> Exported:
-    """A teacher's backbone under timm's names, and heads under their own, each with its configuration."""
+def export_teacher(teacher: Any, heads: dict[str, Any], targets: dict[str, SoftTargets]) -> Exported:
+    """A teacher's backbone under timm's names, heads under their own with their configuration, and the centers."""
     exported = teacher.export()
     for part, head in heads.items():
         exported = with_part(exported, part, head, head.config)
+    centers = nn.ParameterDict({name: each.center for name, each in targets.items()})
+    exported = with_part(exported, "centers", centers, {})
     return Exported(exported.state, exported.metadata | {"network": "teacher"})

@@ -15,6 +15,7 @@ Deviations from the paper
 - The mean over the crops counts those without hidden patches, as the released code does.
 - The teacher's prototypes are compared with hidden patches alone. The center of all patches is the same as published:
   the comparison is linear, so the mean of logits is the logits of a mean.
+- A head for patches has an MLP of its own, too; in the released code only the prototypes are.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
 from vitrail.masks import MaskConfig, RatioConfig, build, draw_numbers
 from vitrail.methods.dino import (
     DinoConfig,
+    added,
     by_size,
     check_epochs,
     epoch_of,
@@ -37,6 +39,7 @@ from vitrail.methods.dino import (
     share_of,
     views_of,
 )
+from vitrail.nn.cls_attention import attention_of
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.prototype_head import HeadConfig, PrototypeHead
 from vitrail.nn.soft_targets import SoftTargets, TargetConfig
@@ -107,9 +110,7 @@ class Ibot(nn.Module):
         """Bool `[B, N]`, True is hidden, for crops that the teacher has seen as `tokens`."""
         rows, columns = tokens.grid
         numbers = draw_numbers(self.config.ratio, len(crops), rows * columns, generator=generator)
-        attention = None
-        if self.mask.needs_attention:
-            attention = tokens.scores[-1].float().flatten(2).softmax(-1).mean(1)
+        attention = attention_of(tokens.scores[-1]) if self.mask.needs_attention else None
         return self.mask(crops, tokens.grid, numbers, attention=attention, generator=generator)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -132,11 +133,11 @@ class Ibot(nn.Module):
         self.patch_targets.move()
 
     def export(self) -> Exported:
-        """The teacher's backbone under timm's names, its heads under `projector.` and `patch_projector.`."""
+        """The teacher's backbone under timm's names; `projector.`, `patch_projector.` and `centers.` beside it."""
         heads = {"projector": self.teacher_head}
         if self.teacher_patch_head is not None:
             heads["patch_projector"] = self.teacher_patch_head
-        return export_teacher(self.teacher, heads)
+        return export_teacher(self.teacher, heads, {"center": self.targets, "center2": self.patch_targets})
 
     @torch.no_grad()
     def _look(self, crops: Tensor) -> Tokens:
@@ -146,11 +147,10 @@ class Ibot(nn.Module):
     def _targets(self, tokens: Tokens, hidden: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities for the class tokens `[T * B, K]` and for the hidden patches `[M, K]`."""
         logits = self.teacher_head(tokens.cls)
-        self.targets.note(logits.float().mean(0), len(logits))
+        self.targets.note(logits.mean(0), len(logits))
         head: PrototypeHead = self.teacher_patch_head or self.teacher_head
         embedded = head.embed(tokens.patches)
-        mean = head.compare(embedded.float().mean((0, 1)).to(embedded.dtype))
-        self.patch_targets.note(mean, len(embedded))
+        self.patch_targets.note(head.compare(embedded.mean((0, 1))), len(embedded))
         return self.targets(logits, epoch), self.patch_targets(head.compare(embedded[hidden]), epoch)
 
     def _student(
@@ -172,7 +172,8 @@ class Ibot(nn.Module):
                 patch_logits = (self.patch_head or self.head)(tokens.patches[hidden], frozen)
             if seen is not None:
                 loss, named = seen(tokens, step)
-                penalty = penalty + loss * share_of(group, views, config.regularize)
-                parts = parts or named
+                share = share_of(group, views, config.regularize)
+                penalty = penalty + loss * share
+                parts = added(parts, named, share)
             logits.append(self.head(tokens.cls, frozen).unflatten(0, (len(group), -1)))
         return tuple(logits), patch_logits, penalty, parts

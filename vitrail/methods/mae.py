@@ -13,8 +13,10 @@ DPPMask; `throw` is the second half of Liu et al.'s attention-driven masking and
 Deviations from the papers
 - Normalization of targets uses the pixels as they were normalized for the backbone, which only adds a constant factor
   and shift within a channel; within a patch, channels are normalized together, as published.
+- Tokens are not decayed, as everywhere in this library; the released code decays them.
 - `throw` takes patches out of the hidden ones uniformly at random; its paper lets the attention choose them.
-- A mask that is guided by attention asks the encoder itself, on whole images, in each step: one more forward pass.
+- A mask that is guided by attention asks the encoder itself, on whole images, in each step: one more forward pass, as
+  the encoder is in training, drop path included.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.masks import MaskConfig, build, visible
+from vitrail.masks.ranking import hide_lowest, uniform
 from vitrail.nn.cls_attention import cls_attention
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
@@ -45,11 +48,11 @@ class MaeConfig(Config):
     hidden: float = Field(0.75, gt=0, lt=1)
     """Share of the patches that is hidden: `int(N * (1 - hidden))` stay."""
     throw: float = Field(0.0, ge=0, lt=1)
-    """Share of the hidden patches that is not reconstructed either: less time in the decoder's loss alone."""
+    """Share of the hidden patches that do not count in the loss either: `int(throw * hidden)`, never all of them."""
     normalized_targets: bool = True
     """Reconstruct each patch less its mean and over its standard deviation, instead of raw pixels."""
     positions: Literal["fixed", "learned"] = "fixed"
-    """Of the encoder, where its weights are fresh: sines and cosines that stay, as published, or learned ones."""
+    """Of the encoder. fixed: not trained, sines and cosines where weights are fresh, as published; or learned ones."""
     decoder: DecoderConfig = DecoderConfig()
     weight_decay: float = Field(0.05, ge=0)
     """AdamW's decay, on matrices only."""
@@ -59,7 +62,7 @@ class Mae(nn.Module):
     """An encoder and a decoder that reconstructs. Fulfills `vitrail.contracts.Method`."""
 
     def __init__(self, config: MaeConfig, backbone: TimmViT, *, fresh: bool = True) -> None:
-        """Args: fresh: the backbone's weights are to be drawn as the paper does; False leaves them as they are."""
+        """Args: fresh: the backbone's weights are to be drawn as the paper does; False leaves their values alone."""
         super().__init__()
         self.config = config
         self.backbone = backbone
@@ -68,13 +71,15 @@ class Mae(nn.Module):
         self.decoder = MaskedDecoder(config.decoder, backbone.embed_dim, backbone.patch_size, grid)
         if fresh:
             _draw(backbone, config.positions)
+        if config.positions == "fixed" and backbone.vit.pos_embed is not None:
+            backbone.vit.pos_embed.requires_grad_(False)
 
     def training_step(self, batch: Batch, step: Step) -> Losses:
         """The mean squared error of the hidden patches; parts: what the mask has to tell."""
         images = batch.images
         hidden = self.hide(images)
         predictions = self.reconstruct(images, hidden)
-        counted = self._thrown(hidden) if self.config.throw else hidden
+        counted = thrown(hidden, self.config.throw) if self.config.throw else hidden
         errors = (predictions.float() - self.targets(images)).square().mean(-1)
         return Losses((errors * counted).sum() / counted.sum(), _told(self.mask))
 
@@ -110,12 +115,13 @@ class Mae(nn.Module):
         tall, wide = self.backbone.patch_size
         return images.shape[-2] // tall, images.shape[-1] // wide
 
-    def _thrown(self, hidden: Tensor) -> Tensor:
-        """The hidden patches that are predicted: all but a share of them, drawn uniformly."""
-        count = hidden.sum(1, keepdim=True)
-        keys = torch.rand(hidden.shape, device=hidden.device).masked_fill(~hidden, 2.0)
-        rank = keys.argsort(1).argsort(1)
-        return rank < (count * (1 - self.config.throw)).ceil()
+
+def thrown(hidden: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Of the hidden patches, bool `[B, N]`, those that still count: all but `int(share * hidden)`, drawn uniformly."""
+    count = hidden.sum(1)
+    gone = (count.double() * share).long().minimum((count - 1).clamp(min=0))
+    keys = uniform(hidden.shape, hidden.device, generator).masked_fill(~hidden, 2.0)
+    return hide_lowest(keys, count - gone)
 
 
 def targets(images: Tensor, patch: tuple[int, int], normalized: bool) -> Tensor:
@@ -153,4 +159,3 @@ def _draw(backbone: TimmViT, positions: str) -> None:
         fixed = torch.zeros_like(vit.pos_embed)
         fixed[0, -rows * columns :] = sine_cosine((rows, columns), backbone.embed_dim)
         vit.pos_embed.copy_(fixed)
-    vit.pos_embed.requires_grad_(False)

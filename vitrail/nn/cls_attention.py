@@ -10,10 +10,15 @@ from vitrail.contracts import Backbone
 
 @torch.no_grad()
 def cls_attention(backbone: Backbone, images: Tensor, block: int = -1) -> Tensor:
-    """Attention of a block's class token to the patches: `[B, N]` float32, not negative, each row sums to 1.
+    """Attention of a block's class token to the patches: `[B, N]` float32, not negative, each row sums to 1."""
+    return attention_of(backbone(images, scores=(block,)).scores[block])
+
+
+@torch.no_grad()
+def attention_of(scores: Tensor) -> Tensor:
+    """The same of CLS scores `[B, H, Y, X]`, as backbones return them.
 
     The softmax runs over the patches alone, then the heads are averaged. What the class token gives to itself is left
     out, which changes the weight of a head in the average, and no head's order of patches.
     """
-    scores = backbone(images, scores=(block,)).scores[block]
     return scores.float().flatten(2).softmax(-1).mean(1)

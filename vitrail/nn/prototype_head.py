@@ -3,12 +3,14 @@
     logits = g * <normalized prototypes, normalized MLP(token)>,   g = 1 unless it is learned
 
 Source: Caron et al. 2021 (arXiv 2104.14294), Sec. 3.1 and appendix C: an MLP, an l2 bottleneck, and a weight-normalized
-layer without bias.
+layer without bias. Lengths and likenesses are computed in float32, whatever autocast says: what comes of them is
+divided by temperatures down to 0.04.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail.config import Config
+from vitrail.nn.published_head import from_published
 
 
 class HeadConfig(Config):
@@ -59,13 +62,36 @@ class PrototypeHead(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens `[..., width]` in the bottleneck, of length 1: `[..., bottleneck]`."""
-        return functional.normalize(self.mlp(tokens), dim=-1)
+        return functional.normalize(_wide(self.mlp(tokens)), dim=-1)
 
     def compare(self, embedded: Tensor, frozen: bool = False) -> Tensor:
         """Logits of embedded tokens; linear in them, so the logits of a mean are the mean of the logits."""
-        directions = functional.normalize(self.prototypes, dim=-1)
+        with torch.autocast(embedded.device.type, enabled=False):
+            directions = functional.normalize(_wide(self.prototypes), dim=-1)
+            if self.norms is not None:
+                directions = directions * self.norms[:, None]
+            if frozen:
+                directions = directions.detach() + 0 * directions
+            return functional.linear(_wide(embedded), directions)
+
+    def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A head's state under this one's names: of a head like this, or of DINO's and iBOT's (`nn.published_head`).
+
+        Raises:
+            ValueError: for a published head that is built otherwise, or prototypes of unequal length where this head
+                keeps them at 1. Sizes are not looked at.
+        """
+        found = from_published(state)
+        norms = found.pop("norms", None)
         if self.norms is not None:
-            directions = directions * self.norms[:, None]
-        if frozen:
-            directions = directions.detach() + 0 * directions
-        return functional.linear(embedded, directions)
+            found["norms"] = self.norms.new_ones(self.norms.shape) if norms is None else norms
+        elif norms is not None and bool((norms != 1).any()):
+            raise ValueError(
+                f"the prototypes have learned lengths, from {norms.min():.4g} to {norms.max():.4g}, and this head "
+                "keeps all at 1; set fixed_norm=false (method.head.fixed_norm=false)"
+            )
+        return found
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -28,7 +28,7 @@ class TargetConfig(Config):
     """Divides the logits; smaller is sharper."""
     warmup_temperature: float = Field(0.04, gt=0)
     """Where the temperature starts."""
-    warmup_epochs: float = Field(30, ge=0)
+    warmup_epochs: int = Field(30, ge=0)
     """Epochs in which it rises linearly, in steps of an epoch."""
     center_momentum: float = Field(0.9, ge=0, le=1)
     """Of the center, for "centering"."""
@@ -37,10 +37,9 @@ class TargetConfig(Config):
 
     def temperature_at(self, epoch: int) -> float:
         """The temperature in epoch 0, 1, ...: it is reached in the last epoch of the warm-up, as published."""
-        last = max(int(self.warmup_epochs) - 1, 0)
-        if epoch >= int(self.warmup_epochs):
+        if epoch >= self.warmup_epochs:
             return self.temperature
-        share = epoch / last if last else 0.0
+        share = epoch / max(self.warmup_epochs - 1, 1)
         return self.warmup_temperature + (self.temperature - self.warmup_temperature) * share
 
 

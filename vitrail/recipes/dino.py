@@ -17,11 +17,22 @@ from vitrail.data import Loader, MultiCrop, MultiCropConfig
 from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
-from vitrail.recipes.heads import take_over
+from vitrail.recipes.heads import take_over, take_over_centers
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.recipes.start import HALF, capped, check_data, check_views, drawing, seen_by, start
+from vitrail.recipes.start import (
+    HALF,
+    capped,
+    check_crops,
+    check_data,
+    check_views,
+    check_weights,
+    drawing,
+    seen_by,
+    start,
+    timed,
+)
 from vitrail.regularizers import RegularizerConfig
 from vitrail.train import Ranks, TrainConfig
 
@@ -36,7 +47,7 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
     init_from: str | None = None
-    """Weights to go on from: a backbone, with its head where the file has one. null for fresh ones."""
+    """Weights to go on from: a backbone, with its head and center where the file has them. null for fresh ones."""
     views: MultiCropConfig = MultiCropConfig()
     method: DinoConfig = DinoConfig()
     train: TrainConfig = TrainConfig()
@@ -47,6 +58,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         check_views(self.backbone, self.views, self.method.epochs, self.train.epochs)
+        check_weights(self.method.regularizers, self.train.epochs)
         return self
 
 
@@ -147,11 +159,15 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     check(recipe)
     views, splits = recipe.views, open_splits(recipe.data)
     backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    check_crops(backbone.patch_size, views)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})
-    method = Dino(recipe.method.model_copy(update={"epochs": recipe.train.epochs}), backbone)
+    regularizers = timed(recipe.method.regularizers, recipe.train.epochs)
+    known = {"epochs": recipe.train.epochs, "regularizers": regularizers}
+    method = Dino(recipe.method.model_copy(update=known), backbone)
     if recipe.init_from is not None and own is None:
-        take_over(recipe.init_from, {"projector": method.head})
+        if take_over(recipe.init_from, {"projector": method.head}):
+            take_over_centers(recipe.init_from, {"center": method.targets})
         method.teacher_head.load_state_dict(method.head.state_dict())
     loader = Loader(
         splits.train,

@@ -1,32 +1,124 @@
-"""What stands beside a backbone in the weights that training goes on from: decoders and heads, taken over or fresh."""
+"""What stands beside a backbone in the weights that training goes on from: decoders, heads, centers; taken over or
+fresh."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
-from vitrail.backbones.parts import load_part
+from vitrail.backbones.parts import Part, load_part
+from vitrail.nn.soft_targets import SoftTargets
 from vitrail.recipes.weights import find_weights
 
 log = logging.getLogger("vitrail")
 
 
-def take_over(weights: str, parts: Mapping[str, nn.Module]) -> tuple[str, ...]:
+def take_over(
+    weights: str, parts: Mapping[str, nn.Module], *, normalized_targets: bool | None = None
+) -> tuple[str, ...]:
     """Fill modules from a file; those it does not have start fresh, which is said aloud.
 
-    Returns the names of those that were filled. Raises `ValueError` where the file's part has other sizes.
+    Args:
+        weights: as `--init-from` names them.
+        parts: modules by the name of the part.
+        normalized_targets: what a decoder is to predict; a file that says otherwise is taken with a warning.
+
+    Returns:
+        The names of those that were filled.
+
+    Raises:
+        ValueError: where the file's part has other sizes, or is built otherwise.
     """
-    found = find_weights(weights)
     filled: list[str] = []
     for name, module in parts.items():
-        part = None if found == "pretrained" else load_part(found, name)
+        part = _part(weights, name)
         if part is None:
             log.warning("%s brings no %s: it starts fresh", weights, name)
             continue
-        translate = getattr(module, "translated", None)
-        (part._replace(state=translate(part.state)) if translate else part).fill(module)
+        _check_attention_heads(part, module)
+        _translated(part, module).fill(module)
         log.info("%s: taken over from %s", name, weights)
+        if normalized_targets is not None and part.normalized_targets not in (None, normalized_targets):
+            log.warning(
+                "%s: its %s learned with normalized_targets=%s and goes on with method.normalized_targets=%s",
+                weights,
+                name,
+                part.normalized_targets,
+                normalized_targets,
+            )
         filled.append(name)
     return tuple(filled)
+
+
+def take_over_centers(weights: str, targets: Mapping[str, SoftTargets]) -> tuple[str, ...]:
+    """Fill centers, `center` and iBOT's `center2`, from a file that has them; others start at 0, which is said aloud.
+
+    Returns the names of those that were filled. Call it for the centers of heads that were taken over alone.
+    """
+    part = _part(weights, "centers") if targets else None
+    filled = []
+    for name, each in targets.items():
+        found = None if part is None else part.state.get(name)
+        if found is None:
+            log.warning("%s brings no %s: it starts at 0", weights, name)
+        elif found.numel() != each.center.numel():
+            log.warning(
+                "%s: its %s is of %d prototypes, not %d: it starts at 0",
+                weights,
+                name,
+                found.numel(),
+                each.center.numel(),
+            )
+        else:
+            with torch.no_grad():
+                each.center.copy_(found.reshape(-1))
+            log.info("%s: taken over from %s", name, weights)
+            filled.append(name)
+    return tuple(filled)
+
+
+def one_head(weights: str) -> bool:
+    """Whether a file's head serves class tokens and patches alike; prototypes that are left out are said aloud."""
+    head, of_patches = _part(weights, "projector"), _part(weights, "patch_projector")
+    if head is None or of_patches is None:
+        return True
+    same = all(name in head.state and torch.equal(value, head.state[name]) for name, value in of_patches.state.items())
+    if not same:
+        log.warning(
+            "%s has a head of its own for patches, and method.patch_head is null: it is left out, patches go on with "
+            "the class tokens' head",
+            weights,
+        )
+    return same
+
+
+def _part(weights: str, name: str) -> Part | None:
+    found = find_weights(weights)
+    return None if found == "pretrained" else load_part(found, name)
+
+
+def _translated(part: Part, module: nn.Module) -> Part:
+    translate = getattr(module, "translated", None)
+    if translate is None:
+        return part
+    try:
+        return part._replace(state=translate(part.state))
+    except ValueError as error:
+        raise ValueError(f"{part.source}: {error}") from None
+
+
+def _check_attention_heads(part: Part, module: nn.Module) -> None:
+    """No shape tells how many heads a decoder attends with; weights for another number compute something else."""
+    said = part.config.get("decoder", part.config).get("heads")
+    mine = getattr(getattr(module, "config", None), "heads", None)
+    if said in (None, mine) or mine is None:
+        return
+    if part.notes:  # somebody else's file, for which it was guessed
+        log.warning("%s: %d attention heads, where a guess from its width is %d", part.source, mine, said)
+        return
+    raise ValueError(
+        f"{part.source}: its decoder attends with {said} heads, and method.decoder.heads is {mine}; set it to {said}"
+    )

@@ -18,11 +18,22 @@ from vitrail.masks import MaskConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
-from vitrail.recipes.heads import take_over
+from vitrail.recipes.heads import one_head, take_over, take_over_centers
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.recipes.start import HALF, capped, check_data, check_views, drawing, seen_by, start
+from vitrail.recipes.start import (
+    HALF,
+    capped,
+    check_crops,
+    check_data,
+    check_views,
+    check_weights,
+    drawing,
+    seen_by,
+    start,
+    timed,
+)
 from vitrail.train import Ranks, TrainConfig
 
 DPP = MaskConfig(kind="dpp", tau=0.5)
@@ -36,7 +47,7 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
     init_from: str | None = None
-    """Weights to go on from: a backbone, with its heads where the file has them. null for fresh ones."""
+    """Weights to go on from: a backbone, with its heads and centers where the file has them. null for fresh ones."""
     views: MultiCropConfig = MultiCropConfig()
     method: IbotConfig = IbotConfig()
     train: TrainConfig = TrainConfig()
@@ -47,6 +58,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         check_views(self.backbone, self.views, self.method.epochs, self.train.epochs)
+        check_weights(self.method.regularizers, self.train.epochs)
         return self
 
 
@@ -157,9 +169,12 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     check(recipe)
     views, splits = recipe.views, open_splits(recipe.data)
     backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    check_crops(backbone.patch_size, views)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})
-    method = Ibot(recipe.method.model_copy(update={"epochs": recipe.train.epochs}), backbone)
+    regularizers = timed(recipe.method.regularizers, recipe.train.epochs)
+    known = {"epochs": recipe.train.epochs, "regularizers": regularizers}
+    method = Ibot(recipe.method.model_copy(update=known), backbone)
     if recipe.init_from is not None and own is None:
         _take_over_heads(recipe.init_from, method)
     loader = Loader(
@@ -178,11 +193,16 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
 
 
 def _take_over_heads(weights: str, method: Ibot) -> None:
-    take_over(weights, {"projector": method.head})
+    """Heads and centers of student and teacher. A center belongs to a head: one that starts fresh takes none."""
+    own = method.patch_head
+    taken = take_over(weights, {"projector": method.head} | ({} if own is None else {"patch_projector": own}))
     method.teacher_head.load_state_dict(method.head.state_dict())
-    if method.patch_head is not None and method.teacher_patch_head is not None:
-        take_over(weights, {"patch_projector": method.patch_head})
-        method.teacher_patch_head.load_state_dict(method.patch_head.state_dict())
+    if own is not None and method.teacher_patch_head is not None:
+        method.teacher_patch_head.load_state_dict(own.state_dict())
+    centers = {"center": method.targets} if "projector" in taken else {}
+    if "patch_projector" in taken or (own is None and "projector" in taken and one_head(weights)):
+        centers["center2"] = method.patch_targets
+    take_over_centers(weights, centers)
 
 
 def _masked(recipe: Recipe, mask: MaskConfig) -> Recipe:

@@ -158,7 +158,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     method = Mae(recipe.method, backbone, fresh=recipe.init_from is None)
     taken: tuple[str, ...] = ()
     if recipe.init_from is not None and own is None:
-        taken = take_over(recipe.init_from, {"decoder": method.decoder})
+        normalized = recipe.method.normalized_targets
+        taken = take_over(recipe.init_from, {"decoder": method.decoder}, normalized_targets=normalized)
     loader = Loader(
         splits.train,
         build_train_transform(augment),

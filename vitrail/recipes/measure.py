@@ -41,12 +41,13 @@ def measure(
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
-    backbone, head, classes = _model(evaluate, weights, model, key, device)
+    backbone, head, classes, pool = _model(evaluate, weights, model, key, device)
     named = any(setting.startswith("preset=") for setting in settings)
     config = native(config_of(evaluate), backbone, preset=named).override(settings)
     folder = run_folder_of(weights)
     splits = open_data(data, data_of(folder))
-    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, pick_device(device))
+    place = pick_device(device)
+    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, place, pool)
     path = out or _place(folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem, report)
     report.save(path)
     _draw(report, path, folder if folder and out is None else None)
@@ -103,8 +104,9 @@ def call(
     classes: Sequence[str] | None = None,
     cache: Path | None = None,
     device: str = "auto",
+    pool: str = "cls",
 ) -> Report:
-    """Give a protocol what it asks for by name: `train`, `val` or `data`, `head`, `classes`."""
+    """Give a protocol what it asks for by name: `train`, `val` or `data`, `head`, `classes`, `pool`."""
     offers = {
         "backbone": backbone,
         "train": train,
@@ -113,6 +115,7 @@ def call(
         "config": config,
         "head": head,
         "classes": classes,
+        "pool": pool,
         "cache": cache,
         "device": device,
     }
@@ -156,14 +159,14 @@ def data_of(folder: Path | None) -> DataConfig | None:
 
 def _model(
     evaluate: Any, weights: str, model: str | None, key: str, device: str
-) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None]:
+) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None, str]:
     if "head" not in inspect.signature(evaluate).parameters:
-        return open_backbone(weights, model=model, key=key, device=device), None, None
+        return open_backbone(weights, model=model, key=key, device=device), None, None, "cls"
     if weights == "pretrained":
         raise ValueError(
             "this protocol needs a classifier of the data's own classes, and pretrained weights come without one here; "
             "train or fine-tune first, or measure features with knn or linear"
         )
-    backbone, head, classes = load_classifier(find_weights(weights), model, checkpoint_key=key)
+    found = load_classifier(find_weights(weights), model, checkpoint_key=key)
     place = pick_device(device)
-    return backbone.to(place).eval(), head.to(place).eval(), classes
+    return found.backbone.to(place).eval(), found.head.to(place).eval(), found.classes, found.pool

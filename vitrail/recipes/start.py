@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vitrail.backbones import BackboneConfig, TimmViT, create, load
@@ -14,6 +14,7 @@ from vitrail.data.loader import TOLERATED
 from vitrail.nn.surgery import surgery
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.sources import DataConfig, Splits, existing
+from vitrail.regularizers import RegularizerConfig, WeightConfig
 
 log = logging.getLogger("vitrail")
 HALF = (0.5, 0.5, 0.5)
@@ -46,13 +47,43 @@ def check_views(
     check_size(backbone, views.global_size, "views.global_size")
     if spoken_of not in (None, epochs):
         raise ValueError(f"{name} is {spoken_of} and train.epochs is {epochs}; set the first to null")
-    sides = backbone.patch_size if isinstance(backbone.patch_size, tuple) else (backbone.patch_size,) * 2
-    for what, size in (("global_size", views.global_size), ("local_size", views.local_size)):
-        if any(side is not None and (size < side or size % side) for side in sides):
+    if backbone.patch_size is not None:
+        check_crops(backbone.patch_size, views)
+
+
+def check_crops(patch_size: int | tuple[int, int], views: MultiCropConfig) -> None:
+    """Raise `ValueError` where a crop does not hold whole patches."""
+    sides = patch_size if isinstance(patch_size, tuple) else (patch_size, patch_size)
+    sizes = {"global_size": views.global_size} | ({"local_size": views.local_size} if views.locals else {})
+    for what, size in sizes.items():
+        for side in sides:
+            if size % side:
+                raise ValueError(
+                    f"views.{what} {size} is not a multiple of the patch size {side}, so a crop does not hold whole "
+                    f"patches; set it to {max(size // side, 1) * side}, or change the backbone's patch_size"
+                )
+
+
+def check_weights(regularizers: Sequence[RegularizerConfig], epochs: int) -> None:
+    """Raise `ValueError` where a regularizer's weight is planned for other epochs than the trainer's."""
+    for regularizer in regularizers:
+        weight = regularizer.weight
+        if weight.kind == "warmup_cosine" and weight.epochs not in (None, epochs):
             raise ValueError(
-                f"views.{what} {size} is not a multiple of backbone.patch_size {backbone.patch_size}, so a crop holds "
-                "no whole patches; change one of them"
+                f"a regularizer's warmup_cosine weight is planned for {weight.epochs} epochs and "
+                f"train.epochs is {epochs}; set the first to null"
             )
+
+
+def timed(regularizers: Sequence[RegularizerConfig], epochs: int) -> tuple[RegularizerConfig, ...]:
+    """The same regularizers, with weights over time that know how long the training is."""
+    known = []
+    for each in regularizers:
+        weight = each.weight.model_dump()
+        if weight["kind"] == "warmup_cosine":
+            weight["epochs"] = epochs
+        known.append(each.model_copy(update={"weight": WeightConfig.parse(weight, source="method.regularizers")}))
+    return tuple(known)
 
 
 def seen_by(backbone: TimmViT, image_size: int | tuple[int, int]) -> EvalTransformConfig:

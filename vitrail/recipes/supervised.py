@@ -3,6 +3,7 @@
     vitrail train scenes_sar --out runs/scenes-sar
     vitrail train folder_sar data.root=photos --out runs/photos-sar
     vitrail train finetune_sar data.root=flowers --init-from runs/photos-sar --out runs/flowers
+    vitrail train finetune_mae data.root=flowers --init-from runs/photos-mae --out runs/flowers-mae
 
 Table 4 of the SAR paper has four fine-tuning configurations: `finetune` and `finetune_sar`, each started from
 a checkpoint with and from one without SAR. The architecture always follows the checkpoint.
@@ -33,7 +34,17 @@ from vitrail.nn.surgery import PRESETS
 from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.recipes.start import HALF, capped, check_data, check_size, drawing, start, tell_unreadable
+from vitrail.recipes.start import (
+    HALF,
+    capped,
+    check_data,
+    check_size,
+    check_weights,
+    drawing,
+    start,
+    tell_unreadable,
+    timed,
+)
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import Ranks, TrainConfig
 
@@ -59,13 +70,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         check_size(self.backbone, self.augment.image_size)
-        for regularizer in self.method.regularizers:
-            weight = regularizer.weight
-            if weight.kind == "warmup_cosine" and weight.epochs not in (None, self.train.epochs):
-                raise ValueError(
-                    f"a regularizer's warmup_cosine weight is planned for {weight.epochs} epochs and "
-                    f"train.epochs is {self.train.epochs}; set the first to null"
-                )
+        check_weights(self.method.regularizers, self.train.epochs)
         self._check_row()
         return self
 
@@ -200,6 +205,32 @@ def finetune_sar() -> Recipe:
     return _with_entropy(finetune())
 
 
+def finetune_mae() -> Recipe:
+    """Fine-tuning of a masked autoencoder at 224 pixels, 100 epochs: the values of Table 7 of DPPMask's supplement.
+
+    The table's rate of 5e-4 is for 256 images a step. What it does not say is MAE's own: random erasing 0.25, and the
+    mean of the patches is classified. Command: torchrun --nproc-per-node=8 -m vitrail train finetune_mae
+    data.root=imagenet100 --init-from runs/mae. Expect: no number is known to us; not run here.
+    """
+    return Recipe(
+        backbone=BackboneConfig(name="vit_base_patch16_224", drop_path=0.1),
+        init_from="",
+        augment=TrainTransformConfig.deit(224),
+        method=SupervisedConfig(
+            pool="mean", label_smoothing=0.1, mixup=0.8, cutmix=1.0, weight_decay=0.05, layer_decay=0.65
+        ),
+        train=TrainConfig(
+            epochs=100,
+            global_batch_size=1024,
+            learning_rate=5e-4 * 1024 / 256,
+            warmup_epochs=5,
+            warmup_learning_rate=0,
+            betas=(0.9, 0.999),
+            precision="bf16",
+        ),
+    )
+
+
 def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
     """Data, method, loader, evaluation and pictures of a recipe, for one of `world` processes.
 
@@ -218,7 +249,9 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     )
     # Normalization belongs to the weights: those that are fine-tuned bring their own.
     augment = recipe.augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
-    method = Supervised(_timed(recipe), backbone, splits.train.classes)
+    regularizers = timed(recipe.method.regularizers, recipe.train.epochs)
+    config = recipe.method.model_copy(update={"regularizers": regularizers})
+    method = Supervised(config, backbone, splits.train.classes)
     loader = Loader(
         splits.train,
         build_train_transform(augment),
@@ -266,7 +299,7 @@ def validation(
         for batch in ordered_batches(data, transform, batch_size=128, **place):  # type: ignore[arg-type]
             tokens = method.backbone(batch.images.to(device), scores=asked)
             assert batch.labels is not None
-            hits = (method.head(tokens.cls).argmax(1).cpu() == batch.labels).sum()
+            hits = (method.classify(tokens).argmax(1).cpu() == batch.labels).sum()
             entropy = spatial_entropy(tokens.scores[last]).mean(1).sum().cpu() if asked else torch.zeros(())
             sums += torch.stack([torch.tensor(len(batch.labels)), hits, entropy]).double()
         unreadable = {index: why for part in ranks.gather(skipped) for index, why in part.items()}
@@ -276,19 +309,6 @@ def validation(
         return numbers | ({"spatial_entropy": entropy / max(count, 1)} if asked else {})
 
     return evaluate
-
-
-def _timed(recipe: Recipe) -> SupervisedConfig:
-    """The method's configuration, with weights over time that know how long the training is."""
-    regularizers = []
-    for each in recipe.method.regularizers:
-        weight = each.weight.model_dump()
-        if weight["kind"] == "warmup_cosine":
-            weight["epochs"] = recipe.train.epochs
-        regularizers.append(
-            each.model_copy(update={"weight": WeightConfig.parse(weight, source="method.regularizers")})
-        )
-    return recipe.method.model_copy(update={"regularizers": tuple(regularizers)})
 
 
 def _deit(name: str) -> Recipe:
