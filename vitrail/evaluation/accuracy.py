@@ -2,7 +2,8 @@
 
 Definition: every image is resized to 256 px on its short side (bicubic) and cropped to the central 224; the
 linear head reads the CLS token after the final norm, or the mean of the patches after it where it was trained on
-that; a prediction is right when the label is the best (top-1) or among the five best classes (top-5). Percent of the validation images.
+that; a prediction is right when the label is the best (top-1) or among the five best classes (top-5). Percent of the
+validation images.
 
 Source: Krizhevsky et al. 2012; the resize and crop of DeiT, Touvron et al. 2021 (arXiv 2012.12877).
 Expected on ImageNet-1k: SAR reports 79.8 for ViT-S/16 (300 epochs) and 80.7 with SAR; 74.22 and 76.72 on

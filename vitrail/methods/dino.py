@@ -11,7 +11,7 @@ Deviations from the paper
 - Tokens and positions are not decayed, as everywhere in this library; the released code decays them.
 - While prototypes are frozen their gradient is zero, where the released code has none. AdamW's decay shortens them,
   which changes no logit, as only their directions count; and Adam counts those steps: for some hundred steps
-  afterwards prototypes move up to six times as fast as with fresh moments.
+  afterwards prototypes move up to 5.6 times as fast as with fresh moments (measured, 1,251 frozen steps).
 - The learned lengths of prototypes are not decayed.
 - Recipes clip the gradient of all weights together; the released code clips each tensor for itself.
 - The center moves once an optimizer step, by the mean over micro-batches and ranks.

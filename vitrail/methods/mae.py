@@ -37,7 +37,7 @@ from vitrail.nn.cls_attention import cls_attention
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
 from vitrail.nn.positions import sine_cosine
-from vitrail.ops.patches import patchify
+from vitrail.ops.patches import grid_of, patchify
 
 
 class MaeConfig(Config):
@@ -67,7 +67,7 @@ class Mae(nn.Module):
         self.config = config
         self.backbone = backbone
         self.mask = build(config.mask)
-        grid = self._grid(torch.empty(0, 3, *backbone.image_size, device="meta"))
+        grid = grid_of(*backbone.image_size, backbone.patch_size)
         self.decoder = MaskedDecoder(config.decoder, backbone.embed_dim, backbone.patch_size, grid)
         if fresh:
             _draw(backbone, config.positions)
@@ -86,7 +86,8 @@ class Mae(nn.Module):
     def hide(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Bool `[B, N]`, True is hidden: a new draw of the mask."""
         attention = cls_attention(self.backbone, images) if self.mask.needs_attention else None
-        return self.mask(images, self._grid(images), self.config.hidden, attention=attention, generator=generator)
+        grid = grid_of(images.shape[-2], images.shape[-1], self.backbone.patch_size)
+        return self.mask(images, grid, self.config.hidden, attention=attention, generator=generator)
 
     def reconstruct(self, images: Tensor, hidden: Tensor) -> Tensor:
         """Predictions of all patches, `[B, N, P]` in units of the targets, P ordered channel, row, column."""
@@ -110,10 +111,6 @@ class Mae(nn.Module):
         """The encoder under timm's names, and the decoder under `decoder.`."""
         about = {"decoder": self.config.decoder.plain(), "normalized_targets": self.config.normalized_targets}
         return with_part(self.backbone.export(), "decoder", self.decoder, about)
-
-    def _grid(self, images: Tensor) -> tuple[int, int]:
-        tall, wide = self.backbone.patch_size
-        return images.shape[-2] // tall, images.shape[-1] // wide
 
 
 def thrown(hidden: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
@@ -154,8 +151,7 @@ def _draw(backbone: TimmViT, positions: str) -> None:
     nn.init.normal_(vit.cls_token, std=0.02)
     if positions == "learned" or vit.pos_embed is None:
         return
-    rows, columns = (size // side for size, side in zip(backbone.image_size, backbone.patch_size))
     with torch.no_grad():
-        fixed = torch.zeros_like(vit.pos_embed)
-        fixed[0, -rows * columns :] = sine_cosine((rows, columns), backbone.embed_dim)
+        fixed, grid = torch.zeros_like(vit.pos_embed), grid_of(*backbone.image_size, backbone.patch_size)
+        fixed[0, -grid[0] * grid[1] :] = sine_cosine(grid, backbone.embed_dim)
         vit.pos_embed.copy_(fixed)
