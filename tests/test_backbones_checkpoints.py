@@ -546,6 +546,23 @@ class TestClassifier:
         vit.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
         torch.testing.assert_close(vit.eval()(IMAGES), head(source(IMAGES).cls), atol=1e-5, rtol=1e-5)
 
+    def test_the_mean_of_the_patches(self, source: TimmViT, tmp_path: Path) -> None:
+        """The file says what its head reads; timm does the same with global_pool="avg" and without fc_norm."""
+        head, exported = nn.Linear(64, 3), source.export()
+        state = exported.state | {f"head.{name}": value for name, value in head.state_dict().items()}
+        metadata = exported.metadata | {"classes": ["ant", "bee", "cat"]}
+        save_exported(Exported(state, metadata | {"pool": "mean"}), tmp_path / "x.safetensors")
+        backbone, loaded, _, pool = load_classifier(tmp_path / "x.safetensors")
+        assert pool == "mean"
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 3}
+        vit = timm.create_model("vit_tiny_patch16_224", **sizes, global_pool="avg", fc_norm=False)
+        vit.load_state_dict(load_file(tmp_path / "x.safetensors"), strict=True)
+        found = loaded(backbone.eval()(IMAGES).patches.mean(1))
+        torch.testing.assert_close(vit.eval()(IMAGES), found, atol=1e-5, rtol=1e-5)
+        save_exported(Exported(state, metadata | {"pool": "most"}), tmp_path / "x.safetensors")
+        with pytest.raises(ValueError, match=r"x\.safetensors says that its classifier reads 'most'.*'cls' and 'mean'"):
+            load_classifier(tmp_path / "x.safetensors")
+
     @pytest.mark.parametrize("kind", ["DeiT", "Hugging Face", "timm, with a head"])
     def test_others(self, kind: str, source: TimmViT, tmp_path: Path) -> None:
         torch.save(LAYOUTS[kind][1](source.export().state), tmp_path / "x.pth")

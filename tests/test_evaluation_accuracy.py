@@ -62,6 +62,24 @@ def test_match_classes() -> None:
         match_classes(labels, ("a", "b"), ("a", "c"))
 
 
+def test_the_head_reads_what_it_was_trained_on() -> None:
+    backbone, data = TinyBackbone(), colored_set(40)
+    torch.manual_seed(0)
+    head = nn.Linear(12, 4)
+    images = torch.stack([eval_transform(SMALL.transform, backbone)(sample.image) for sample in data.samples])
+    labels = torch.tensor([sample.label for sample in data.samples])
+    with torch.no_grad():
+        tokens = backbone(images)
+        head.bias -= head(tokens.patches.mean(1)).mean(0)  # no class wins everywhere
+        logits = {"cls": head(tokens.cls), "mean": head(tokens.patches.mean(1))}
+    right = {pool: (values.argmax(1) == labels).float().mean().item() * 100 for pool, values in logits.items()}
+    assert right["cls"] != right["mean"]
+    for pool, words in (("cls", "CLS, linear head"), ("mean", "mean patch, linear head")):
+        report = evaluate(backbone, head, data, SMALL, pool=pool)  # type: ignore[arg-type]
+        assert report.numbers["top1"] == pytest.approx(right[pool])
+        assert report.card["token"] == words
+
+
 def test_errors() -> None:
     backbone, data = TinyBackbone(), colored_set(8)
     with pytest.raises(ValueError, match="val has class 3, but the head has 2 outputs"):

@@ -44,6 +44,22 @@ def test_plain_loss_is_cross_entropy() -> None:
     assert set(losses.parts) == {"cross_entropy", "top1"}
 
 
+def test_the_mean_of_the_patches_is_classified_where_asked() -> None:
+    module, given = method(PLAIN.override(["pool=mean"])), batch()
+    tokens = module.backbone(given.images)
+    logits = module.head(torch.stack([row.sum(0) / len(row) for row in tokens.patches]))
+    torch.testing.assert_close(module(given.images), logits)
+    losses = module.training_step(given, START)
+    torch.testing.assert_close(losses.total, F.cross_entropy(logits, given.labels))
+    assert not torch.allclose(logits, module.head(tokens.cls))
+    assert module.export().metadata["pool"] == "mean"
+    assert method().export().metadata["pool"] == "cls"
+    losses.total.backward()
+    for name, value in module.named_parameters():
+        assert value.grad is not None, name
+        assert value.grad.isfinite().all(), name
+
+
 def test_label_smoothing_by_hand() -> None:
     module, given = method(PLAIN.override(["label_smoothing=0.1"])), batch()
     targets = F.one_hot(given.labels, 4) * 0.9 + 0.1 / 4

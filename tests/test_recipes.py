@@ -16,9 +16,10 @@ from vitrail.backbones import BackboneConfig, create, load, save_exported
 from vitrail.config import ConfigError
 from vitrail.data import SyntheticScenes, TooManyUnreadable
 from vitrail.recipes.look import attention_sheet, curves_sheet
+from vitrail.recipes.measure import measure
 from vitrail.recipes.run import Verbs, prepare, resolve, run
 from vitrail.recipes.sources import DataConfig, Part, hold_out, open_data, open_splits
-from vitrail.recipes.supervised import build, finetune, scenes, scenes_sar
+from vitrail.recipes.supervised import build, finetune, finetune_mae, scenes, scenes_sar
 
 TINY = [
     "data.scenes.count=48",
@@ -108,6 +109,43 @@ def test_a_fine_tuned_run_goes_on_without_the_weights_it_started_from(tmp_path: 
     assert run(longer, Verbs(extend=2), tmp_path / "run").steps == 6
     again, _ = prepare("scenes", [*settings, "train.epochs=2"], Verbs(resume=True), tmp_path / "run")
     assert run(again, Verbs(resume=True), tmp_path / "run").steps == 6
+
+
+def test_table_7() -> None:
+    """The fine-tuning of DPPMask's supplement; random erasing and what is classified are MAE's."""
+    recipe = finetune_mae()
+    train, method = recipe.train, recipe.method
+    assert train.optimizer == "adamw"
+    assert train.learning_rate * 256 / train.global_batch_size == pytest.approx(5e-4)
+    assert (train.global_batch_size, train.epochs, train.warmup_epochs, train.betas) == (1024, 100, 5, (0.9, 0.999))
+    assert (method.weight_decay, method.layer_decay, method.label_smoothing) == (0.05, 0.65, 0.1)
+    assert (method.mixup, method.cutmix, recipe.backbone.drop_path) == (0.8, 1.0, 0.1)
+    assert (recipe.augment.rand_augment, recipe.augment.erase) == ("rand-m9-mstd0.5-inc1", 0.25)
+    assert method.pool == "mean"
+    with pytest.raises(ConfigError, match="fine-tuning starts from weights; give --init-from"):
+        build(recipe, 0, 1)
+
+
+def test_a_masked_autoencoder_is_fine_tuned_and_measured_by_the_mean_of_its_patches(tmp_path: Path) -> None:
+    backbone = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=3, heads=2))
+    save_exported(backbone.export(), tmp_path / "w.safetensors")
+    scenes_of = ["data.scenes.count=96", "data.scenes.val_count=48", "data.scenes.image_size=24"]
+    settings = [*scenes_of, "augment.image_size=24", "train.epochs=1", "train.warmup_epochs=0", "train.precision=fp32"]
+    settings += ["train.global_batch_size=16", "train.device=cpu", "workers=0"]
+    ready, _ = prepare("finetune_mae", settings, Verbs(init_from=str(tmp_path / "w.safetensors")))
+    method: Any = build(ready, 0, 1).method  # type: ignore[arg-type]
+    vit = method.backbone.vit
+    scales = {id(each): group["lr_scale"] for group in method.parameter_groups() for each in group["params"]}
+    for block, part in enumerate(vit.blocks):
+        assert scales[id(part.attn.qkv.weight)] == pytest.approx(0.65 ** (3 - block))
+    for part in (vit.cls_token, vit.pos_embed, vit.patch_embed.proj.weight):
+        assert scales[id(part)] == pytest.approx(0.65**4)
+    assert scales[id(method.head.weight)] == 1
+    assert vit.blocks[-1].drop_path1.drop_prob == pytest.approx(0.1)
+    outcome = run(ready, Verbs(), tmp_path / "run")
+    report, _ = measure("accuracy", str(tmp_path / "run"), "scenes", [])
+    assert report.numbers["top1"] == pytest.approx(outcome.losses["val/top1"])
+    assert report.card["token"] == "mean patch, linear head"
 
 
 def test_fine_tuning_keeps_the_pixel_statistics_of_the_weights(tmp_path: Path) -> None:
