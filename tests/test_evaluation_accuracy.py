@@ -63,7 +63,7 @@ def test_match_classes() -> None:
 
 
 def test_the_head_reads_what_it_was_trained_on() -> None:
-    backbone, data = TinyBackbone(), colored_set(40)
+    backbone, data = TinyBackbone().eval(), colored_set(40)
     torch.manual_seed(0)
     head = nn.Linear(12, 4)
     images = torch.stack([eval_transform(SMALL.transform, backbone)(sample.image) for sample in data.samples])
