@@ -70,7 +70,7 @@ def test_the_same_seed_gives_baseline_and_sar_the_same_start(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("pretrained", [None, "F"])
-@pytest.mark.parametrize("recipe", ["finetune", "finetune_sar", "finetune_mae"])
+@pytest.mark.parametrize("recipe", ["finetune", "finetune_sar"])
 def test_fine_tuning_follows_the_checkpoint(pretrained: Any, recipe: str, tmp_path: Path) -> None:
     """The four configurations of Table 4: with and without SAR, from a checkpoint with and without."""
     config = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2, surgery=pretrained)

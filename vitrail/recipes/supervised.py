@@ -3,7 +3,6 @@
     vitrail train scenes_sar --out runs/scenes-sar
     vitrail train folder_sar data.root=photos --out runs/photos-sar
     vitrail train finetune_sar data.root=flowers --init-from runs/photos-sar --out runs/flowers
-    vitrail train finetune_mae data.root=flowers --init-from runs/photos-mae --out runs/flowers-mae
 
 Table 4 of the SAR paper has four fine-tuning configurations: `finetune` and `finetune_sar`, each started from
 a checkpoint with and from one without SAR. The architecture always follows the checkpoint.
@@ -199,25 +198,6 @@ def finetune_sar() -> Recipe:
     run here.
     """
     return _with_entropy(finetune())
-
-
-def finetune_mae() -> Recipe:
-    """Fine-tuning an encoder that was pre-trained on masks, 100 epochs at 224 pixels: Table 7 of DPPMask's supplement.
-
-    The class token is classified; MAE's own fine-tuning takes the mean of the patches. Command: vitrail train
-    finetune_mae data.root=flowers --init-from runs/photos-mae. Expect: no number is known to us; not run here.
-    """
-    train = TrainConfig(
-        epochs=100,
-        global_batch_size=1024,
-        learning_rate=5e-4 * 1024 / 256,
-        warmup_epochs=5,
-        warmup_learning_rate=0,
-        precision="bf16",
-    )
-    deit = _deit("vit_base_patch16_224")
-    method = deit.method.model_copy(update={"layer_decay": 0.65})
-    return deit.model_copy(update={"train": train, "method": method, "init_from": ""})
 
 
 def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
