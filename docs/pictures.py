@@ -87,8 +87,9 @@ def draw_reconstructions(run: str) -> Image.Image:
 
 
 def keep(name: str, picture: Image.Image) -> None:
-    picture.quantize(256, dither=Image.Dither.NONE).save(HERE / f"{name}.png", optimize=True)
-    print(HERE / f"{name}.png", picture.size, (HERE / f"{name}.png").stat().st_size)
+    path = HERE / f"{name}.png"
+    picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    print(path, picture.size, path.stat().st_size)
 
 
 if __name__ == "__main__":
