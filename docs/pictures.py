@@ -48,7 +48,7 @@ def draw_taus() -> Image.Image:
     pixels = build_eval_transform(EvalTransformConfig())(image)[None]
     taus = {f"tau {tau:g}": Dpp(tau)(pixels, GRID, HIDDEN, generator=seeded()) for tau in (0, 0.5, 0.7, 1)}
     found = Dpp(0.5).chosen(pixels, GRID, VISIBLE, seeded())
-    order = greedy_order(image, found.ids[0], int(found.length[0]), GRID, cell=220)
+    order = greedy_order(image, found.ids[0], int(found.length[0]), GRID, cell=200)
     return stacked([mask_gallery([image], taus, GRID, cell=128), order])
 
 
@@ -83,12 +83,12 @@ def draw_reconstructions(run: str) -> Image.Image:
     """Held-out scenes, from random masks and from DPPMask's."""
     masks = {"random": MaskConfig(), "DPPMask, tau 0.5": MaskConfig(kind="dpp", tau=0.5)}
     held_out = SyntheticScenes(1000, split="val")
-    return reconstruction_sheet(open_autoencoder(run, device="cpu"), held_out, masks, count=3)
+    return reconstruction_sheet(open_autoencoder(run, device="cpu"), held_out, masks, count=2)
 
 
 def keep(name: str, picture: Image.Image) -> None:
     path = HERE / f"{name}.png"
-    picture.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    picture.save(path, optimize=True)
     print(path, picture.size, path.stat().st_size)
 
 
