@@ -9,14 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from vitrail import catalog
+from vitrail.backbones import BackboneConfig, create, save_exported
 from vitrail.cli import PICTURES, app
+from vitrail.config import Config
+from vitrail.masks import MaskConfig
+from vitrail.methods.mae import Mae, MaeConfig
+from vitrail.nn.masked_autoencoder import DecoderConfig
+from vitrail.regularizers import RegularizerConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 runner = CliRunner()
@@ -57,9 +68,19 @@ def test_every_listed_thing_has_a_summary() -> None:
         *catalog.recipes(),
         *catalog.protocols(),
         *catalog.parts("methods"),
-        *catalog.parts("regularizers"),
+        *catalog.kinds("masks"),
+        *catalog.kinds("regularizers"),
     ]:
         assert entry.summary, entry
+
+
+@pytest.mark.parametrize(("room", "config"), [("masks", MaskConfig), ("regularizers", RegularizerConfig)])
+def test_what_is_listed_is_what_a_recipe_takes(room: str, config: type[Config]) -> None:
+    listed = [entry.name for entry in catalog.kinds(room)]
+    assert listed == list(get_args(config.model_fields["kind"].annotation))
+    assert all(config.model_validate({"kind": name}) for name in listed)
+    output = runner.invoke(app, ["list", room]).output
+    assert [line.split()[0] for line in output.splitlines()[1:] if line] == listed
 
 
 def test_words_are_quick() -> None:
@@ -237,6 +258,28 @@ def test_a_run_of_mae_shows_what_it_reconstructs(tmp_path: Path) -> None:
         shown = runner.invoke(app, arguments)
         assert words in f"{shown.output}{shown.exception}"
     assert (tmp_path / "shown" / "reconstruction.png").is_file()
+
+
+def test_timm_loads_a_backbone_beside_which_a_decoder_stands(tmp_path: Path) -> None:
+    """With strict=False, as pretrained weights, or by itself after `vitrail export`; never silently otherwise."""
+    both, alone = tmp_path / "both.safetensors", tmp_path / "alone.safetensors"
+    backbone = create(BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, heads=2))
+    method = Mae(MaeConfig(decoder=DecoderConfig(embed_dim=8, depth=1, heads=2)), backbone)
+    save_exported(method.export(), both)
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
+    make = partial(timm.create_model, "vit_tiny_patch16_224", **shape)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*decoder"):
+        make(checkpoint_path=str(both))
+
+    shipped = runner.invoke(app, ["export", "--weights", str(both), "--out", str(alone)])
+    assert shipped.exit_code == 0, shipped.exception
+    loose = make()
+    loose.load_state_dict(load_file(both), strict=False)
+    as_pretrained = make(pretrained=True, pretrained_cfg_overlay={"file": str(both)})
+    images = torch.randn(2, 3, 32, 32)
+    expected = backbone.eval()(images).cls
+    for vit in (loose, as_pretrained, make(checkpoint_path=str(alone))):
+        torch.testing.assert_close(vit.eval().forward_features(images)[:, 0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_mistyped_folder_does_not_cost_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""What there is, read from the folders without importing it: recipes, protocols, methods, regularizers.
+"""What there is, read from the folders without importing it: recipes, protocols, methods, masks, regularizers.
 
 A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`; a protocol is a
-file in `vitrail/evaluation` with a public function `evaluate`. Nobody registers anything.
+file in `vitrail/evaluation` with a public function `evaluate`; a mask or a regularizer is a word that the `kind` of
+its room's settings takes. Nobody registers anything.
 """
 
 from __future__ import annotations
@@ -51,6 +52,26 @@ def parts(room: str) -> list[Entry]:
     ]
 
 
+def kinds(room: str) -> list[Entry]:
+    """What the setting `kind` of a room's `build.py` can name.
+
+    Each is told by the file of that name or, where several share a file, by its class.
+    """
+    trees = dict(_files(room))
+    classes = {
+        node.name.lower(): (module, node)
+        for module, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    found = []
+    for name in _words_of_kind(trees[f"vitrail.{room}.build"]):
+        own = f"vitrail.{room}.{name}"
+        module, node = (own, trees[own]) if own in trees else classes[name]
+        found.append(Entry(name, module, _summary(node).partition(". ")[0]))
+    return found
+
+
 def find(entries: Iterable[Entry], name: str, what: str) -> Entry:
     """The entry of that name. Raises `ValueError` with the nearest name and all known ones."""
     known = {entry.name: entry for entry in entries}
@@ -66,7 +87,15 @@ def _files(room: str) -> list[tuple[str, ast.Module]]:
     return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
 
 
-def _summary(node: ast.FunctionDef | ast.Module) -> str:
+def _words_of_kind(tree: ast.Module) -> list[str]:
+    """The words of the field `kind: Literal[...]`."""
+    fields = (node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign))
+    literal = next(node.annotation for node in fields if ast.unparse(node.target) == "kind")
+    assert isinstance(literal, ast.Subscript)
+    return list(ast.literal_eval(literal.slice))
+
+
+def _summary(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
 
 

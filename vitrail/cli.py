@@ -73,11 +73,11 @@ def _for_people(error: BaseException) -> bool:
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["all", "recipes", "protocols", "methods", "regularizers", "pictures"],
+        Literal["all", "recipes", "protocols", "pictures", "methods", "masks", "regularizers"],
         typer.Argument(help="Which list."),
     ] = "all",
 ) -> None:
-    """Name what there is: recipes, protocols, methods, regularizers, pictures.
+    """Name what there is: recipes, protocols, pictures, methods, masks, regularizers.
 
     Example: vitrail list recipes
     """
@@ -87,9 +87,10 @@ def list_(
         "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
         "pictures": ("vitrail show PICTURE", pictures),
         "methods": ("in vitrail.methods", catalog.parts("methods")),
+        "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
         "regularizers": (
-            "in vitrail.regularizers, or method.regularizers in a recipe",
-            catalog.parts("regularizers"),
+            "in vitrail.regularizers, or method.regularizers=[{kind: REGULARIZER}] in a recipe, but of mae",
+            catalog.kinds("regularizers"),
         ),
     }
     for name, (how, entries) in lists.items():
@@ -153,7 +154,9 @@ def train(
     extend: Annotated[
         int | None, typer.Option("--extend", help="Train the run in --out longer, to so many epochs in all.")
     ] = None,
-    init_from: Annotated[str | None, typer.Option("--init-from", help="Start a new run from these weights.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option("--init-from", help="Start a new run from these weights, a run or a file.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build all, print the configuration, stop.")] = False,
 ) -> None:
@@ -164,6 +167,10 @@ def train(
       vitrail train folder_sar data.root=photos --out runs/photos
 
       vitrail train folder_sar data.root=photos train.epochs=100 devices=2 --out runs/photos
+
+      vitrail train folder_mae data.root=photos method.mask.kind=dpp method.mask.tau=0.5 --out runs/mae
+
+      vitrail train finetune_mae data.root=flowers --init-from runs/mae --out runs/flowers
 
       vitrail train scenes --resume --out runs/scenes
 
@@ -253,12 +260,15 @@ def show(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
-    size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the model's own, or 224.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
+    ] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
-    ratio: Annotated[float, typer.Option(help="For masks: share of the patches that is hidden.")] = 0.75,
-    tau: Annotated[float, typer.Option(help="For masks: chance in DPPMask, 0 none, 1 random masking.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="For masks: another seed, other masks.")] = 0,
+    ratio: Annotated[float, typer.Option(help="Share of patches that masks and reconstructions hide.")] = 0.75,
+    tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
     patch_size: Annotated[
         int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
     ] = None,
@@ -269,7 +279,10 @@ def show(
             help="For reconstruction, where the file does not say: what its decoder predicts.",
         ),
     ] = None,
-    heads: Annotated[int | None, typer.Option("--decoder-heads", help="The same, of its attention heads.")] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option("--decoder-heads", help="For reconstruction, likewise: how many attention heads its decoder has."),
+    ] = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
     device: Device = "auto",
 ) -> None:
@@ -330,7 +343,7 @@ def export(
     size: Annotated[int | None, typer.Option(help="Image size that is baked into ONNX, pixels.")] = None,
     batch: Annotated[str, typer.Option(help="ONNX batch: a number, or `dynamic`.")] = "dynamic",
 ) -> None:
-    """Write a backbone to use elsewhere: safetensors under timm's names, or ONNX.
+    """Write a backbone alone, without decoder, heads or classifier: safetensors under timm's names, or ONNX.
 
     Example: vitrail export --weights runs/photos --out photos.onnx --batch dynamic
     """

@@ -65,7 +65,7 @@ class Recipe(Config):
 def scenes_dino() -> Recipe:
     """Generated scenes, tiny ViT, DINO with two global and four local crops.
 
-    Command: vitrail train scenes_dino. Time and numbers: see benchmarks/results/scenes_pretraining-*.json.
+    Command: vitrail train scenes_dino. Time and numbers: see benchmarks/results/pretraining-*.json.
     """
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),

@@ -65,7 +65,7 @@ class Recipe(Config):
 def scenes_ibot() -> Recipe:
     """Generated scenes, tiny ViT, iBOT with random masks.
 
-    Command: vitrail train scenes_ibot. Time and numbers: see benchmarks/results/scenes_pretraining-*.json.
+    Command: vitrail train scenes_ibot. Time and numbers: see benchmarks/results/pretraining-*.json.
     """
     targets = TargetConfig(warmup_epochs=3)
     return Recipe(

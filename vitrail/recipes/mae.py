@@ -59,7 +59,7 @@ class Recipe(Config):
 def scenes_mae() -> Recipe:
     """Generated scenes, tiny ViT, MAE with random masks.
 
-    Command: vitrail train scenes_mae. Time and numbers: see benchmarks/results/scenes_pretraining-*.json.
+    Command: vitrail train scenes_mae. Time and numbers: see benchmarks/results/pretraining-*.json.
     """
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),

@@ -1,4 +1,4 @@
-"""Weights to use elsewhere: safetensors under timm's names, or ONNX."""
+"""A backbone alone to use elsewhere: safetensors under timm's names, or ONNX."""
 
 from __future__ import annotations
 

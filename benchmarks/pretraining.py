@@ -1,0 +1,111 @@
+"""What is learned without labels: MAE, DINO and iBOT on generated scenes, with random masks and with DPPMask.
+
+    python benchmarks/pretraining.py [--seeds 0 1 2] [--runs FOLDER] [--out FILE.json]
+
+Each seed gives other scenes, weights and order, the same for all models. k-NN is the library's protocol on all scenes,
+of the mean patch token for MAE, whose loss says nothing about the class token, and of the class token for the others;
+beside it the untrained network's. Alignment and diversity are those of the trained network under the masks of
+`evaluation/alignment_diversity`. What was interrupted goes on, what is finished is measured alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import record
+
+from vitrail.backbones import TimmViT, load
+from vitrail.config import Config
+from vitrail.data import EvalTransformConfig
+from vitrail.evaluation import alignment_diversity, knn
+from vitrail.evaluation.features import FeatureConfig
+from vitrail.recipes.dino import scenes_dino, scenes_dino_sar
+from vitrail.recipes.ibot import scenes_ibot, scenes_ibot_dpp
+from vitrail.recipes.mae import PATCHES, scenes_mae, scenes_mae_dpp
+from vitrail.recipes.run import Verbs, family_of, run
+from vitrail.recipes.sources import scenes
+from vitrail.train import seed_everything
+
+
+def recipes() -> dict[str, Any]:
+    """The models, by name."""
+    return {
+        "mae": scenes_mae(),
+        "mae_dpp_tau0.9": scenes_mae_dpp().override(["method.mask.tau=0.9"]),
+        "mae_dpp_tau0.5": scenes_mae_dpp(),
+        "dino": scenes_dino(),
+        "dino_sar": scenes_dino_sar(),
+        "ibot": scenes_ibot(),
+        "ibot_dpp_tau0.9": scenes_ibot_dpp().override(["method.mask.tau=0.9"]),
+        "ibot_dpp_tau0.5": scenes_ibot_dpp(),
+    }
+
+
+def knn_of(backbone: TimmViT, recipe: Any, features: FeatureConfig) -> float:
+    """Top-1 in percent, 20 neighbors."""
+    splits = scenes(recipe.data.scenes)
+    side = recipe.data.scenes.image_size
+    config = knn.KnnConfig(k=(20,), features=features, transform=EvalTransformConfig(image_size=side))
+    return knn.evaluate(backbone, splits.train, splits.val, config).numbers["knn20_top1"]
+
+
+def measure(name: str, recipe: Config, seed: int, runs: Path) -> dict[str, Any]:
+    """Train one model and measure it, and its untrained self."""
+    config: Any = recipe.override([f"train.seed={seed}", f"data.scenes.seed={seed}"])
+    folder = runs / f"{name}-{seed}"
+    features = PATCHES if name.startswith("mae") else FeatureConfig()
+    seed_everything(seed)
+    untrained = family_of(config).build(config, 0, 1).method.backbone.eval()
+    before = knn_of(untrained, config, features)
+    resume = (folder / "checkpoints" / "last.pt").is_file()
+    outcome = run(config, Verbs(resume=resume, overwrite=not resume), folder)
+    trained = load(str(folder)).eval()
+    side = config.data.scenes.image_size
+    asked = alignment_diversity.AlignmentConfig(taus=(0.5, 0.9, 1.0), transform=EvalTransformConfig(image_size=side))
+    masks = alignment_diversity.evaluate(trained, scenes(config.data.scenes).val, asked).numbers
+    return {
+        "knn20_top1": knn_of(trained, config, features),
+        "knn20_top1_untrained": before,
+        "seconds": outcome.seconds,
+        "images_per_second": outcome.images_per_second,
+        "data_wait": outcome.data_wait,
+        "loss": outcome.losses["train/loss"],
+        **masks,
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations over seeds."""
+    words: dict[str, Any] = {"seeds": rows}
+    for key in rows[0]:
+        values = [row[key] for row in rows]
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        words[key] = {"mean": statistics.mean(values), "deviation": deviation}
+    return words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", default=list(recipes()))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--runs", type=Path, default=Path("runs/pretraining"))
+    parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.models}
+    for seed in options.seeds:
+        for name in options.models:
+            found[name].append(measure(name, recipes()[name], seed, options.runs))
+            row = found[name][-1]
+            print(f"{name} {seed}: k-NN {row['knn20_top1_untrained']:.1f} -> {row['knn20_top1']:.1f}", flush=True)
+    numbers = {"threads": options.threads, "models": {name: summary(rows) for name, rows in found.items()}}
+    print(f"written to {record('pretraining', numbers, options.out)}")
+
+
+if __name__ == "__main__":
+    main()
