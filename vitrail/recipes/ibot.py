@@ -47,7 +47,8 @@ class Recipe(Config):
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
     init_from: str | None = None
-    """Weights to go on from: a backbone, with its heads and centers where the file has them. null for fresh ones."""
+    """Weights to go on from: a backbone, with its heads and centers where the file has them. null for fresh ones.
+    The mask token always starts at 0."""
     views: MultiCropConfig = MultiCropConfig()
     method: IbotConfig = IbotConfig()
     train: TrainConfig = TrainConfig()
