@@ -38,6 +38,10 @@ from vitrail.train import Ranks, TrainConfig
 
 SAR = RegularizerConfig(kind="spatial_entropy")
 """Spatial entropy of the last block, weight 0.01, on the student's global crops."""
+SCENES = MultiCropConfig.tiny().model_copy(
+    update={"mean": HALF, "std": HALF, "locals": 2, "global_scale": (0.6, 1.0), "local_scale": (0.25, 0.6)}
+)
+"""Crops of generated scenes: most hold the object, which is small."""
 
 
 class Recipe(Config):
@@ -69,16 +73,17 @@ def scenes_dino() -> Recipe:
     """
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
-        views=MultiCropConfig.tiny().model_copy(update={"mean": HALF, "std": HALF}),
+        views=SCENES,
         method=DinoConfig(
-            head=HeadConfig(prototypes=256, hidden_dim=256, bottleneck_dim=64),
-            targets=TargetConfig(warmup_epochs=3),
-            momentum=0.99,
+            head=HeadConfig(prototypes=32, hidden_dim=256),
+            targets=TargetConfig(kind="sinkhorn", temperature=0.02, warmup_epochs=0),
+            momentum=0.95,
+            weight_decay_end=0.04,
         ),
         train=TrainConfig(
             epochs=10,
             global_batch_size=64,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_epochs=1,
             clip_norm=3.0,
             log_every=20,

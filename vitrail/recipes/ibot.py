@@ -18,12 +18,12 @@ from vitrail.masks import MaskConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
+from vitrail.recipes.dino import SCENES
 from vitrail.recipes.heads import one_head, take_over, take_over_centers
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import (
-    HALF,
     capped,
     check_crops,
     check_data,
@@ -68,21 +68,22 @@ def scenes_ibot() -> Recipe:
 
     Command: vitrail train scenes_ibot. Time and numbers: see benchmarks/results/pretraining-*.json.
     """
-    targets = TargetConfig(warmup_epochs=3)
+    targets = TargetConfig(kind="sinkhorn", temperature=0.02, warmup_epochs=0)
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
-        views=MultiCropConfig.tiny().model_copy(update={"mean": HALF, "std": HALF}),
+        views=SCENES,
         method=IbotConfig(
-            head=HeadConfig(prototypes=256, hidden_dim=256, bottleneck_dim=64),
+            head=HeadConfig(prototypes=32, hidden_dim=256),
             targets=targets,
             patch_targets=targets,
-            momentum=0.99,
+            momentum=0.95,
+            weight_decay_end=0.04,
             mask=MaskConfig(kind="random"),
         ),
         train=TrainConfig(
             epochs=10,
             global_batch_size=64,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_epochs=1,
             clip_norm=3.0,
             log_every=20,
