@@ -70,15 +70,17 @@ def test_the_logits_of_a_mean_are_the_mean_of_the_logits() -> None:
     torch.testing.assert_close(module.compare(embedded.mean(0)), module.compare(embedded).mean(0))
 
 
-def test_frozen_prototypes_get_a_gradient_of_zero_and_the_same_logits() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_groups_let_prototypes_and_their_lengths_rest(share: float) -> None:
     module = head()
-    assert torch.equal(module(TOKENS, True), module(TOKENS))
-    module(TOKENS, True).square().sum().backward()
-    for value in (module.prototypes, module.norms):
-        assert value is not None
-        assert value.grad is not None
-        assert not value.grad.any()
-    assert module.mlp[0].weight.grad.any()  # type: ignore[union-attr]
+    groups = module.groups(frozen_until=share, weight_decay=0.04, weight_decay_end=0.4)
+    found = {id(value): group for group in groups for value in group["params"]}
+    assert found.keys() == {id(value) for value in module.parameters()}
+    assert sum(len(group["params"]) for group in groups) == len(found)
+    for name, value in module.named_parameters():
+        rests = name in ("prototypes", "norms") and share > 0
+        assert found[id(value)].get("frozen_until", 0) == (share if rests else 0), name
+        assert found[id(value)]["weight_decay"] == (0.04 if value.ndim > 1 else 0.0), name
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

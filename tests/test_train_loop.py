@@ -508,3 +508,26 @@ def test_weight_decay_moves_in_the_groups_that_ask_for_it_and_survives_a_resume(
     expected = [[weight_decay_at(step, 6, 0.05, 0.5), 0.1] for step in range(6)]
     expected += [[weight_decay_at(step, 9, 0.05, 0.5), 0.1] for step in range(6, 9)]
     numpy.testing.assert_allclose(used, expected, rtol=1e-12)
+
+
+def test_a_group_that_rests_is_left_alone_until_its_time(tmp_path):
+    """Two of four epochs: no update, no decay, no moments; then as if training began for it."""
+
+    class Resting(tiny.Tiny):
+        def parameter_groups(self):
+            blocks, head = super().parameter_groups()
+            return [blocks, head | {"frozen_until": 0.5, "weight_decay": 0.1}]
+
+    method = Resting()
+    start = method.head.weight.detach().clone()
+    seen = {}
+
+    def evaluate():
+        seen[len(seen)] = method.head.weight.detach().clone()
+        return {"answer": 1.0}
+
+    tiny.train(tmp_path / "run", method=method, epochs=4, evaluate=evaluate)
+    assert [torch.equal(seen[epoch], start) for epoch in range(4)] == [True, True, False, False]
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    steps = [int(entry["step"]) for entry in state["optimizer"]["state"].values()]
+    assert set(steps) == {12, 6}

@@ -139,7 +139,9 @@ class Method(Protocol):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups: `params`, and where wanted `weight_decay` and `lr_scale` (a factor on the schedule).
 
-        With `weight_decay_end` the decay goes there from `weight_decay`, along half a cosine.
+        With `weight_decay_end` the decay goes there from `weight_decay`, along half a cosine. With `frozen_until` a
+        group is left alone while `step.progress` is below it: no update, no decay, no moments, no part in the norm that
+        gradients are clipped to.
         """
         ...
 

@@ -9,9 +9,6 @@ Source: Caron et al., "Emerging Properties in Self-Supervised Vision Transformer
 
 Deviations from the paper
 - Tokens and positions are not decayed, as everywhere in this library; the released code decays them.
-- While prototypes are frozen their gradient is zero, where the released code has none. AdamW's decay shortens them,
-  which changes no logit, as only their directions count; and Adam counts those steps: for some hundred steps
-  afterwards prototypes move up to 5.6 times as fast as with fresh moments (measured, 1,251 frozen steps).
 - The learned lengths of prototypes are not decayed.
 - Recipes clip the gradient of all weights together; the released code clips each tensor for itself.
 - The center moves once an optimizer step, by the mean over micro-batches and ranks.
@@ -83,21 +80,18 @@ class Dino(nn.Module):
         views = views_of(batch, self.config.global_views)
         epoch = epoch_of(step, self.config.epochs)
         target = self._target(torch.cat(views[: self.config.global_views]), epoch)
-        frozen = epoch < self.config.frozen_epochs
-        logits, penalty, parts = self._student(views, step, frozen)
+        logits, penalty, parts = self._student(views, step)
         shape = (self.config.global_views, len(batch.images), -1)
         loss = view_distillation(logits, target.view(shape), self.config.student_temperature)
         entropy = -(target * target.clamp(min=1e-12).log()).sum(-1).mean()
         return Losses(loss + penalty, {"views": loss.detach(), "teacher_entropy": entropy, **parts})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Student, head and regularizers; the decay of matrices rises."""
-        config = self.config
-        groups = []
-        for module in (self.backbone, self.head, self.regularizers):
-            groups += parameter_groups(
-                module, weight_decay=config.weight_decay, weight_decay_end=config.weight_decay_end
-            )
+        """Student, head and regularizers; the decay of matrices rises, and prototypes rest at first."""
+        decay = {"weight_decay": self.config.weight_decay, "weight_decay_end": self.config.weight_decay_end}
+        groups = self.head.groups(frozen_until=frozen_until(self.config), **decay)
+        for module in (self.backbone, self.regularizers):
+            groups += parameter_groups(module, **decay)
         return groups
 
     def after_step(self, step: Step) -> None:
@@ -117,9 +111,7 @@ class Dino(nn.Module):
         self.targets.note(logits.mean(0), len(logits))
         return self.targets(logits, epoch)
 
-    def _student(
-        self, views: tuple[Tensor, ...], step: Step, frozen: bool
-    ) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Tensor]]:
+    def _student(self, views: tuple[Tensor, ...], step: Step) -> tuple[tuple[Tensor, ...], Tensor, dict[str, Tensor]]:
         """Logits `[V, B, K]` of each group of views of one size, and what the regularizers say."""
         logits: list[Tensor] = []
         parts: dict[str, Tensor] = {}
@@ -131,7 +123,7 @@ class Dino(nn.Module):
                 share = share_of(group, views, self.config.regularize)
                 penalty = penalty + loss * share
                 parts = added(parts, named, share)
-            logits.append(self.head(tokens.cls, frozen).unflatten(0, (len(group), -1)))
+            logits.append(self.head(tokens.cls).unflatten(0, (len(group), -1)))
         return tuple(logits), penalty, parts
 
     def _tokens(self, group: tuple[Tensor, ...], number: int) -> Tokens:
@@ -178,6 +170,11 @@ def added(parts: dict[str, Tensor], named: dict[str, Tensor], share: float) -> d
 def epoch_of(step: Step, epochs: int | None) -> int:
     """Number of the epoch that a step is in, 0 for all where nobody counts."""
     return 0 if epochs is None else int(step.progress * epochs + 1e-9)
+
+
+def frozen_until(config: DinoConfig) -> float:
+    """The share of training in which prototypes do not learn."""
+    return min(config.frozen_epochs / config.epochs, 1.0) if config.epochs else 0.0
 
 
 def check_epochs(epochs: int | None, *spoken_of: int) -> None:

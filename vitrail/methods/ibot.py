@@ -36,6 +36,7 @@ from vitrail.methods.dino import (
     check_epochs,
     epoch_of,
     export_teacher,
+    frozen_until,
     share_of,
     views_of,
 )
@@ -93,12 +94,11 @@ class Ibot(nn.Module):
         config = self.config
         views = views_of(batch, config.global_views)
         epoch = epoch_of(step, config.epochs)
-        frozen = epoch < config.frozen_epochs
         crops = torch.cat(views[: config.global_views])
         tokens = self._look(crops)
         hidden = self.hide(crops, tokens)
         target, patch_target = self._targets(tokens, hidden, epoch)
-        logits, patch_logits, penalty, parts = self._student(views, hidden, step, frozen)
+        logits, patch_logits, penalty, parts = self._student(views, hidden, step)
         shape = (config.global_views, len(batch.images), -1)
         of_views = view_distillation(logits, target.view(shape), config.student_temperature)
         of_patches = patch_distillation(patch_logits, patch_target, hidden, config.student_temperature)
@@ -114,12 +114,14 @@ class Ibot(nn.Module):
         return self.mask(crops, tokens.grid, numbers, attention=attention, generator=generator)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Student, mask token, heads and regularizers; the decay of matrices rises."""
+        """Student, mask token, heads and regularizers; the decay of matrices rises, prototypes rest."""
         groups: list[dict[str, Any]] = [{"params": [self.mask_token], "weight_decay": 0.0}]
         decay = {"weight_decay": self.config.weight_decay, "weight_decay_end": self.config.weight_decay_end}
-        for module in (self.backbone, self.head, self.patch_head, self.regularizers):
-            if module is not None:
-                groups += parameter_groups(module, **decay)
+        for head in (self.head, self.patch_head):
+            if head is not None:
+                groups += head.groups(frozen_until=frozen_until(self.config), **decay)
+        for module in (self.backbone, self.regularizers):
+            groups += parameter_groups(module, **decay)
         return groups
 
     def after_step(self, step: Step) -> None:
@@ -154,7 +156,7 @@ class Ibot(nn.Module):
         return self.targets(logits, epoch), self.patch_targets(head.compare(embedded[hidden]), epoch)
 
     def _student(
-        self, views: tuple[Tensor, ...], hidden: Tensor, step: Step, frozen: bool
+        self, views: tuple[Tensor, ...], hidden: Tensor, step: Step
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor, dict[str, Tensor]]:
         """Logits of class tokens `[V, B, K]` of each group of views, of hidden patches `[M, K]`; regularizers."""
         config = self.config
@@ -169,11 +171,11 @@ class Ibot(nn.Module):
                 asked |= {"hidden": hidden, "mask_token": self.mask_token}
             tokens = self.backbone(torch.cat(group), **asked)
             if number == 0:
-                patch_logits = (self.patch_head or self.head)(tokens.patches[hidden], frozen)
+                patch_logits = (self.patch_head or self.head)(tokens.patches[hidden])
             if seen is not None:
                 loss, named = seen(tokens, step)
                 share = share_of(group, views, config.regularize)
                 penalty = penalty + loss * share
                 parts = added(parts, named, share)
-            logits.append(self.head(tokens.cls, frozen).unflatten(0, (len(group), -1)))
+            logits.append(self.head(tokens.cls).unflatten(0, (len(group), -1)))
         return tuple(logits), patch_logits, penalty, parts

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail.config import Config
+from vitrail.nn.groups import parameter_groups
 from vitrail.nn.published_head import from_published
 
 
@@ -56,23 +58,37 @@ class PrototypeHead(nn.Module):
                 nn.init.trunc_normal_(part.weight, std=0.02)
                 nn.init.zeros_(part.bias)
 
-    def forward(self, tokens: Tensor, frozen: bool = False) -> Tensor:
-        """Logits; with `frozen` no gradient reaches the prototypes (it is zero, not absent, for all ranks alike)."""
-        return self.compare(self.embed(tokens), frozen)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of tokens."""
+        return self.compare(self.embed(tokens))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens `[..., width]` in the bottleneck, of length 1: `[..., bottleneck]`."""
         return functional.normalize(_wide(self.mlp(tokens)), dim=-1)
 
-    def compare(self, embedded: Tensor, frozen: bool = False) -> Tensor:
+    def compare(self, embedded: Tensor) -> Tensor:
         """Logits of embedded tokens; linear in them, so the logits of a mean are the mean of the logits."""
         with torch.autocast(embedded.device.type, enabled=False):
             directions = functional.normalize(_wide(self.prototypes), dim=-1)
             if self.norms is not None:
                 directions = directions * self.norms[:, None]
-            if frozen:
-                directions = directions.detach() + 0 * directions
             return functional.linear(_wide(embedded), directions)
+
+    def groups(self, *, frozen_until: float, **decay: Any) -> list[dict[str, Any]]:
+        """Optimizer groups (`contracts.Method`): prototypes and their lengths rest until a share of training is over.
+
+        Args:
+            frozen_until: that share, in [0, 1]; 0 for no rest.
+            decay: `weight_decay`, `weight_decay_end`, as `vitrail.nn.groups.parameter_groups` takes them.
+        """
+        groups = parameter_groups(self, **decay)
+        resting = [value for value in (self.prototypes, self.norms) if value is not None]
+        for group in groups[:]:
+            mine = [value for value in group["params"] if any(value is each for each in resting)]
+            if mine and frozen_until:
+                group["params"] = [value for value in group["params"] if all(value is not each for each in mine)]
+                groups.append(group | {"params": mine, "frozen_until": frozen_until})
+        return [group for group in groups if group["params"]]
 
     def translated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A head's state under this one's names: of a head like this, or of DINO's and iBOT's (`nn.published_head`).

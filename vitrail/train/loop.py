@@ -190,12 +190,7 @@ def fit(
 def _train_step(run: Run, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
     """One optimizer step; returns its losses, [] each, on the device."""
     config, step, share = run.config, Step(run.step, run.total), 1 / len(micro_batches)
-    rate = learning_rate_at(run.step, run.loader.steps_per_epoch, config)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate * group["lr_scale"]
-        if "weight_decay_end" in group:
-            span = group["weight_decay_start"], group["weight_decay_end"]
-            group["weight_decay"] = weight_decay_at(run.step, run.total, *span)
+    _schedule(run)
     run.optimizer.zero_grad()
     seed_everything(config.seed, run.ranks.rank, run.step)
 
@@ -208,6 +203,7 @@ def _train_step(run: Run, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         for name, value in {"loss": found.total, **found.parts}.items():
             losses[name] = losses.get(name, 0.0) + value.detach() * share
 
+    _leave_resting(run, step)
     run.scaler.unscale_(run.optimizer)
     parameters = [value for group in run.optimizer.param_groups for value in group["params"]]
     norm = _gradient_norm(parameters)
@@ -228,6 +224,24 @@ def _train_step(run: Run, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
         _refuse(run, losses["loss"], norm, micro_batches)
     run.step += 1
     return losses | {"grad_norm": norm}
+
+
+def _schedule(run: Run) -> None:
+    """Set this step's learning rate and weight decay of each group."""
+    rate = learning_rate_at(run.step, run.loader.steps_per_epoch, run.config)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+        if "weight_decay_end" in group:
+            span = group["weight_decay_start"], group["weight_decay_end"]
+            group["weight_decay"] = weight_decay_at(run.step, run.total, *span)
+
+
+def _leave_resting(run: Run, step: Step) -> None:
+    """Groups whose time has not come have no gradient: optimizers pass them by."""
+    for group in run.optimizer.param_groups:
+        if step.progress + 1e-9 < group.get("frozen_until", 0):
+            for value in group["params"]:
+                value.grad = None
 
 
 def _gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
