@@ -38,6 +38,7 @@ COMMON = [
     "probe.val=16",
 ]
 HEAD = ["method.head.prototypes=12", "method.head.hidden_dim=16", "method.head.bottleneck_dim=8"]
+HEAD += ["method.targets.kind=centering"]
 VIEWS = ["views.global_size=24", "views.local_size=12", "views.locals=1"]
 TINY = {
     "mae": [
@@ -48,7 +49,7 @@ TINY = {
         "method.decoder.heads=2",
     ],
     "dino": [*COMMON, *HEAD, *VIEWS],
-    "ibot": [*COMMON, *HEAD, *VIEWS],
+    "ibot": [*COMMON, *HEAD, *VIEWS, "method.patch_targets.kind=centering"],
 }
 SCENES: dict[str, Any] = {"mae": mae.scenes_mae, "dino": dino.scenes_dino, "ibot": ibot.scenes_ibot}
 MODULES: dict[str, Any] = {"mae": mae, "dino": dino, "ibot": ibot}
