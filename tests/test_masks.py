@@ -100,7 +100,7 @@ class TestContract:
         assert masked(config, images(2, (6, 6)).bfloat16(), (6, 6), 0.5).sum(1).tolist() == [18, 18]
 
     @pytest.mark.gpu
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: whether a mask waits for one was not looked at")
     def test_no_host_sync(self, config: MaskConfig) -> None:
         x, attention = images(4, (6, 6)).cuda(), torch.rand(4, 36).cuda()
         generator = torch.Generator("cuda").manual_seed(0)

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from vitrail.backbones import BackboneConfig
 from vitrail.config import Config
-from vitrail.data import Loader, MultiCrop, MultiCropConfig
+from vitrail.data import MultiCrop, MultiCropConfig
 from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
@@ -29,6 +29,7 @@ from vitrail.recipes.start import (
     check_views,
     check_weights,
     drawing,
+    loading,
     seen_by,
     start,
     timed,
@@ -174,16 +175,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         if take_over(recipe.init_from, {"projector": method.head}):
             take_over_centers(recipe.init_from, {"center": method.targets})
         method.teacher_head.load_state_dict(method.head.state_dict())
-    loader = Loader(
-        splits.train,
-        MultiCrop(views),
-        global_batch_size=recipe.train.global_batch_size,
-        seed=recipe.train.seed,
-        rank=rank,
-        world=world,
-        accumulate=recipe.train.accumulate,
-        workers=(workers := capped(recipe.workers)),
-    )
+    workers = capped(recipe.workers)
+    loader = loading(splits.train, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
     probe = knn_probe(method.teacher, splits, seen_by(backbone, views.global_size), recipe.probe, workers, ranks)
     return Parts(method, loader, probe, drawing(splits))

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from vitrail.backbones import BackboneConfig
 from vitrail.config import Config
-from vitrail.data import Loader, MultiCrop, MultiCropConfig
+from vitrail.data import MultiCrop, MultiCropConfig
 from vitrail.masks import MaskConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.nn.prototype_head import HeadConfig
@@ -30,6 +30,7 @@ from vitrail.recipes.start import (
     check_views,
     check_weights,
     drawing,
+    loading,
     seen_by,
     start,
     timed,
@@ -179,16 +180,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     method = Ibot(recipe.method.model_copy(update=known), backbone)
     if recipe.init_from is not None and own is None:
         _take_over_heads(recipe.init_from, method)
-    loader = Loader(
-        splits.train,
-        MultiCrop(views),
-        global_batch_size=recipe.train.global_batch_size,
-        seed=recipe.train.seed,
-        rank=rank,
-        world=world,
-        accumulate=recipe.train.accumulate,
-        workers=(workers := capped(recipe.workers)),
-    )
+    workers = capped(recipe.workers)
+    loader = loading(splits.train, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
     probe = knn_probe(method.teacher, splits, seen_by(backbone, views.global_size), recipe.probe, workers, ranks)
     return Parts(method, loader, probe, drawing(splits))

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from vitrail.backbones import BackboneConfig, TimmViT
 from vitrail.config import Config
-from vitrail.data import EvalTransformConfig, Loader, TrainTransformConfig, build_train_transform
+from vitrail.data import EvalTransformConfig, TrainTransformConfig, build_train_transform
 from vitrail.evaluation.features import FeatureConfig
 from vitrail.masks import MaskConfig
 from vitrail.methods.mae import Mae, MaeConfig
@@ -26,7 +26,7 @@ from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.reconstructions import Autoencoder, open_autoencoder, reconstruction_sheet
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.recipes.start import HALF, capped, check_data, check_size, start
+from vitrail.recipes.start import HALF, capped, check_data, check_size, loading, start
 from vitrail.train import Ranks, TrainConfig
 
 DPP = MaskConfig(kind="dpp", tau=0.5)
@@ -160,16 +160,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     if recipe.init_from is not None and own is None:
         normalized = recipe.method.normalized_targets
         taken = take_over(recipe.init_from, {"decoder": method.decoder}, normalized_targets=normalized)
-    loader = Loader(
-        splits.train,
-        build_train_transform(augment),
-        global_batch_size=recipe.train.global_batch_size,
-        seed=recipe.train.seed,
-        rank=rank,
-        world=world,
-        accumulate=recipe.train.accumulate,
-        workers=(workers := capped(recipe.workers)),
-    )
+    workers = capped(recipe.workers)
+    loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
     def draw(folder: Path, when: str, drawn: TimmViT) -> None:

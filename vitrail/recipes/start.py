@@ -9,12 +9,14 @@ from pathlib import Path
 
 from vitrail.backbones import BackboneConfig, TimmViT, create, load
 from vitrail.config import ConfigError
-from vitrail.data import EvalTransformConfig, MultiCropConfig, TooManyUnreadable
-from vitrail.data.loader import TOLERATED
+from vitrail.contracts import ImageSet
+from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
+from vitrail.data.loader import TOLERATED, Transform
 from vitrail.nn.surgery import surgery
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.sources import DataConfig, Splits, existing
 from vitrail.regularizers import RegularizerConfig, WeightConfig
+from vitrail.train import TrainConfig
 
 log = logging.getLogger("vitrail")
 HALF = (0.5, 0.5, 0.5)
@@ -141,6 +143,20 @@ def start(
             "architecture follows the weights: set backbone.surgery to null, or take finetune or finetune_sar"
         )
     return backbone
+
+
+def loading(data: ImageSet, transform: Transform, train: TrainConfig, workers: int, rank: int, world: int) -> Loader:
+    """The loader of one of `world` processes, for batches as the trainer wants them."""
+    return Loader(
+        data,
+        transform,
+        global_batch_size=train.global_batch_size,
+        seed=train.seed,
+        rank=rank,
+        world=world,
+        accumulate=train.accumulate,
+        workers=workers,
+    )
 
 
 def capped(workers: int) -> int:

@@ -23,7 +23,6 @@ from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import (
     EvalTransformConfig,
-    Loader,
     TrainTransformConfig,
     build_eval_transform,
     build_train_transform,
@@ -41,6 +40,7 @@ from vitrail.recipes.start import (
     check_size,
     check_weights,
     drawing,
+    loading,
     start,
     tell_unreadable,
     timed,
@@ -252,16 +252,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     regularizers = timed(recipe.method.regularizers, recipe.train.epochs)
     config = recipe.method.model_copy(update={"regularizers": regularizers})
     method = Supervised(config, backbone, splits.train.classes)
-    loader = Loader(
-        splits.train,
-        build_train_transform(augment),
-        global_batch_size=recipe.train.global_batch_size,
-        seed=recipe.train.seed,
-        rank=rank,
-        world=world,
-        accumulate=recipe.train.accumulate,
-        workers=(workers := capped(recipe.workers)),
-    )
+    workers = capped(recipe.workers)
+    loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
