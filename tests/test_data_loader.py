@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -393,8 +394,11 @@ def test_workers_ignore_ctrl_c_and_end_with_the_loader() -> None:
 
 
 def _children() -> set[int]:
-    task = Path(f"/proc/{os.getpid()}/task")
-    return {int(pid) for each in task.iterdir() for pid in (each / "children").read_text().split()}
+    found: set[int] = set()
+    for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            found |= {int(pid) for pid in (thread / "children").read_text().split()}
+    return found
 
 
 def test_ordered_batches_keep_the_order_and_the_rest() -> None:
