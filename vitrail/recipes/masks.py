@@ -132,6 +132,9 @@ def _frame(
     """How images are cut, and the size of a patch."""
     if backbone is None:
         side = patch_size or PATCH
+        if (size or SIZE) % side:
+            nearest = (size or SIZE) // side * side or side
+            raise ValueError(f"--size {size or SIZE} holds no whole patches of {side}; --size {nearest} would")
         return EvalTransformConfig(image_size=size or SIZE), (side, side)
     config = EvalTransformConfig(image_size=size or backbone.image_size, mean=backbone.mean, std=backbone.std)
     return config, backbone.patch_size
