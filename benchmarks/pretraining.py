@@ -3,14 +3,16 @@
     python benchmarks/pretraining.py [--seeds 0 1 2] [--runs FOLDER] [--out FILE.json]
 
 Each seed gives other scenes, weights and order, the same for all models. k-NN is the library's protocol on all scenes,
-of the mean patch token for MAE, whose loss says nothing about the class token, and of the class token for the others;
-beside it the untrained network's. Alignment and diversity are those of the trained network under the masks of
+of the class token and of the mean patch token; beside it the untrained network's. MAE's loss says nothing about the
+class token. Several calls on the same folder, each with seeds of its own, may run side by side; the last one, with all
+seeds, gathers. Alignment and diversity are those of the trained network under the masks of
 `evaluation/alignment_diversity`. What was interrupted goes on, what is finished is measured alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from vitrail.recipes.mae import PATCHES, scenes_mae, scenes_mae_dpp
 from vitrail.recipes.run import Verbs, family_of, run
 from vitrail.recipes.sources import scenes
 from vitrail.train import seed_everything
+
+FEATURES = {"knn20_cls": FeatureConfig(), "knn20_mean_patch": PATCHES}
 
 
 def recipes() -> dict[str, Any]:
@@ -54,28 +58,32 @@ def knn_of(backbone: TimmViT, recipe: Any, features: FeatureConfig) -> float:
 
 
 def measure(name: str, recipe: Config, seed: int, runs: Path) -> dict[str, Any]:
-    """Train one model and measure it, and its untrained self."""
+    """Train one model and measure it, and its untrained self; what was measured stays in its run folder."""
     config: Any = recipe.override([f"train.seed={seed}", f"data.scenes.seed={seed}"])
     folder = runs / f"{name}-{seed}"
-    features = PATCHES if name.startswith("mae") else FeatureConfig()
+    kept = folder / "measured.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
     seed_everything(seed)
     untrained = family_of(config).build(config, 0, 1).method.backbone.eval()
-    before = knn_of(untrained, config, features)
+    before = {f"{which}_untrained": knn_of(untrained, config, features) for which, features in FEATURES.items()}
     resume = (folder / "checkpoints" / "last.pt").is_file()
     outcome = run(config, Verbs(resume=resume, overwrite=not resume), folder)
     trained = load(str(folder)).eval()
     side = config.data.scenes.image_size
     asked = alignment_diversity.AlignmentConfig(taus=(0.5, 0.9, 1.0), transform=EvalTransformConfig(image_size=side))
     masks = alignment_diversity.evaluate(trained, scenes(config.data.scenes).val, asked).numbers
-    return {
-        "knn20_top1": knn_of(trained, config, features),
-        "knn20_top1_untrained": before,
+    found = {
+        **{which: knn_of(trained, config, features) for which, features in FEATURES.items()},
+        **before,
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
         "data_wait": outcome.data_wait,
         "loss": outcome.losses["train/loss"],
         **masks,
     }
+    kept.write_text(json.dumps(found))
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -102,7 +110,8 @@ def main() -> None:
         for name in options.models:
             found[name].append(measure(name, recipes()[name], seed, options.runs))
             row = found[name][-1]
-            print(f"{name} {seed}: k-NN {row['knn20_top1_untrained']:.1f} -> {row['knn20_top1']:.1f}", flush=True)
+            words = [f"{which} {row[f'{which}_untrained']:.1f} -> {row[which]:.1f}" for which in FEATURES]
+            print(f"{name} {seed}: {', '.join(words)}", flush=True)
     numbers = {"threads": options.threads, "models": {name: summary(rows) for name, rows in found.items()}}
     print(f"written to {record('pretraining', numbers, options.out)}")
 

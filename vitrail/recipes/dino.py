@@ -68,23 +68,23 @@ class Recipe(Config):
 
 
 def scenes_dino() -> Recipe:
-    """Generated scenes, tiny ViT, DINO with two global and four local crops.
+    """Generated scenes, tiny ViT, DINO with two global and two local crops.
 
     Command: vitrail train scenes_dino. Time and numbers: see benchmarks/results/pretraining-*.json.
     """
     return Recipe(
-        backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
+        backbone=BackboneConfig(patch_size=8, embed_dim=96, depth=4, heads=3),
         views=SCENES,
         method=DinoConfig(
-            head=HeadConfig(prototypes=32, hidden_dim=256),
+            head=HeadConfig(prototypes=16, hidden_dim=256),
             targets=TargetConfig(kind="sinkhorn", temperature=0.02, warmup_epochs=0),
-            momentum=0.95,
+            momentum=0.9,
             weight_decay_end=0.04,
         ),
         train=TrainConfig(
-            epochs=10,
+            epochs=5,
             global_batch_size=64,
-            learning_rate=2e-3,
+            learning_rate=4e-3,
             warmup_epochs=1,
             clip_norm=3.0,
             log_every=20,

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from vitrail.backbones import BackboneConfig
 from vitrail.config import Config
 from vitrail.data import MultiCrop, MultiCropConfig
-from vitrail.masks import MaskConfig
+from vitrail.masks import MaskConfig, RatioConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
@@ -65,26 +65,28 @@ class Recipe(Config):
 
 
 def scenes_ibot() -> Recipe:
-    """Generated scenes, tiny ViT, iBOT with random masks.
+    """Generated scenes, tiny ViT, iBOT with random masks. Objects are small: few patches are hidden, and count little.
 
     Command: vitrail train scenes_ibot. Time and numbers: see benchmarks/results/pretraining-*.json.
     """
     targets = TargetConfig(kind="sinkhorn", temperature=0.02, warmup_epochs=0)
     return Recipe(
-        backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
+        backbone=BackboneConfig(patch_size=8, embed_dim=96, depth=4, heads=3),
         views=SCENES,
         method=IbotConfig(
-            head=HeadConfig(prototypes=32, hidden_dim=256),
+            head=HeadConfig(prototypes=16, hidden_dim=256),
             targets=targets,
             patch_targets=targets,
-            momentum=0.95,
+            momentum=0.9,
             weight_decay_end=0.04,
             mask=MaskConfig(kind="random"),
+            ratio=RatioConfig(mean=0.3, spread=0.05),
+            patch_weight=0.1,
         ),
         train=TrainConfig(
-            epochs=10,
+            epochs=5,
             global_batch_size=64,
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             warmup_epochs=1,
             clip_norm=3.0,
             log_every=20,
