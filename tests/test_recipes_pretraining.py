@@ -27,6 +27,7 @@ COMMON = [
     "data.scenes.count=64",
     "data.scenes.val_count=16",
     "data.scenes.image_size=24",
+    "backbone.patch_size=6",
     "backbone.embed_dim=24",
     "backbone.depth=2",
     "backbone.heads=2",
@@ -292,7 +293,7 @@ def test_weights_of_regularizers_know_how_long_training_is(kind: str) -> None:
     made = parts(kind, [f"method.regularizers=[{{kind: spatial_entropy, weight: {weight}}}]", "train.epochs=3"])
     first = next(iter(made.loader.batches(0, 1)))[0]
     assert made.method.training_step(first, tiny_step()).parts["spatial_entropy_weight"] == 0
-    with pytest.raises(ConfigError, match=r"planned for 7 epochs.*train\.epochs is 10"):
+    with pytest.raises(ConfigError, match=r"planned for 7 epochs.*train\.epochs is 5"):
         SCENES[kind]().override([f"method.regularizers=[{{weight: {weight.replace('peak', 'epochs: 7, peak')}}}]"])
 
 
@@ -302,16 +303,16 @@ class TestRefused:
             with pytest.raises(ConfigError, match=rf"backbone\.image_size 24 and {name} 48 differ"):
                 SCENES[kind]().override(["backbone.image_size=24"])
             key = "augment.image_size" if kind == "mae" else "views.global_size"
-            with pytest.raises(ConfigError, match=rf"scenes of 48 pixels are not what {name} 36"):
-                MODULES[kind].check(SCENES[kind]().override([f"{key}=36"]))
+            with pytest.raises(ConfigError, match=rf"scenes of 48 pixels are not what {name} 24"):
+                MODULES[kind].check(SCENES[kind]().override([f"{key}=24"]))
 
     @pytest.mark.parametrize("kind", ["dino", "ibot"])
     def test_crops_that_hold_no_whole_patches(self, kind: str, tmp_path: Path) -> None:
         recipe = SCENES[kind]()
-        for size, words in ((4, "4 is not a multiple of the patch size 6.*set it to 6"), (15, "15 .* set it to 12")):
+        for size, words in ((4, "4 is not a multiple of the patch size 8.*set it to 8"), (20, "20 .* set it to 16")):
             with pytest.raises(ConfigError, match=rf"views\.local_size {words}"):
                 recipe.override([f"views.local_size={size}"])
-        with pytest.raises(ConfigError, match=r"views\.global_size 50 is not a multiple of the patch size 6"):
+        with pytest.raises(ConfigError, match=r"views\.global_size 50 is not a multiple of the patch size 8"):
             recipe.override(["views.global_size=50", "data.scenes.image_size=50"])
         recipe.override(["views.local_size=15", "views.locals=0"])  # there are none
         sizes = ["views.global_size=32", "views.local_size=20", "data.scenes.image_size=32"]
@@ -321,7 +322,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("kind", ["dino", "ibot"])
     def test_epochs_that_disagree(self, kind: str) -> None:
-        with pytest.raises(ConfigError, match=r"method\.epochs is 7 and train\.epochs is 10; set the first to null"):
+        with pytest.raises(ConfigError, match=r"method\.epochs is 7 and train\.epochs is 5; set the first to null"):
             SCENES[kind]().override(["method.epochs=7"])
         assert parts(kind, ["method.epochs=1"]).method.config.epochs == 1
 
