@@ -328,3 +328,19 @@ def test_bf16() -> None:
     torch.testing.assert_close(narrow, wide, rtol=0.02, atol=0)
     narrow.backward()
     assert all(value.grad is None or value.grad.isfinite().all() for value in module.parameters())
+
+
+def test_training_that_is_too_short_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    def words(epochs: int | None, frozen: int, warmup: int) -> str:
+        caplog.clear()
+        targets = TargetConfig(warmup_epochs=warmup, temperature=0.07)
+        method(PLAIN.model_copy(update={"epochs": epochs, "frozen_epochs": frozen, "targets": targets}))
+        return caplog.text
+
+    with caplog.at_level("WARNING", logger="vitrail"):
+        assert "prototypes never learn: they rest for 2 epochs of 2" in words(2, 2, 0)
+        ends = words(12, 1, 30)
+        assert "ends at 0.0514, not at 0.07: it rises for 30 epochs, and there are 12" in ends
+        assert "method.targets.warmup_epochs" in ends
+        assert words(30, 1, 30) == ""
+        assert words(None, 0, 0) == ""

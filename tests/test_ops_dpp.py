@@ -438,6 +438,40 @@ def test_one_wrong_entry_is_found(dtype: torch.dtype, row: int, column: int) -> 
     assert dpp.greedy_map(kernel, 3).ids.shape == (30, 3)
 
 
+class TestRefusedProbabilities:
+    """What has no probability is refused by all three, not answered."""
+
+    @pytest.mark.parametrize(
+        ("kernel", "words"),
+        [
+            (torch.eye(5).index_fill(0, torch.tensor(2), torch.nan), "NaN"),
+            (torch.eye(5) + 0.5 * torch.eye(5).roll(1, 0), "not symmetric"),
+            (5 - 4 * torch.eye(5), "not positive semi-definite: its lowest eigenvalue is -4, its largest 21"),
+        ],
+    )
+    def test_kernels(self, kernel: Tensor, words: str) -> None:
+        for answer in (
+            lambda: dpp.log_prob(kernel[None], torch.tensor([[0, 1]])),
+            lambda: dpp.marginal_kernel(kernel[None]),
+            lambda: dpp.marginal_kernel(kernel[None], 2),
+            lambda: dpp.kdpp_sample(kernel[None], 2),
+        ):
+            with pytest.raises(ValueError, match=words):
+                answer()
+
+    def test_sets_beyond_the_rank(self) -> None:
+        kernel = dpp.patch_kernel(features(1, 7, 2), kind="cosine")
+        with pytest.raises(ValueError, match="k is 3, and a kernel has rank 2"):
+            dpp.log_prob(kernel, torch.tensor([[0, 1, 2]]))
+
+    def test_other_numbers_of_sets_than_kernels(self) -> None:
+        with pytest.raises(ValueError, match=r"ids are \[1, 2\] and the kernel is \[3, 5, 5\]"):
+            dpp.log_prob(torch.eye(5).expand(3, 5, 5), torch.tensor([[0, 1]]))
+
+    def test_no_patch_at_all_is_fine_where_any_number_may_be_drawn(self) -> None:
+        assert dpp.marginal_kernel(torch.zeros(1, 3, 3)).abs().max() == 0
+
+
 def test_a_kernel_with_a_gradient_is_read_only() -> None:
     kernel = dpp.patch_kernel(features()).requires_grad_()
     assert not dpp.greedy_map(kernel, 4).gains.requires_grad

@@ -356,6 +356,9 @@ class TestValues:
             assert (method.ratio.mean, method.ratio.spread, method.ratio.probability) == (0.7, 0.05, 0.5)
             assert method.mask.kind == mask
             assert recipe.backbone.name == "vit_small_patch16_224"
+            assert {"mean", "spread", "probability"} == ibot.ibot_small().method.ratio.model_fields_set
+            assert (train.global_batch_size, train.warmup_epochs, train.clip_norm) == (1024, 10, 3.0)
+            assert (method.weight_decay, method.weight_decay_end) == (0.04, 0.4)
 
     def test_mae(self) -> None:
         for recipe in (mae.mae_base(), mae.mae_small(), mae.mae_base_dpp()):
@@ -373,6 +376,12 @@ class TestValues:
         assert recipe.train.learning_rate * 256 / recipe.train.global_batch_size == pytest.approx(5e-4)
         assert (recipe.method.weight_decay, recipe.method.weight_decay_end) == (0.04, 0.4)
         assert (recipe.method.head.prototypes, recipe.method.head.fixed_norm) == (65536, False)
+        method, views, train = recipe.method, recipe.views, recipe.train
+        assert (method.momentum, method.frozen_epochs) == (0.996, 1)
+        assert (method.targets.kind, method.targets.temperature) == ("centering", 0.07)
+        assert (method.targets.warmup_temperature, method.targets.warmup_epochs) == (0.04, 30)
+        assert (views.locals, views.global_scale, views.local_scale) == (10, (0.25, 1.0), (0.05, 0.25))
+        assert (train.epochs, train.warmup_epochs, train.min_learning_rate) == (300, 10, 1e-5)
         sar = dino.dino_small_sar()
         assert sar.backbone.surgery == "F"
         assert [each.kind for each in sar.method.regularizers] == ["spatial_entropy"]

@@ -89,8 +89,9 @@ def test_two_processes_pretrain_as_one_does(tmp_path, kind, fsdp):
         assert state["targets.center"].abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", ["mae", "dino", "ibot"])
+@pytest.mark.parametrize("kind", ["mae by chance", "dino sinkhorn", "ibot by chance"])
 def test_pretraining_that_is_killed_and_resumed_ends_in_the_same_bits(tmp_path, kind):
+    """Masks, numbers of hidden patches and drop path that are drawn included."""
     options = {"pretrain": kind, "epochs": 2, "count": 48, "log_every": 2}
     assert tiny.wait(tiny.start({"path": tmp_path / "a", **options})) == [0]
     assert tiny.wait(tiny.start({"path": tmp_path / "b", "die_at": 4, **options})) == [-9]

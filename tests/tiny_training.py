@@ -80,17 +80,22 @@ def sar() -> Supervised:
 
 
 def pretraining(kind: str) -> Any:
-    """MAE, DINO or iBOT on 3x24x24 images, with masks that the images alone decide, so that ranks do not matter."""
-    backbone = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2))
-    mask = MaskConfig(kind="dpp", tau=0, first="argmax")
-    if kind == "mae":
+    """MAE, DINO or iBOT on 3x24x24 images, with masks that the images alone decide, so that ranks do not matter.
+
+    "... by chance": with masks, numbers of hidden patches and drop path that are drawn.
+    """
+    chance = kind.endswith("by chance")
+    size = {"image_size": 24, "patch_size": 6, "embed_dim": 24, "depth": 2, "heads": 2}
+    backbone = create(BackboneConfig(**size, drop_path=0.3 if chance else 0))
+    mask = MaskConfig(kind="random") if chance else MaskConfig(kind="dpp", tau=0, first="argmax")
+    if kind.startswith("mae"):
         return Mae(MaeConfig(mask=mask, hidden=0.5, decoder=DecoderConfig(embed_dim=16, depth=1, heads=2)), backbone)
     targets = TargetConfig(kind="sinkhorn" if kind.endswith("sinkhorn") else "centering", warmup_epochs=0)
     common = {"head": HeadConfig(prototypes=12, hidden_dim=16, bottleneck_dim=8, layers=2), "targets": targets}
     common |= {"frozen_epochs": 0, "momentum": 0.9, "weight_decay_end": 0.1}
     if kind.startswith("dino"):
         return Dino(DinoConfig(**common), backbone)
-    ratio = RatioConfig(mean=0.5, spread=0, probability=1)
+    ratio = RatioConfig(mean=0.5, spread=0.3) if chance else RatioConfig(mean=0.5, spread=0, probability=1)
     return Ibot(IbotConfig(**common, mask=mask, ratio=ratio, patch_targets=targets), backbone)
 
 

@@ -12,11 +12,13 @@ Deviations from the paper
 - The learned lengths of prototypes are not decayed.
 - Recipes clip the gradient of all weights together; the released code clips each tensor for itself.
 - The center moves once an optimizer step, by the mean over micro-batches and ranks.
-- Sinkhorn-Knopp in place of the center, as in DINOv2, is an option.
+- Sinkhorn-Knopp in place of the center, which the paper tries and DINOv2 adopts, is an option; it balances what one
+  forward pass sees on all processes, so that accumulation changes it.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 import torch
@@ -33,6 +35,8 @@ from vitrail.nn.soft_targets import SoftTargets, TargetConfig
 from vitrail.nn.teacher import follow, momentum_at, teacher_of
 from vitrail.ops.distillation import view_distillation
 from vitrail.regularizers import RegularizerConfig, Regularizers
+
+log = logging.getLogger("vitrail")
 
 
 class DinoConfig(Config):
@@ -67,6 +71,7 @@ class Dino(nn.Module):
         """Raises `ConfigError` where epochs are spoken of and nobody says how many there are."""
         super().__init__()
         check_epochs(config.epochs, config.targets.warmup_epochs, config.frozen_epochs)
+        warn_of_short(config.epochs, config.frozen_epochs, targets=config.targets)
         self.config = config
         self.backbone = backbone
         self.head = PrototypeHead(config.head, backbone.embed_dim)
@@ -184,6 +189,26 @@ def check_epochs(epochs: int | None, *spoken_of: int) -> None:
             f"method.epochs is null and {' and '.join(map(str, spoken_of))} epochs of it are spoken of "
             "(targets.warmup_epochs, frozen_epochs); set method.epochs, or these to 0"
         )
+
+
+def warn_of_short(epochs: int | None, frozen_epochs: int, **targets: TargetConfig) -> None:
+    """Log what a training of `epochs` is too short for."""
+    if epochs is None:
+        return
+    if frozen_epochs >= epochs:
+        log.warning(
+            "prototypes never learn: they rest for %d epochs of %d; set method.frozen_epochs to 0",
+            frozen_epochs,
+            epochs,
+        )
+    for name, each in targets.items():
+        last = each.temperature_at(epochs - 1)
+        if abs(last - each.temperature) > 1e-9:
+            log.warning(
+                "the teacher's temperature ends at %.3g, not at %.3g: it rises for %d epochs, and there are %d; set "
+                "method.%s.warmup_epochs",
+                *(last, each.temperature, each.warmup_epochs, epochs, name),
+            )
 
 
 def export_teacher(teacher: Any, heads: dict[str, Any], targets: dict[str, SoftTargets]) -> Exported:

@@ -16,6 +16,7 @@ Deviations from the paper
 - The teacher's prototypes are compared with hidden patches alone. The center of all patches is the same as published:
   the comparison is linear, so the mean of logits is the logits of a mean.
 - A head for patches has an MLP of its own, too; in the released code only the prototypes are.
+- Regularizers read the student, so crops with hidden patches.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from vitrail.methods.dino import (
     frozen_until,
     share_of,
     views_of,
+    warn_of_short,
 )
 from vitrail.nn.cls_attention import attention_of
 from vitrail.nn.groups import parameter_groups
@@ -54,8 +56,8 @@ class IbotConfig(DinoConfig):
 
     mask: MaskConfig = MaskConfig(kind="block")
     """Which patches are hidden."""
-    ratio: RatioConfig = RatioConfig()
-    """How many: by default 70 +- 5 % of them in every other crop."""
+    ratio: RatioConfig = RatioConfig(mean=0.3, spread=0.2)
+    """How many: by default 30 +- 20 % of them in every other crop, as released for blocks."""
     patch_targets: TargetConfig = TargetConfig()
     """From the teacher's logits of patches to probabilities."""
     patch_head: HeadConfig | None = None
@@ -75,6 +77,8 @@ class Ibot(nn.Module):
         check_epochs(
             config.epochs, config.targets.warmup_epochs, config.patch_targets.warmup_epochs, config.frozen_epochs
         )
+        targets = {"targets": config.targets, "patch_targets": config.patch_targets}
+        warn_of_short(config.epochs, config.frozen_epochs, **targets)
         self.config = config
         self.mask = build(config.mask)
         self.backbone = backbone
@@ -107,8 +111,17 @@ class Ibot(nn.Module):
         return Losses(total, parts | (self.mask.logged() if hasattr(self.mask, "logged") else {}))
 
     def hide(self, crops: Tensor, tokens: Tokens, generator: torch.Generator | None = None) -> Tensor:
-        """Bool `[B, N]`, True is hidden, for crops that the teacher has seen as `tokens`."""
+        """Bool `[B, N]`, True is hidden, for crops that the teacher has seen as `tokens`.
+
+        Raises `ValueError` where a crop has too few patches to ever hide one.
+        """
         rows, columns = tokens.grid
+        most = self.config.ratio.mean + self.config.ratio.spread
+        if int(most * rows * columns) < 1:
+            raise ValueError(
+                f"a crop has {rows * columns} patches, and at most {most:g} of them are hidden, which is none; raise "
+                "method.ratio.mean, or take larger crops or smaller patches"
+            )
         numbers = draw_numbers(self.config.ratio, len(crops), rows * columns, generator=generator)
         attention = attention_of(tokens.scores[-1]) if self.mask.needs_attention else None
         return self.mask(crops, tokens.grid, numbers, attention=attention, generator=generator)

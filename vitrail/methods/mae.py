@@ -11,8 +11,6 @@ Sources: He et al., "Masked Autoencoders Are Scalable Vision Learners", 2022 (ar
 DPPMask; `throw` is the second half of Liu et al.'s attention-driven masking and throwing (2023).
 
 Deviations from the papers
-- Normalization of targets uses the pixels as they were normalized for the backbone, which only adds a constant factor
-  and shift within a channel; within a patch, channels are normalized together, as published.
 - Tokens are not decayed, as everywhere in this library; the released code decays them.
 - `throw` takes patches out of the hidden ones uniformly at random; its paper lets the attention choose them.
 - A mask that is guided by attention asks the encoder itself, on whole images, in each step: one more forward pass, as

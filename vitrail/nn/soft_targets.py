@@ -1,7 +1,8 @@
 """What a teacher's logits become before a student learns from them: centered and sharpened, or balanced by Sinkhorn.
 
 Without either, teacher and student agree on one prototype for everything. Centering works against that by an average
-that moves, Sinkhorn-Knopp by using all prototypes equally within each batch.
+that moves, Sinkhorn-Knopp by using all prototypes equally within what one forward pass sees on all processes: with
+accumulation, within each micro-batch.
 
 Sources: Caron et al. 2021 (arXiv 2104.14294), Sec. 3.1; Caron et al. 2020 (arXiv 2006.09882) for Sinkhorn-Knopp.
 """

@@ -130,8 +130,9 @@ def folder_ibot() -> Recipe:
 def ibot_small() -> Recipe:
     """iBOT ViT-S/16 at 224 pixels, 100 epochs, random masks: the values of Table 8.
 
-    What the table does not say is iBOT's own. Command: torchrun --nproc-per-node=8 -m vitrail train ibot_small
-    data.root=imagenet100. Expect: no number is known to us; not run here.
+    What the table does not say is iBOT's own; its learning rate is read as one for 256 images. Command: torchrun
+    --nproc-per-node=8 -m vitrail train ibot_small data.root=imagenet100. Expect: no number is known to us; not run
+    here.
     """
     return Recipe(
         backbone=BackboneConfig(name="vit_small_patch16_224", drop_path=0.1),
@@ -142,6 +143,7 @@ def ibot_small() -> Recipe:
             patch_targets=TargetConfig(temperature=0.07, warmup_epochs=30),
             momentum=0.996,
             mask=MaskConfig(kind="random"),
+            ratio=RatioConfig(mean=0.7, spread=0.05, probability=0.5),
         ),
         train=TrainConfig(
             epochs=100,

@@ -20,8 +20,8 @@ def kdpp_sample(kernel: Tensor, k: int, generator: torch.Generator | None = None
         int64 `[B, k]`, unique, ascending.
 
     Raises:
-        ValueError: for a kernel that is not square, finite and symmetric, or whose rank is below k: no set of
-            k has a positive probability.
+        ValueError: for a kernel that is not square, finite, symmetric and positive semi-definite, or whose rank is
+            below k: no set of k has a positive probability.
 
     An eigendecomposition in float64: O(N^3 + N k^2) an image; `greedy_map` is the fast way.
     """
@@ -30,7 +30,7 @@ def kdpp_sample(kernel: Tensor, k: int, generator: torch.Generator | None = None
     place = generator.device if generator is not None else kernel.device
     coins = torch.rand(batch, count, generator=generator, device=place).to(kernel.device).double()
     draws = torch.rand(batch, k, generator=generator, device=place).to(kernel.device).double()
-    log_values = values.clamp(min=0).log()
+    log_values = values.log()
     if kernel.device.type == "cpu":
         from vitrail.ops.dpp import exact_cpu
 
@@ -43,14 +43,19 @@ def kdpp_sample(kernel: Tensor, k: int, generator: torch.Generator | None = None
 def log_prob(kernel: Tensor, ids: Tensor) -> Tensor:
     """Log probability of the sets `ids [B, k]` among all sets of k: log det L_Y - log e_k, `[B]` float64.
 
-    -inf for a set whose determinant is 0. Differentiable by a kernel of full rank.
+    -inf for a set whose determinant is 0. Differentiable by a kernel of full rank. Raises `ValueError` as `kdpp_sample`
+    does, and where there are not as many sets as kernels.
     """
+    if ids.ndim != 2 or len(ids) != len(kernel):
+        raise ValueError(
+            f"ids are {list(ids.shape)} and the kernel is {list(kernel.shape)}; give ids [B, k], one set each"
+        )
     batch, k = ids.shape
-    _check_square(kernel, k)
+    values, _ = _eigen(kernel, k)
     wide = kernel.double()
     image = torch.arange(batch, device=kernel.device)[:, None, None]
     sign, logdet = torch.linalg.slogdet(wide[image, ids[:, :, None], ids[:, None, :]])
-    table = log_polynomials(torch.linalg.eigvalsh(wide).clamp(min=0).log(), k)
+    table = log_polynomials(values.log(), k)
     return torch.where(sign > 0, logdet, -torch.inf) - table[:, -1, k]
 
 
@@ -59,15 +64,14 @@ def marginal_kernel(kernel: Tensor, k: int | None = None) -> Tensor:
 
     Without k: of the process over sets of any size, L (L + I)^-1, whose minors are all its inclusion
     probabilities. With k: V diag(p) V', p the probabilities that the eigenvectors V are chosen; sets of k are no
-    determinantal process, and the diagonal alone is exact.
+    determinantal process, and the diagonal alone is exact. Raises `ValueError` as `kdpp_sample` does.
     """
     if k is None:
-        _check_square(kernel, 1)
-        values, vectors = torch.linalg.eigh(kernel.double())
-        weights = values.clamp(min=0) / (1 + values.clamp(min=0))
+        values, vectors = _eigen(kernel, None)
+        weights = values / (1 + values)
     else:
         values, vectors = _eigen(kernel, k)
-        weights = _vector_probabilities(values.clamp(min=0).log(), k)
+        weights = _vector_probabilities(values.log(), k)
     return (vectors * weights[:, None, :]) @ vectors.mT
 
 
@@ -117,17 +121,17 @@ def project(vectors: Tensor, chosen: Tensor, draws: Tensor) -> Tensor:
     basis = vectors.gather(2, chosen[:, None, :].expand(-1, count, -1))
     image = torch.arange(batch, device=basis.device)
     left = basis.square().sum(2)  # squared length of each row outside of the span of those drawn
-    rows: list[Tensor] = []
+    rows = basis.new_empty(batch, k, count)
     ids: list[Tensor] = []
     for step in range(k):
         share = left.clamp(min=0).cumsum(1)
         chosen = torch.searchsorted(share, (draws[:, step] * share[:, -1])[:, None], right=True)[:, 0]
         chosen = chosen.clamp(max=count - 1)
         row = (basis @ basis[image, chosen][:, :, None])[:, :, 0]
-        for before in rows:
-            row = row - before[image, chosen][:, None] * before
+        before = rows[:, :step]
+        row = row - (before[image, :, chosen][:, None] @ before)[:, 0]
         row = row / left[image, chosen].clamp(min=torch.finfo(row.dtype).tiny).sqrt()[:, None]
-        rows.append(row)
+        rows[:, step] = row
         ids.append(chosen)
         left = (left - row.square()).clamp(min=0).scatter(1, torch.stack(ids, 1), 0)  # never twice, not by rounding
     return torch.stack(ids, 1)
@@ -145,8 +149,9 @@ def _vector_probabilities(log_values: Tensor, k: int) -> Tensor:
     return torch.stack(chances, 1).exp()
 
 
-def _eigen(kernel: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    _check_square(kernel, k)
+def _eigen(kernel: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, those of rounding as 0, and eigenvectors of kernels whose rank is at least k."""
+    _check_square(kernel, 1 if k is None else k)
     check_values(kernel)
     if kernel.device.type == "cpu" and not kernel.requires_grad:
         from vitrail.ops.dpp import exact_cpu
@@ -155,8 +160,14 @@ def _eigen(kernel: Tensor, k: int) -> tuple[Tensor, Tensor]:
     else:
         values, vectors = torch.linalg.eigh(kernel.double())
     floor = values.amax(1, keepdim=True) * values.shape[1] * torch.finfo(torch.float64).eps
+    if values.numel() and bool((values[:, 0] < -1e-4 * values[:, -1].abs()).any()):
+        lowest = values[:, 0].amin().item()
+        raise ValueError(
+            f"the kernel is not positive semi-definite: its lowest eigenvalue is {lowest:.3g}, its largest "
+            f"{values[:, -1].amax().item():.3g}; use a product of features with themselves, as patch_kernel does"
+        )
     rank = (values > floor).sum(1)
-    if len(rank) and int(rank.min()) < k:
+    if k is not None and len(rank) and int(rank.min()) < k:
         raise ValueError(
             f"k is {k}, and a kernel has rank {int(rank.min())}: no set of {k} has a positive probability; "
             "lower k, or use greedy_map, which fills up at random"
