@@ -39,13 +39,13 @@ def recipes() -> dict[str, Any]:
     """The models, by name."""
     return {
         "mae": scenes_mae(),
-        "mae_dpp_tau0.9": scenes_mae_dpp().override(["method.mask.tau=0.9"]),
-        "mae_dpp_tau0.5": scenes_mae_dpp(),
+        "mae_dpp_tau0.9": scenes_mae_dpp(),
+        "mae_dpp_tau0.5": scenes_mae_dpp().override(["method.mask.tau=0.5"]),
         "dino": scenes_dino(),
         "dino_sar": scenes_dino_sar(),
         "ibot": scenes_ibot(),
-        "ibot_dpp_tau0.9": scenes_ibot_dpp().override(["method.mask.tau=0.9"]),
-        "ibot_dpp_tau0.5": scenes_ibot_dpp(),
+        "ibot_dpp_tau0.9": scenes_ibot_dpp(),
+        "ibot_dpp_tau0.5": scenes_ibot_dpp().override(["method.mask.tau=0.5"]),
     }
 
 

@@ -604,6 +604,14 @@ class TestPixels:
         assert loaded.mean[0] == mean
         assert f"normalized by mean {mean}" in loaded.report.words()
 
+    def test_a_bare_file_under_a_bare_name_is_a_paper_s(self, tmp_path: Path) -> None:
+        """DINO's files for download have timm's keys and nothing else; timm's own weights of this name want 0.5."""
+        for name, mean in (("vit_tiny_patch16_224", 0.485), ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 0.5)):
+            torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "x.pth")
+            loaded = load(name, tmp_path / "x.pth")
+            assert loaded.mean[0] == mean
+            assert ("give the name with its tag" in loaded.report.words()) == (mean == 0.485)
+
 
 class TestPretrained:
     def test_offline_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,11 +86,11 @@ def test_a_seed_gives_the_same_page_and_leaves_the_global_generator_alone() -> N
 
 def test_what_cannot_be_drawn(tmp_path: Path) -> None:
     images = files(tmp_path)
-    with pytest.raises(ValueError, match="--size 48 holds no whole patches of 7; --size 42"):
+    with pytest.raises(ValueError, match="an image of 48 pixels holds no whole patches of 7; --size 42"):
         draw_masks(images, tmp_path, Asked(), size=48, patch_size=7)
     with pytest.raises(ValueError, match="--patch-size 8 and --weights exclude each other"):
         draw_masks(images, tmp_path, Asked(), weights="x", patch_size=8)
-    with pytest.raises(ValueError, match=r"hidden is 1\.5"):
+    with pytest.raises(ValueError, match=r"--ratio 1\.5 lies inside \(0, 1\)"):
         draw_masks(images, tmp_path, Asked(ratio=1.5), size=48)
     with pytest.warns(UserWarning, match="none.png is left out"):
         draw_masks([*images, tmp_path / "none.png"], tmp_path, Asked(), size=48)

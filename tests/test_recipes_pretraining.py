@@ -139,8 +139,8 @@ def test_from_a_backbone_alone_the_rest_starts_fresh_and_says_so(
     caplog.set_level("WARNING", logger="vitrail")
     method = parts(kind, [f"init_from={tmp_path / 'w.safetensors'}"]).method
     assert_equal(method.backbone, backbone.state_dict())
-    name = "decoder" if kind == "mae" else "projector"
-    assert f"w.safetensors brings no {name}: it starts fresh" in caplog.text
+    words = "decoder" if kind == "mae" else "head"
+    assert f"w.safetensors brings no {words}: it starts fresh" in caplog.text
     assert "center" not in caplog.text  # of a fresh head it is 0 anyway
     if kind != "mae":
         assert_equal(method.teacher_head, method.head.state_dict())
@@ -167,7 +167,7 @@ def test_heads_between_dino_and_ibot(trained: Runs, caplog: pytest.LogCaptureFix
     assert_equal(method.head, load_part(trained["dino"], "projector").state)  # type: ignore[union-attr]
     assert method.targets.center.any()
     assert not method.patch_targets.center.any()
-    assert "brings no center2: it starts at 0" in caplog.text
+    assert "brings no center for patches: it starts at 0" in caplog.text
     caplog.clear()
     method = parts("ibot", [f"init_from={trained['ibot']}"]).method
     assert method.patch_head is None
@@ -325,6 +325,10 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"method\.epochs is 7 and train\.epochs is 5; set the first to null"):
             SCENES[kind]().override(["method.epochs=7"])
         assert parts(kind, ["method.epochs=1"]).method.config.epochs == 1
+
+    def test_a_mask_by_its_name_alone(self) -> None:
+        with pytest.raises(ConfigError, match=r"method\.mask = 'dpp': it has settings.*say method\.mask\.kind=dpp"):
+            mae.scenes_mae().override(["method.mask=dpp"])
 
     def test_a_mask_that_leaves_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"hidden 0\.99 is 16 patches of 16"):

@@ -139,6 +139,8 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
             lines.append(f"{key} is required and not given")
         else:
             message, value = problem["msg"].removeprefix("Value error, "), problem["input"]
+            if problem["type"] == "model_type" and "kind" in _fields_at(model, place):
+                message = f"it has settings of its own; say {key}.kind={value}"
             shown = key if isinstance(value, Mapping | BaseModel) else f"{key} = {value!r}"  # not a whole section
             lines.append(f"{shown}: {message}" if key else message)
     return f"{source}: " + "; ".join(lines)

@@ -332,8 +332,12 @@ def _pixels(
     elif found.layout == "Hugging Face ViT" and "dist_token" not in found.state:
         mean = std = (0.5, 0.5, 0.5)
         source = "as Hugging Face's ViT has them; look into its preprocessor_config.json"
-    elif found.layout == "timm" and (name is not None or found.arch is not None):
+    elif found.layout == "timm" and (found.arch is not None or isinstance(name, BackboneConfig) or "." in (name or "")):
         mean, std, source = backbone.mean, backbone.std, "as timm says for this name"
+    elif found.layout == "timm" and name is not None and tuple(backbone.mean) != tuple(IMAGENET_DEFAULT_MEAN):
+        # A bare file under a bare name is one of the papers' more often than one of timm's.
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        source = f"ImageNet's, as is usual; where these are timm's own weights for {name}, give the name with its tag"
     else:
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         source = "ImageNet's, as " + ("is usual" if found.layout == "timm" else f"{found.layout} uses them")

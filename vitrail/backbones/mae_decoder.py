@@ -100,11 +100,12 @@ def _heads(wide: int) -> tuple[int, tuple[str, ...]]:
     if wide % 32:
         raise ValueError(
             f"its decoder is {wide} wide, no multiple of 32, so the number of its attention heads is unknown; say it: "
-            "heads=..."
+            "heads=..., on the command line --decoder-heads"
         )
     count = wide // 32
     reason = "as MAE's published decoders have" if wide == 512 else "32 channels each, as in MAE's"
-    return count, (f"{count} attention heads in the decoder are a guess ({reason}); heads=... says otherwise",)
+    otherwise = "heads=..., on the command line --decoder-heads, says otherwise"
+    return count, (f"{count} attention heads in the decoder are a guess ({reason}); {otherwise}",)
 
 
 def _check_positions(positions: Tensor, wide: int) -> None:

@@ -41,7 +41,7 @@ class Dpp:
 
     def __init__(
         self,
-        tau: float,
+        tau: float = 0.5,
         kind: Literal["gaussian", "cosine"] = "gaussian",
         bandwidth: float | Literal["median"] = "median",
         randomness: Literal["stop", "mix"] = "stop",

@@ -30,6 +30,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.masks import MaskConfig, build, visible
+from vitrail.masks.counts import number_of
 from vitrail.masks.ranking import hide_lowest, uniform
 from vitrail.nn.cls_attention import cls_attention
 from vitrail.nn.groups import parameter_groups
@@ -66,6 +67,7 @@ class Mae(nn.Module):
         self.backbone = backbone
         self.mask = build(config.mask)
         grid = grid_of(*backbone.image_size, backbone.patch_size)
+        number_of(config.hidden, grid[0] * grid[1])  # leaves a patch visible, or says so before training starts
         self.decoder = MaskedDecoder(config.decoder, backbone.embed_dim, backbone.patch_size, grid)
         if fresh:
             _draw(backbone, config.positions)

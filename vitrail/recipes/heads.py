@@ -16,6 +16,13 @@ from vitrail.recipes.weights import find_weights
 log = logging.getLogger("vitrail")
 
 
+_WORDS = {
+    "projector": "head",
+    "patch_projector": "head for patches",
+    "center2": "center for patches",
+}  # what a part of a file is called where people read it
+
+
 def take_over(
     weights: str, parts: Mapping[str, nn.Module], *, normalized_targets: bool | None = None
 ) -> tuple[str, ...]:
@@ -36,11 +43,11 @@ def take_over(
     for name, module in parts.items():
         part = _part(weights, name)
         if part is None:
-            log.warning("%s brings no %s: it starts fresh", weights, name)
+            log.warning("%s brings no %s: it starts fresh", weights, _WORDS.get(name, name))
             continue
         _check_attention_heads(part, module)
         _translated(part, module).fill(module)
-        log.info("%s: taken over from %s", name, weights)
+        log.info("%s: taken over from %s", _WORDS.get(name, name), weights)
         if normalized_targets is not None and part.normalized_targets not in (None, normalized_targets):
             log.warning(
                 "%s: its %s learned with normalized_targets=%s and goes on with method.normalized_targets=%s",
@@ -63,7 +70,7 @@ def take_over_centers(weights: str, targets: Mapping[str, SoftTargets]) -> tuple
     for name, each in targets.items():
         found = None if part is None else part.state.get(name)
         if found is None:
-            log.warning("%s brings no %s: it starts at 0", weights, name)
+            log.warning("%s brings no %s: it starts at 0", weights, _WORDS.get(name, name))
         elif found.numel() != each.center.numel():
             log.warning(
                 "%s: its %s is of %d prototypes, not %d: it starts at 0",
@@ -75,7 +82,7 @@ def take_over_centers(weights: str, targets: Mapping[str, SoftTargets]) -> tuple
         else:
             with torch.no_grad():
                 each.center.copy_(found.reshape(-1))
-            log.info("%s: taken over from %s", name, weights)
+            log.info("%s: taken over from %s", _WORDS.get(name, name), weights)
             filled.append(name)
     return tuple(filled)
 

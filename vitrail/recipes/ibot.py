@@ -96,11 +96,11 @@ def scenes_ibot() -> Recipe:
 
 
 def scenes_ibot_dpp() -> Recipe:
-    """Generated scenes, tiny ViT, iBOT with DPPMask.
+    """Generated scenes, tiny ViT, iBOT with DPPMask, whose search would never stop on so few patches at a smaller tau.
 
     Command: vitrail train scenes_ibot_dpp. Time and numbers: as `scenes_ibot`.
     """
-    return _masked(scenes_ibot(), DPP)
+    return _masked(scenes_ibot(), DPP.model_copy(update={"tau": 0.9}))
 
 
 def folder_ibot() -> Recipe:

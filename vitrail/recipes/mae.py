@@ -79,11 +79,11 @@ def scenes_mae() -> Recipe:
 
 
 def scenes_mae_dpp() -> Recipe:
-    """Generated scenes, tiny ViT, MAE with DPPMask.
+    """Generated scenes, tiny ViT, MAE with DPPMask, whose search would never stop on so few patches at a smaller tau.
 
     Command: vitrail train scenes_mae_dpp. Time and numbers: as `scenes_mae`.
     """
-    return _masked(scenes_mae(), DPP)
+    return _masked(scenes_mae(), DPP.model_copy(update={"tau": 0.9}))
 
 
 def folder_mae() -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 from PIL import Image
@@ -57,12 +58,15 @@ def draw_masks(
         device: of the backbone.
 
     Raises:
-        ValueError: no image that can be read, a size that holds no whole patches, a patch size beside weights.
+        ValueError: no image that can be read, a ratio or tau out of range, a size that holds no whole patches, a patch
+            size beside weights.
     """
     if weights is not None and patch_size is not None:
         raise ValueError(
             f"--patch-size {patch_size} and --weights exclude each other: the backbone has its own patches"
         )
+    if not 0 < asked.ratio < 1 or not 0 <= asked.tau <= 1:
+        raise ValueError(f"--ratio {asked.ratio:g} lies inside (0, 1), --tau {asked.tau:g} in [0, 1]")
     backbone = None if weights is None else open_backbone(weights, model=model, key=key, device=device)
     config, patch = _frame(backbone, size, patch_size)
     opened = open_images(images)
@@ -99,12 +103,14 @@ def masks_page(
         attention = cls_attention(backbone, pixels.to(next(backbone.parameters()).device)).cpu()
     dpp = Dpp(asked.tau)
     masks = {
-        name: build(config)(pixels, grid, asked.ratio, attention=attention, generator=_generator(asked))
+        name: build(config)(pixels, grid, asked.ratio, attention=attention, generator=_generator(asked, config.kind))
         for name, config in _configs(asked.tau, backbone is not None).items()
     }
     gallery = mask_gallery(images, masks, grid, titles=titles, cell=144)
     # The same state of the generator as for the mask, so that both pictures show the same choice.
-    found = dpp.chosen(pixels, grid, grid[0] * grid[1] - number_of(asked.ratio, grid[0] * grid[1]), _generator(asked))
+    found = dpp.chosen(
+        pixels, grid, grid[0] * grid[1] - number_of(asked.ratio, grid[0] * grid[1]), _generator(asked, "dpp")
+    )
     orders = [
         greedy_order(image, ids, int(length), grid, cell=280)
         for image, ids, length in zip(images, found.ids, found.length)
@@ -122,8 +128,9 @@ def _configs(tau: float, guided: bool) -> dict[str, MaskConfig]:
     return free | ({"AttMask": MaskConfig(kind="attmask"), "AMT": MaskConfig(kind="amt")} if guided else {})
 
 
-def _generator(asked: Asked) -> torch.Generator:
-    return torch.Generator().manual_seed(asked.seed)
+def _generator(asked: Asked, kind: str) -> torch.Generator:
+    """Chance of its own for each kind of mask: equal chance would make masks look alike that are not."""
+    return torch.Generator().manual_seed(asked.seed + 2**32 * crc32(kind.encode()))
 
 
 def _frame(
@@ -131,10 +138,12 @@ def _frame(
 ) -> tuple[EvalTransformConfig, tuple[int, int]]:
     """How images are cut, and the size of a patch."""
     if backbone is None:
-        side = patch_size or PATCH
-        if (size or SIZE) % side:
-            nearest = (size or SIZE) // side * side or side
-            raise ValueError(f"--size {size or SIZE} holds no whole patches of {side}; --size {nearest} would")
-        return EvalTransformConfig(image_size=size or SIZE), (side, side)
+        side, width = PATCH if patch_size is None else patch_size, SIZE if size is None else size
+        if side < 1 or width < 1:
+            raise ValueError(f"--size {width} and --patch-size {side} are pixels, and positive")
+        if width % side:
+            fits = width // side * side or side
+            raise ValueError(f"an image of {width} pixels holds no whole patches of {side}; --size {fits} would")
+        return EvalTransformConfig(image_size=width), (side, side)
     config = EvalTransformConfig(image_size=size or backbone.image_size, mean=backbone.mean, std=backbone.std)
     return config, backbone.patch_size

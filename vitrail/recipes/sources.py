@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from pydantic import Field
 from vitrail.config import Config
 from vitrail.contracts import ImageSet, Sample
 from vitrail.data import SPLITS, ImageFolder, SyntheticScenes, VocSegmentation
+
+log = logging.getLogger("vitrail")
 
 
 class ScenesConfig(Config):
@@ -126,6 +129,7 @@ def hold_out(data: ImageSet, share: float) -> Splits:
             f"{len(data)} images are too few to hold out a share of {share} for validation; "
             "add a val/ folder or change data.held_out"
         )
+    log.info("there is no val/: %d of %d images are held out", len(val), len(data))
     return Splits(Part(data, train, f"all but {share:g} held out"), Part(data, val, f"{share:g} held out"))
 
 

@@ -136,6 +136,8 @@ def start(
         drop_path=wanted.drop_path,
         gradient_checkpointing=wanted.gradient_checkpointing,
     )
+    if own is None and backbone.report is not None:
+        log.info("%s: %s", weights, backbone.report.words())
     found = backbone.config.surgery if backbone.config else None
     if wanted.surgery is not None and not surgery(wanted.surgery).same_block(surgery(found)):
         raise ConfigError(

@@ -151,4 +151,5 @@ def _words(normalized: bool, paste: bool) -> str:
     unit = "patches normalized one by one" if normalized else "normalized pixels"
     about = f"Error: mean square over the hidden patches, in {unit}."
     put_back = UNNORMALIZED if paste else UNNORMALIZED.replace("hidden ", "")
-    return " ".join([shown, *([put_back] if normalized else []), about])
+    floor = ["1 is what each patch's own mean would get; above it, nothing is learned yet."] if normalized else []
+    return " ".join([shown, *([put_back] if normalized else []), about, *floor])
