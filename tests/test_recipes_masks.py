@@ -94,3 +94,10 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
         draw_masks(images, tmp_path, Asked(ratio=1.5), size=48)
     with pytest.warns(UserWarning, match="none.png is left out"):
         draw_masks([*images, tmp_path / "none.png"], tmp_path, Asked(), size=48)
+
+
+def test_each_kind_has_chance_of_its_own(tmp_path: Path, drawn: dict[str, Any]) -> None:
+    """An untrained network's attention is nearly flat: with equal chance AMT would be the picture of random masks."""
+    draw_masks(files(tmp_path), tmp_path, Asked(), weights=str(weights(tmp_path)))
+    same = drawn["masks"]["random"] == drawn["masks"]["AMT"]
+    assert same.float().mean() < 0.85

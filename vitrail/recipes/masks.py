@@ -130,7 +130,7 @@ def _configs(tau: float, guided: bool) -> dict[str, MaskConfig]:
 
 def _generator(asked: Asked, kind: str) -> torch.Generator:
     """Chance of its own for each kind of mask: equal chance would make masks look alike that are not."""
-    return torch.Generator().manual_seed(asked.seed + 2**32 * crc32(kind.encode()))
+    return torch.Generator().manual_seed(crc32(f"{kind} {asked.seed}".encode()))
 
 
 def _frame(

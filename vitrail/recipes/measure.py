@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from vitrail.config import Config, read_yaml
 from vitrail.evaluation.result import Report
 from vitrail.recipes.sources import DataConfig, open_data
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
+
+log = logging.getLogger("vitrail")
 
 
 def measure(
@@ -67,8 +70,10 @@ def _draw(report: Report, path: Path, folder: Path | None) -> None:
         caption = f"Alignment and diversity of masks on {report.details['images']} images, bars of two standard errors"
         caption += f"{settings}."
         keep_sheet(folder / "pictures", f"{path.stem}.png", picture, caption)
+        log.info("curve: %s", folder / "pictures" / f"{path.stem}.png")
     else:
         picture.save(path.with_suffix(".png"))
+        log.info("curve: %s", path.with_suffix(".png"))
 
 
 def _place(folder: Path, report: Report) -> Path:
