@@ -43,10 +43,9 @@ def listmle(
     Raises:
         ValueError: for shapes that differ, no items at all, NaN or infinite targets, or a `top` below 1.
     """
-    check_lists(scores, targets, mask)
+    inside = items_of(scores, targets, mask)
     if top is not None and top < 1:
         raise ValueError(f"top is {top}; it counts positions, from 1 on, or is None for all of them")
-    inside = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
     ordered, counted = in_order(scores, targets, inside)
     tails = ordered.flip(-1).logcumsumexp(-1).flip(-1)
     losses = torch.where(counted, tails - ordered, 0.0)[..., :top].sum(-1)
@@ -75,8 +74,8 @@ def reduced(losses: Tensor, counted: Tensor, reduction: Reduction) -> Tensor:
     raise ValueError(f"reduction is {reduction!r}; it is 'mean', 'sum' or 'none'")
 
 
-def check_lists(scores: Tensor, targets: Tensor, mask: Tensor | None) -> None:
-    """Raise `ValueError` where scores, targets and mask do not describe the same lists."""
+def items_of(scores: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
+    """Which items count, bool `[..., N]`; raises `ValueError` where scores, targets and mask are not the same lists."""
     if scores.shape != targets.shape or scores.ndim == 0 or not scores.shape[-1]:
         raise ValueError(
             f"scores are {list(scores.shape)} and targets {list(targets.shape)}; both must be [..., N] with N from 1 on"
@@ -86,8 +85,10 @@ def check_lists(scores: Tensor, targets: Tensor, mask: Tensor | None) -> None:
             f"the mask is {list(mask.shape)} of {mask.dtype} and the scores are {list(scores.shape)};"
             " it must be bool and as large"
         )
-    finite = targets.isfinite() if mask is None else targets.isfinite() | ~mask
+    inside = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
+    finite = targets.isfinite() | ~inside
     if not bool(finite.all()):
         raise ValueError(
             f"{int((~finite).sum())} of {targets.numel()} targets are NaN or infinite; mask them, or mend them"
         )
+    return inside

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitrail.ops.listmle import Reduction, check_lists, listmle, reduced
+from vitrail.ops.listmle import Reduction, items_of, listmle, reduced
 
 
 def ranknet(
@@ -39,10 +39,9 @@ def ranknet(
     Raises:
         ValueError: as `listmle`, and for a negative margin.
     """
-    check_lists(scores, targets, mask)
+    inside = items_of(scores, targets, mask)
     if margin < 0:
         raise ValueError(f"margin is {margin}; it is 0 or more")
-    inside = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
     pairs = (inside[..., :, None] & inside[..., None, :]).triu(1)
     return _of_pairs(scores, targets, pairs, margin, reduction)
 
@@ -67,10 +66,9 @@ def listnet(
     Raises:
         ValueError: as `listmle`, and for a temperature that is not positive.
     """
-    check_lists(scores, targets, mask)
+    inside = items_of(scores, targets, mask)
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive")
-    inside = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
     lowest = torch.finfo(torch.float32).min / 2
     wanted = (_wide(targets) / temperature).masked_fill(~inside, lowest).softmax(-1).detach()
     logs = _wide(scores).masked_fill(~inside, lowest).log_softmax(-1)
@@ -83,8 +81,7 @@ def pointwise(scores: Tensor, targets: Tensor, mask: Tensor | None = None, *, re
 
     Args and errors: as `listmle`.
     """
-    check_lists(scores, targets, mask)
-    inside = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
+    inside = items_of(scores, targets, mask)
     squares = (_wide(scores) - _wide(targets).detach()).masked_fill(~inside, 0) ** 2
     return reduced(squares.sum(-1) / inside.sum(-1).clamp(min=1), inside.any(-1), reduction)
 
@@ -111,10 +108,9 @@ def top_focused(
     Raises:
         ValueError: as `listmle` and `ranknet`.
     """
-    check_lists(scores, targets, mask)
+    inside = items_of(scores, targets, mask)
     if top < 1:
         raise ValueError(f"top is {top}; there is at least one leader")
-    inside = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
     order = targets.masked_fill(~inside, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     leads = torch.zeros_like(inside).scatter(-1, order[..., :top], True) & inside
     follows = inside & ~leads
