@@ -1,8 +1,10 @@
-"""What there is, read from the folders without importing it: recipes, protocols, methods, masks, regularizers.
+"""What there is, read from the folders without importing it: recipes, protocols, methods, rankers, masks,
+regularizers.
 
 A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`; a protocol is a
-file in `vitrail/evaluation` with a public function `evaluate`; a mask or a regularizer is a word that the `kind` of
-its room's settings takes. Nobody registers anything.
+file in `vitrail/evaluation` with a public function `evaluate`; a ranker is a file in `vitrail/rankers` with a public
+function `from_source`; a mask or a regularizer is a word that the `kind` of its room's settings takes. Nobody registers
+anything.
 """
 
 from __future__ import annotations
@@ -40,6 +42,15 @@ def protocols() -> list[Entry]:
         Entry(module.rsplit(".", 1)[1], module, _summary(tree))
         for module, tree in _files("evaluation")
         if any(isinstance(node, ast.FunctionDef) and node.name == "evaluate" for node in tree.body)
+    ]
+
+
+def rankers() -> list[Entry]:
+    """Files of `vitrail/rankers` with a function `from_source`."""
+    return [
+        Entry(module.rsplit(".", 1)[1], module, _summary(tree).partition(". ")[0])
+        for module, tree in _files("rankers")
+        if any(isinstance(node, ast.FunctionDef) and node.name == "from_source" for node in tree.body)
     ]
 
 

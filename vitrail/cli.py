@@ -73,11 +73,11 @@ def _for_people(error: BaseException) -> bool:
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["all", "recipes", "protocols", "pictures", "methods", "masks", "regularizers"],
+        Literal["all", "recipes", "protocols", "pictures", "methods", "rankers", "masks", "regularizers"],
         typer.Argument(help="Which list."),
     ] = "all",
 ) -> None:
-    """Name what there is: recipes, protocols, pictures, methods, masks, regularizers.
+    """Name what there is: recipes, protocols, pictures, methods, rankers, masks, regularizers.
 
     Example: vitrail list recipes
     """
@@ -87,6 +87,7 @@ def list_(
         "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
         "pictures": ("vitrail show PICTURE", pictures),
         "methods": ("in vitrail.methods", catalog.parts("methods")),
+        "rankers": ("vitrail rank IMAGES --ranker RANKER", catalog.rankers()),
         "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
         "regularizers": (
             "in vitrail.regularizers, or method.regularizers=[{kind: REGULARIZER}] in a recipe, but of mae",

@@ -83,6 +83,32 @@ class Mask(Protocol):
         ...
 
 
+@runtime_checkable
+class Ranker(Protocol):
+    """A way to say which patches of an image matter. `vitrail.ops.selection` turns its scores into patch ids."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    image_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    needs_number: bool
+    """Whether scores depend on how many patches are to be kept, as those of networks that prune to a number do."""
+
+    def __call__(
+        self, images: Tensor, *, number: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Scores `[B, Y, X]`, float32 and finite, larger is kept first; Y = H / patch height, X = W / patch width.
+
+        Args:
+            images: `[B, 3, H, W]`, normalized by `mean` and `std`; `image_size` is (height, width) that the weights
+                were made for, other sizes of whole patches are taken, too.
+            number: how many patches will be kept, 1 to Y * X, for rankers that need it; the others pass over it.
+            generator: where chance is wanted in rankers that have a random variant. The same images give the same
+                scores without it, whatever else is in the batch.
+        """
+        ...
+
+
 class Batch(NamedTuple):
     """What a loader hands to a method. Every tensor has the batch as its first axis."""
 

@@ -1,0 +1,41 @@
+"""A ranker by its name: the file of that name in this folder, and its function `from_source`."""
+
+from __future__ import annotations
+
+import importlib
+
+from torch import nn
+
+from vitrail import catalog
+from vitrail.rankers.source import Source
+
+
+def open_ranker(
+    name: str,
+    weights: str | None = None,
+    *,
+    model: str | None = None,
+    key: str = "auto",
+    image_size: int | tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    variant: str | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """A ranker, ready to use: in evaluation mode, without gradients, on `device`. Fulfills `vitrail.contracts.Ranker`.
+
+    Args:
+        name: `vitrail list rankers` names them.
+        weights: a file or a run folder, for all but `random` and `center`.
+        model: timm's name, where the file does not tell.
+        key: which network of a file that holds several.
+        image_size: pixels, a side or (height, width), that positions are made for; None for the weights' own.
+        patch_size: side of a patch in pixels, for networks that have none of their own.
+        variant: where the paper's text and its released code differ; None for the text.
+
+    Raises:
+        ValueError: for an unknown name or variant, missing weights, or weights of another network.
+    """
+    entry = catalog.find(catalog.rankers(), name, "ranker")
+    source = Source(weights, model, key, image_size, patch_size, variant)
+    ranker: nn.Module = importlib.import_module(entry.module).from_source(source)
+    return ranker.requires_grad_(False).eval().to(device)
