@@ -211,7 +211,7 @@ class _Marks:
         self.config, self.labels, self.size, self.grid = config, labels, size, grid
         self.rows: list[int] = []  # positions in the data set of images that count
         self.without: list[int] = []
-        self.unreadable = self.hard = self.cut = self.small = 0
+        self.unreadable = self.hard = self.cut = self.small = self.bare = 0
         self.images: list[int] = []
         self.classes: list[int] = []
         self.positive: list[Tensor] = []
@@ -222,8 +222,10 @@ class _Marks:
         asked = {number: part for number, part in found.items() if self._asked(number)}
         found = {number: part for number, part in asked.items() if bool(part.any())}
         self.small += len(asked) - len(found)
-        if not found:
+        if not asked:
             self.without.append(index)
+        if not found:
+            self.bare += bool(asked)
             return False
         for number, part in sorted(found.items()):
             self.images.append(len(self.rows))
@@ -245,7 +247,8 @@ class _Marks:
         said = {
             f"{self.unreadable} of {count} images could not be read and were left out": self.unreadable,
             f"{len(self.without)} of {count} images have no labeled object and were left out": len(self.without),
-            f"{self.small} classes of images have no positive patch by this rule and were left out": self.small,
+            f"{self.small} classes of images are too small for a positive patch and were left out": self.small,
+            f"{self.bare} of {count} images have only such classes and were left out": self.bare,
             f"{self.hard} difficult objects or crowds were left out": self.hard,
             f"{self.cut} boxes lie outside of the crop and were left out": self.cut,
         }

@@ -94,7 +94,7 @@ def _subject(
     subject = _Subject(*_model(evaluate, weights, model, key, device))
     if not rankers or subject.backbone is None:
         return subject
-    shape = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
+    shape: dict[str, Any] = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
     return subject._replace(rankers=open_rankers(rankers, device=pick_device(device), **shape))
 
 

@@ -63,8 +63,8 @@ def recall_figure(
     """
     if not lines:
         raise ValueError("there is no recall to draw; give at least one line")
-    labels = {"x_label": "share of patches kept", "y_label": "recall, %"}
-    figure = curves_figure(lines, title=title, look=look, size=size, **labels)
+    words = "share of patches kept", "recall, %"
+    figure = curves_figure(lines, title=title, x_label=words[0], y_label=words[1], look=look, size=size)
     axes: Any = figure.axes[0]
     for drawn in axes.lines:
         drawn.set(marker="o", markersize=3.5, clip_on=False)
