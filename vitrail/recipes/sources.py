@@ -1,19 +1,21 @@
-"""Where images come from: generated scenes, a folder with or without splits, or a VOC tree."""
+"""Where images come from: generated scenes, a folder with or without splits, or a tree of VOC, COCO or ADE20K."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from vitrail.config import Config
 from vitrail.contracts import ImageSet, Sample
-from vitrail.data import SPLITS, ImageFolder, SyntheticScenes, VocSegmentation
+from vitrail.data import SPLITS, Ade20k, CocoInstances, ImageFolder, SyntheticScenes, VocSegmentation
+from vitrail.data.ade20k import is_ade20k
+from vitrail.data.coco import is_coco
 
 log = logging.getLogger("vitrail")
 
@@ -65,6 +67,36 @@ class Part:
         return hashlib.sha256(f"{self.data.digest()}{self.positions}".encode()).hexdigest()[:16]
 
 
+class Later:
+    """A set that is opened when something of it is asked for; COCO's training split alone takes minutes to read.
+
+    Fulfills `vitrail.contracts.ImageSet`, and has what the set itself has.
+    """
+
+    def __init__(self, opening: Callable[[], ImageSet]) -> None:
+        self._opened = functools.cache(opening)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """As the set says."""
+        return self._opened().classes
+
+    def __len__(self) -> int:
+        return len(self._opened())
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._opened()[index]
+
+    def digest(self) -> str:
+        """As the set says."""
+        return self._opened().digest()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while it is unpickled, when there is no set yet
+            raise AttributeError(name)
+        return getattr(self._opened(), name)
+
+
 class Splits(NamedTuple):
     """A data set to train on and one to measure with."""
 
@@ -77,10 +109,11 @@ def open_splits(config: DataConfig) -> Splits:
     if config.root is None:
         return scenes(config.scenes)
     root = existing(config.root)
-    if is_voc(root):
+    kind = tree_of(root)
+    if kind is not None:
         raise ValueError(
-            f"{config.root} is a VOC tree, whose images have several objects and no class each; "
-            "train on one folder per class, and use the tree with `vitrail evaluate`"
+            f"{config.root} is a {kind} tree, whose images have several objects and no class each; train on one folder "
+            "per class, or without labels on the folder of images in the tree, and use the tree with `vitrail evaluate`"
         )
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
     if names["train"] is None:
@@ -103,7 +136,7 @@ def scenes(config: ScenesConfig) -> Splits:
 
 
 def open_data(where: str, trained: DataConfig | None = None) -> Splits:
-    """What `--data` names: `scenes`, a VOC tree, or an image folder.
+    """What `--data` names: `scenes`, a tree of VOC, COCO or ADE20K, or an image folder.
 
     `trained` is what the weights were trained on. Where that are the same images, they are split in the same way, so
     that nothing that was trained on is measured with.
@@ -111,8 +144,12 @@ def open_data(where: str, trained: DataConfig | None = None) -> Splits:
     if where == "scenes":
         return scenes(trained.scenes if trained else ScenesConfig())
     root = existing(where)
-    if is_voc(root):
+    kind = tree_of(root)
+    if kind == "VOC":
         return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
+    if kind is not None:
+        tree: type[CocoInstances] | type[Ade20k] = CocoInstances if kind == "COCO" else Ade20k
+        return Splits(Later(lambda: tree(root, "train")), tree(root, "val"))
     same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
     return open_splits(trained if trained and same else DataConfig(root=where))
 
@@ -139,11 +176,19 @@ def is_voc(root: Path) -> bool:
     return any((top / "ImageSets" / "Segmentation").is_dir() for top in tops)
 
 
+def tree_of(root: Path) -> str | None:
+    """VOC, COCO or ADE20K, by the folders that they have; None for any other folder."""
+    trees = {"VOC": is_voc, "COCO": is_coco, "ADE20K": is_ade20k}
+    return next((name for name, fits in trees.items() if fits(root)), None)
+
+
 def existing(where: str) -> Path:
     """The folder as a path. Raises `ValueError` where it is none."""
     root = Path(where).expanduser()
     if not root.is_dir():
-        raise ValueError(f"there is no folder {where!r}; give a folder of images, a VOC tree, or `scenes`")
+        raise ValueError(
+            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO or ADE20K, or `scenes`"
+        )
     return root
 
 
