@@ -349,13 +349,12 @@ def show(
 def _show_patches(
     images: list[Path], words: list[str], keep: float, out: Path, weights: str | None, *more: Any
 ) -> None:
-    from vitrail.recipes.rank import Asked, Opened, draw_patches
+    from vitrail.recipes.rank import Shown, draw_patches
+    from vitrail.recipes.rankers import titled
 
     if not words:
         raise ValueError("show patches needs --ranker, once or more: NAME or NAME=WEIGHTS (`vitrail list rankers`)")
-    asked = [Asked.parse(each) for each in words]
-    asked = [each if each.weights else each._replace(weights=weights) for each in asked]
-    for path in draw_patches(images, asked, Opened(*more), keep, out):
+    for path in draw_patches(images, titled(words, weights), Shown(*more), keep, out):
         typer.echo(path)
 
 
@@ -386,12 +385,12 @@ def rank(
     """
     asked_name = ranker.partition("=")[0].partition(":")[0]
     catalog.find(catalog.rankers(), asked_name, "ranker")  # a typing error is told before torch is imported
-    from vitrail.recipes.rank import Asked, Opened, rank_files
+    from vitrail.recipes.rank import Shown, rank_files
+    from vitrail.recipes.rankers import parse_ranker
 
-    asked = Asked.parse(ranker)
-    if weights is not None:
-        asked = asked._replace(weights=weights)
-    for path in rank_files(images, asked, Opened(model, key, size, patch_size, device), keep, out):
+    words = parse_ranker(ranker)
+    words = words._replace(weights=weights or words.weights)
+    for path in rank_files(images, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
 
 

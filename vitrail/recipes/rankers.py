@@ -33,24 +33,32 @@ def parse_ranker(text: str) -> RankerWords:
     return RankerWords(name.strip(), variant.strip() or None, weights.strip() or None)
 
 
-def open_rankers(texts: Sequence[str], weights: str | None = None, **how: Any) -> dict[str, Ranker]:
-    """Rankers by their titles; where two have one title, the names of their weights are added.
+def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, RankerWords]:
+    """What is said of rankers, by their titles; where two have one title, the names of their weights are added.
 
     Args:
         texts: see the module.
         weights: of those that name none.
-        how: as for `vitrail.rankers.open_ranker`.
 
     Raises:
-        ValueError: the same ranker twice, and as `open_ranker`.
+        ValueError: the same ranker twice, or words that are none.
     """
-    words = [parse_ranker(text) for text in texts]
-    titles = [each._replace(weights=each.weights or weights) for each in words]
-    often = Counter(each.title for each in titles)
-    found: dict[str, Ranker] = {}
-    for each in titles:
+    words = [each._replace(weights=each.weights or weights) for each in map(parse_ranker, texts)]
+    often = Counter(each.title for each in words)
+    found: dict[str, RankerWords] = {}
+    for each in words:
         title = each.title if often[each.title] == 1 else f"{each.title} {Path(each.weights or '').stem}".strip()
         if title in found:
             raise ValueError(f"the ranker {title} is named twice; give weights whose files have other names")
-        found[title] = cast(Ranker, open_ranker(each.name, each.weights, variant=each.variant, **how))
+        found[title] = each
     return found
+
+
+def open_words(words: RankerWords, **how: Any) -> Ranker:
+    """The ranker that words name; `how` as for `vitrail.rankers.open_ranker`."""
+    return cast(Ranker, open_ranker(words.name, words.weights, variant=words.variant, **how))
+
+
+def open_rankers(texts: Sequence[str], weights: str | None = None, **how: Any) -> dict[str, Ranker]:
+    """Rankers by their titles, see `titled`; `how` as for `vitrail.rankers.open_ranker`."""
+    return {title: open_words(each, **how) for title, each in titled(texts, weights).items()}
