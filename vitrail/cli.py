@@ -395,6 +395,39 @@ def rank(
 
 
 @app.command()
+def compare(
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A tree of VOC, COCO or ADE20K, an image folder, or `scenes`.")
+    ],
+    ranker: Annotated[list[str], typer.Option("--ranker", "-r", help=f"Repeatable: {RANKER}")],
+    settings: Overrides = None,
+    classifier: Annotated[
+        str | None, typer.Option("--classifier", "-c", help="Weights whose accuracy on kept patches is measured.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of the patches that is kept in the pictures.")] = 0.25,
+    images: Annotated[int, typer.Option(help="How many images the pictures show.")] = 6,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page and numbers.")] = Path("rankers"),
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+) -> None:
+    """Compare rankers on one page: recall of objects, accuracy and speed on kept patches, and what they keep.
+
+    Examples:
+
+      vitrail compare --data VOCdevkit/VOC2012 --ranker ltrp=runs/ltrp --ranker dino=dino.pth --ranker center
+
+      vitrail compare keeps=0.25,0.5 --data photos --classifier runs/photos --ranker ltrp=runs/ltrp --ranker center
+    """
+    from vitrail.recipes.rank import Shown
+    from vitrail.report.rankers import Wanted, compare_rankers
+
+    _show_progress()
+    wanted = Wanted(data, classifier, keep, images, settings or [])
+    typer.echo(f"written: {compare_rankers(ranker, wanted, Shown(model, key, device=device), out)}")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, the baseline first.", metavar="RUN...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
