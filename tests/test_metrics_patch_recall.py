@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrail.metrics.patch_recall import (
+    average,
     pair_weights,
     parse_rule,
     positive_of_mask,
@@ -108,10 +109,14 @@ def test_weights_are_the_means_they_stand_for() -> None:
     values = torch.rand(40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     macro = torch.stack([values[classes == number].mean() for number in classes.unique()]).mean()
     assert torch.isclose(values @ pair_weights(classes, counts, "macro"), macro)
+    assert torch.isclose(average(values, classes, counts, "macro"), macro)
     micro = (values * counts).sum() / counts.sum()
     assert torch.isclose(values @ pair_weights(classes, counts, "micro"), micro)
+    several = average(torch.stack([values, values * 0 + 1]), classes, counts, "micro")
+    assert torch.isclose(several[0], micro)
+    assert several[1] == 1
     with pytest.raises(ValueError, match="'macro' or 'micro', not 'mean'"):
-        pair_weights(classes, counts, "mean")
+        average(values, classes, counts, "mean")
     with pytest.raises(ValueError, match="no pair"):
         pair_weights(classes[:0], counts[:0], "micro")
 
@@ -122,7 +127,7 @@ def test_splits_of_the_classes_make_up_the_whole() -> None:
     values, counts = recall(selected[images], positive), positive.sum(1)
 
     def mean(some: Tensor) -> float:
-        return float(values[some] @ pair_weights(classes[some], counts[some], "micro"))
+        return float(average(values[some], classes[some], counts[some], "micro"))
 
     one = classes < 3
     parts = [(mean(some), int(counts[some].sum())) for some in (one, ~one)]

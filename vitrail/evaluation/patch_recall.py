@@ -46,6 +46,7 @@ from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.patch_recall import (
+    average,
     pair_weights,
     parse_rule,
     positive_of_mask,
@@ -367,8 +368,8 @@ def _curves(
     """Percent at each keep ratio, by name; splits where both of their sides have a class."""
 
     def mean(values: Tensor, some: Tensor) -> list[float]:
-        weights = pair_weights(pairs.classes[some], pairs.positive[some].sum(1), config.average)
-        return (100 * (values[:, some] @ weights)).tolist()
+        counts = pairs.positive[some].sum(1)
+        return (100 * average(values[:, some], pairs.classes[some], counts, config.average)).tolist()
 
     patches = pairs.positive.shape[1]
     everything = torch.ones(len(pairs.classes), dtype=torch.bool)
@@ -400,7 +401,7 @@ def _per_class(recalls: Tensor, pairs: Pairs, marks: _Marks) -> list[dict[str, A
     for number in pairs.classes.unique().tolist():
         own, name = pairs.classes == number, marks.name(number)
         positives = pairs.positive[own].sum(1)
-        weights = pair_weights(pairs.classes[own], positives, marks.config.average)
+        values = average(recalls[:, own], pairs.classes[own], positives, marks.config.average)
         rows.append(
             {
                 "class": name,
@@ -408,7 +409,7 @@ def _per_class(recalls: Tensor, pairs: Pairs, marks: _Marks) -> list[dict[str, A
                 "positive": int(positives.sum()),
                 "unseen": None if marks.unseen is None else named(name, marks.unseen),
                 "stuff": None if marks.stuff is None else named(name, marks.stuff),
-                "recall": (100 * (recalls[:, own] @ weights)).tolist(),
+                "recall": (100 * values).tolist(),
             }
         )
     return rows

@@ -109,27 +109,35 @@ def recall(selected: Tensor, positive: Tensor) -> Tensor:
     return (selected & positive).double().sum(-1) / positive.double().sum(-1)
 
 
-def pair_weights(classes: Tensor, positives: Tensor, how: str) -> Tensor:
-    """How much each pair of image and class counts; the weights add up to 1.
+def average(recalls: Tensor, classes: Tensor, positives: Tensor, how: str) -> Tensor:
+    """Mean recall of pairs of image and class, exactly 1 where all of them are 1.
 
     Args:
+        recalls: float64 `[..., P]`.
         classes: int64 `[P]`, of each pair.
         positives: `[P]`, how many patches are positive, at least 1.
-        how: "macro": recall is averaged over the images of a class, then over classes; "micro": all positive patches
-            are pooled, whatever class they are of.
+        how: "macro": over the images of a class, then over classes; "micro": all positive patches are pooled, whatever
+            class they are of.
 
     Returns:
-        float64 `[P]`.
+        float64 `[...]`.
 
     Raises:
         ValueError: another word, or no pair.
     """
-    if not len(classes):
-        raise ValueError("there is no pair of image and class to average over")
+    _check_average(classes, how)
+    if how == "micro":
+        return (recalls * positives.double()).sum(-1) / positives.double().sum()
+    _, place, counts = classes.unique(return_inverse=True, return_counts=True)
+    sums = recalls.new_zeros(*recalls.shape[:-1], len(counts)).index_add_(-1, place, recalls)
+    return (sums / counts).mean(-1)
+
+
+def pair_weights(classes: Tensor, positives: Tensor, how: str) -> Tensor:
+    """How much each pair counts in `average`, float64 `[P]`; the weights add up to 1. Arguments as there."""
+    _check_average(classes, how)
     if how == "micro":
         return positives.double() / positives.double().sum()
-    if how != "macro":
-        raise ValueError(f"average is 'macro' or 'micro', not {how!r}")
     _, place, counts = classes.unique(return_inverse=True, return_counts=True)
     return 1 / (counts[place].double() * len(counts))
 
@@ -156,6 +164,13 @@ def random_error(positive: Tensor, images: Tensor, weights: Tensor, number: int)
     spread = values.square().sum(1) - values.sum(1).square() / patches
     chance = number / patches
     return math.sqrt(max(chance * (1 - chance) * patches / (patches - 1) * float(spread.sum()), 0.0))
+
+
+def _check_average(classes: Tensor, how: str) -> None:
+    if not len(classes):
+        raise ValueError("there is no pair of image and class to average over")
+    if how not in ("macro", "micro"):
+        raise ValueError(f"average is 'macro' or 'micro', not {how!r}")
 
 
 def _along(low: Tensor, high: Tensor, length: int, cells: int, center: bool) -> Tensor:
