@@ -147,6 +147,11 @@ class TimmViT(nn.Module):
             {asked: maps[index] for asked, index in wanted_scores.items()},
         )
 
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What enters the first block, `[B, prefix_tokens + N, D]`, and the grid: for what walks the blocks itself."""
+        grid = self._grid(images)
+        return self._embed(images, None, None, None), grid
+
     def export(self) -> Exported:
         """The weights under timm's names, and what is needed to rebuild the model."""
         if self.config is None:

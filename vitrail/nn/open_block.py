@@ -80,8 +80,15 @@ class OpenBlock(nn.Module):
         return self._rest(x, self.attn(self.norm1(x), **masks))
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        return self.after_mlp(self.after_attention(x, attended))
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """z' of the tokens `[B, T, D]` that entered the block and of what the attention made of them, `[B, T, D]`."""
         attended = self.drop_path1(self.ls1(attended))
-        x = x + attended if self.msa_skip else attended
+        return x + attended if self.msa_skip else attended
+
+    def after_mlp(self, x: Tensor) -> Tensor:
+        """The block's output of z', `[B, T, D]`."""
         changed = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x + changed if self.mlp_skip else changed
 
@@ -106,19 +113,27 @@ def attend(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         The attention's output `[B, T, D]`, and q_0 . k / sqrt(d) before any softmax, `[B, H, T]`, in float32
         or wider also under autocast; gradients flow to that query and to all keys.
     """
-    batch, count, _ = x.shape
-    gate = attn.gate(x).sigmoid() if getattr(attn, "gate", None) is not None else None
-    qkv = attn.qkv(x).reshape(batch, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv.unbind(0)
-    query, key = attn.q_norm(query), attn.k_norm(key)
+    query, key, value = heads_of(attn, x)
     dropout = attn.attn_drop.p if attn.training else 0.0
     mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
+    return joined(attn, mixed, x), _first_row(query, key)
+
+
+def heads_of(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values `[B, H, T, d]` of normalized tokens `[B, T, D]`; queries are not divided by sqrt(d)."""
+    qkv = attn.qkv(x).reshape(*x.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = qkv.unbind(0)
+    return attn.q_norm(query), attn.k_norm(key), value
+
+
+def joined(attn: Any, mixed: Tensor, x: Tensor) -> Tensor:
+    """The attention's output `[B, T, D]` of values mixed by its weights, `[B, H, T, d]`, and its input `x`."""
+    mixed = mixed.transpose(1, 2).flatten(2)
     if hasattr(attn, "norm"):
         mixed = attn.norm(mixed)
-    if gate is not None:
-        mixed = mixed * gate
-    return attn.proj_drop(attn.proj(mixed)), _first_row(query, key)
+    if getattr(attn, "gate", None) is not None:
+        mixed = mixed * attn.gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(mixed))
 
 
 def _first_row(query: Tensor, key: Tensor) -> Tensor:
