@@ -2,7 +2,8 @@
 
 Tokens stand alternately in two sets, A (places 0, 2, 4, ...) and B (1, 3, 5, ...). Each token of A points to the token
 of B with the most similar key (cosine). The r most similar pairs are kept, and of each the token of A goes into that of
-B; several may go into one. What is left of A comes first then, B after it, both in their order.
+B; several may go into one. What is left of A comes first then, B after it, both in their order; protected tokens, as
+the class token, stay in front of both.
 
     merged = sum of s_i x_i / sum of s_i        s_i: how many tokens token i stands for
 
@@ -26,8 +27,8 @@ def match_tokens(keys: Tensor, merges: int, protected: int = 1) -> Tensor:
         protected: the first tokens that are never merged, nor merged into (class, distillation, register tokens).
 
     Returns:
-        int64 `[B, T]`, places from 0 to T - r - 1; merged tokens share one. Protected tokens of A come before all
-        others of A. Of equally similar pairs that of smaller place is kept.
+        int64 `[B, T]`, places from 0 to T - r - 1; merged tokens share one. Protected tokens keep their place, and
+        without merges all do. Of equally similar pairs that of smaller place is kept.
 
     Raises:
         ValueError: for another shape, more merges than there can be, or keys that are not finite.
@@ -49,7 +50,7 @@ def match_tokens(keys: Tensor, merges: int, protected: int = 1) -> Tensor:
     odds = torch.arange(count // 2, device=keys.device).expand(batch, -1) + left.shape[1]
     evens.scatter_(1, gone, odds.gather(1, partner.gather(1, gone)))
     places[:, ::2], places[:, 1::2] = evens, odds
-    return places
+    return _protected_first(count - merges, left.shape[1], protected).to(keys.device)[places]
 
 
 def most_merges(count: int, protected: int = 1) -> int:
@@ -87,6 +88,13 @@ def _pairs(keys: Tensor, protected: int) -> tuple[Tensor, Tensor]:
     alike[:, :, : protected // 2] = -torch.inf
     nearest = alike.max(dim=2)
     return nearest.indices, nearest.values.argsort(dim=1, descending=True, stable=True)
+
+
+def _protected_first(count: int, left: int, protected: int) -> Tensor:
+    """New place `[count]` of each place among `left` tokens of A and then those of B."""
+    front = [token // 2 + left * (token % 2) for token in range(protected)]
+    behind = sorted(set(range(count)) - set(front))
+    return torch.tensor([*front, *behind]).argsort()
 
 
 def _numbered(left: Tensor) -> Tensor:
