@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail.backbones import TimmViT
-from vitrail.nn.open_block import OpenBlock, heads_of, joined
+from vitrail.nn.open_block import OpenBlock, gathered, projections
 from vitrail.ops.cluster import draw_members, member_counts
 from vitrail.ops.token_merging import match_tokens, merge_tokens, most_merges
 from vitrail.rankers.source import Source, need_number, variant_of
@@ -119,7 +119,7 @@ def merged(backbone: TimmViT, x: Tensor, grid: tuple[int, int], merges: int) -> 
             seeds = _survivors(seeds, places, x.shape[1] - step)
             x, sizes = merge_tokens(x, sizes, places, x.shape[1] - step)
             source = places.gather(1, source)
-        x = block.after_mlp(x)
+        x = block.change(x)
     return Groups(x, sizes, source[:, prefix:] - prefix, seeds[:, prefix:] - prefix, grid)
 
 
@@ -130,10 +130,10 @@ def attend_in_proportion(block: OpenBlock, x: Tensor, sizes: Tensor) -> tuple[Te
     """
     normed = block.norm1(x)
     attn: Any = block.attn
-    query, key, value = heads_of(attn, normed)
+    query, key, value = projections(attn, normed)
     bias = sizes.log().to(query.dtype)[:, None, None]
     mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    return block.after_attention(x, joined(attn, mixed, normed)), key.float().mean(1)
+    return block.join(x, gathered(attn, normed, mixed)), key.float().mean(1)
 
 
 def _survivors(seeds: Tensor, places: Tensor, count: int) -> Tensor:
