@@ -131,8 +131,8 @@ def _filled(state: Mapping[str, Tensor], name: str | None, classifier: bool, whe
     if (name := name or resnet_name(state)) is None:
         shown = ", ".join(list(state)[:5]) or "no tensors"
         raise ValueError(
-            f"{where} is no plain ResNet; say timm's name of the network as model=, or, where it is a Vision "
-            f"Transformer, take a ranker that reads one, such as dino. It holds {shown}"
+            f"{where} is no plain ResNet; say timm's name of the network (model=, or --model), or, where it is a "
+            f"Vision Transformer, take a ranker that reads one, such as dino. It holds {shown}"
         )
     model = _built(name, _classes(state, name, where) if classifier else 0)
     wanted = model.state_dict()
@@ -145,7 +145,9 @@ def _filled(state: Mapping[str, Tensor], name: str | None, classifier: bool, whe
     if missing or besides or wrong:
         found = (("lacks", missing), ("has besides", besides), ("has in another shape", wrong))
         words = "; ".join(f"it {what} {_shown(names)}" for what, names in found if names)
-        raise ValueError(f"{where} does not hold the weights of {name}: {words}; say the right name as model=")
+        raise ValueError(
+            f"{where} does not hold the weights of {name}: {words}; say the right name (model=, or --model)"
+        )
     model.load_state_dict(state, strict=False)
     return model
 
