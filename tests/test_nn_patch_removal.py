@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig, TimmViT, create, load, need_part
+from vitrail.config import ConfigError
 from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
 from vitrail.nn.patch_removal import PatchRemoval, RemovalConfig
 from vitrail.ops.image_quality import ssim
@@ -225,6 +227,66 @@ class TestPictures:
     def test_a_network_is_needed(self, autoencoder: tuple[TimmViT, MaskedDecoder]) -> None:
         with pytest.raises(ValueError, match="perceptual needs a network"):
             PatchRemoval(*autoencoder, RemovalConfig(metric="perceptual"))
+
+
+class TestApproximate:
+    @staticmethod
+    def labels(parts: tuple[TimmViT, MaskedDecoder], images: Tensor, visible: Tensor = VISIBLE, **how: Any) -> Tensor:
+        return PatchRemoval(*parts, RemovalConfig(mode="approximate", **how))(images, visible)
+
+    @pytest.mark.parametrize("chunk", [1, 3, None])
+    def test_all_hidden_patches_make_it_exact(
+        self, chunk: int | None, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor
+    ) -> None:
+        expected = PatchRemoval(*autoencoder)(images, VISIBLE)
+        for sample in (8, 100):
+            found = self.labels(autoencoder, images, sample=sample, chunk=chunk)
+            torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+    @pytest.mark.parametrize("sample", [1, 3, 5])
+    @torch.no_grad()
+    def test_other_hidden_patches_stay_as_they_were(
+        self, sample: int, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor
+    ) -> None:
+        """Against whole sequences in which these tokens are put back before each block."""
+        backbone, decoder = autoencoder
+        found = self.labels(autoencoder, images, sample=sample, chunk=3)
+        tokens = backbone(images, keep=VISIBLE)
+        sequence = decoder.sequence(tokens.cls, tokens.patches, VISIBLE, GRID)
+        for b, ids in enumerate(VISIBLE.tolist()):
+            hidden = [patch for patch in range(12) if patch not in ids]
+            looked = [hidden[int((k + 0.5) * 8 / sample)] for k in range(sample)]
+            still = [1 + patch for patch in hidden if patch not in looked]
+            for i, gone in enumerate(ids):
+                anchor = changed = sequence[b]
+                for block in decoder.blocks:
+                    changed = changed.clone()
+                    changed[still] = anchor[still]
+                    anchor, changed = block(anchor[None])[0], masked_attention(block, changed, 1 + gone)
+                first, second = (decoder.predict(decoder.norm(x))[1:][looked] for x in (anchor, changed))
+                assert found[b, i].item() == pytest.approx((first - second).abs().mean().item(), abs=1e-12)
+
+    def test_it_follows_the_exact_labels(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        exact, found = PatchRemoval(*autoencoder)(images, VISIBLE), self.labels(autoencoder, images, sample=4)
+        assert torch.corrcoef(torch.stack((exact.flatten(), found.flatten())))[0, 1] > 0.8
+
+    def test_order_and_a_single_patch(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        order = torch.tensor([2, 0, 3, 1])
+        labels = self.labels(autoencoder, images, sample=3)
+        permuted = self.labels(autoencoder, images, VISIBLE[:, order], sample=3)
+        torch.testing.assert_close(permuted, labels[:, order], atol=1e-12, rtol=0)
+        single = self.labels(autoencoder, images, VISIBLE[:, :1], sample=11)
+        torch.testing.assert_close(single, PatchRemoval(*autoencoder)(images, VISIBLE[:, :1]), atol=1e-12, rtol=0)
+
+    @pytest.mark.parametrize("other", [{"removal": "mask_token"}, {"region": "all"}, {"metric": "ssim"}])
+    def test_what_it_is_for(self, other: dict[str, str]) -> None:
+        with pytest.raises(ConfigError, match=f"not for .*{next(iter(other))}={next(iter(other.values()))}"):
+            RemovalConfig.parse({"mode": "approximate", **other})
+
+    def test_a_decoder_of_another_kind(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        autoencoder[1].blocks[1] = nn.Identity()
+        with pytest.raises(ValueError, match="some of its tokens: a block of type Identity"):
+            self.labels(autoencoder, images)
 
 
 class TestManners:
