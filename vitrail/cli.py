@@ -263,6 +263,7 @@ PICTURES = {
     "pca": "First three principal components of the patch features as colors",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
+    "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
     "patches": "Which patches rankers keep, side by side, with their score maps",
 }
 
@@ -284,7 +285,10 @@ def show(
     ] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
-    ratio: Annotated[float, typer.Option(help="Share of patches that masks and reconstructions hide.")] = 0.75,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of patches that masks and reconstructions hide, default 0.75, or removal, 0.9."),
+    ] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
     patch_size: Annotated[
@@ -308,7 +312,7 @@ def show(
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca, masks, reconstruction and patches draw all in one.
+    """Draw what a backbone sees in images, one PNG an image; pca and all from masks on draw them in one.
 
     Examples:
 
@@ -317,6 +321,8 @@ def show(
       vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
 
       vitrail show reconstruction cat.jpg --weights mae_visualize_vit_base.pth --plain-targets
+
+      vitrail show removal cat.jpg --weights runs/mae --ratio 0.9
 
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
     """
@@ -328,22 +334,41 @@ def show(
     if weights is None and picture != "masks":
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
-    if picture in ("masks", "reconstruction"):
-        from vitrail.recipes.masks import Asked, draw_masks
-        from vitrail.recipes.reconstructions import draw_reconstructions
+    if picture in ("masks", "reconstruction", "removal"):
+        from vitrail.recipes.masks import Asked
 
-        asked = Asked(ratio, tau, seed)
-        if picture == "masks":
-            drawn = draw_masks(images, out, asked, weights=weights, patch_size=patch_size, **common)
-        else:
-            more: dict[str, Any] = {"heads": heads, "normalized": normalized, "paste": paste}
-            drawn = draw_reconstructions(images, str(weights), out, asked, **more, **common)
+        usual = 0.9 if picture == "removal" else 0.75
+        asked = Asked(usual if ratio is None else ratio, tau, seed)
+        more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
+        drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
     else:
         from vitrail.recipes.look import draw
 
         drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
     for path in drawn:
         typer.echo(path)
+
+
+def _draw_hidden(
+    picture: str,
+    images: list[Path],
+    weights: str | None,
+    out: Path,
+    asked: Any,
+    more: dict[str, Any],
+    common: dict[str, Any],
+) -> list[Path]:
+    """The pictures of hidden patches: what hides them, what is made of the others."""
+    from vitrail.recipes.masks import draw_masks
+    from vitrail.recipes.reconstructions import draw_reconstructions
+    from vitrail.recipes.removal import draw_removals
+
+    if picture == "masks":
+        return draw_masks(images, out, asked, weights=weights, patch_size=more["patch_size"], **common)
+    decoder = {"heads": more["heads"], "normalized": more["normalized"]}
+    if picture == "removal":
+        return draw_removals(images, str(weights), out, asked, **decoder, **common)
+    return draw_reconstructions(images, str(weights), out, asked, paste=more["paste"], **decoder, **common)
 
 
 def _show_patches(
