@@ -193,7 +193,7 @@ def _check_grids(labeler: PatchRemoval | None, ranker: LtrpRanker) -> None:
         tall, wide = ranker.image_size
         raise ValueError(
             f"images of {tall} x {wide} pixels are {_by(grid)} patches of {_by(patch)} to the autoencoder and "
-            f"{_by(ranker.grid)} patches of {_by(ranker.patch_size)} to the ranking model; the labels of one have to be "
+            f"{_by(ranker.grid)} patches of {_by(ranker.patch_size)} to the ranking model; labels of one have to be "
             f"the patches of the other: set backbone.patch_size to {_by(patch)}, or take another autoencoder"
         )
     grid_of(*ranker.image_size, patch)

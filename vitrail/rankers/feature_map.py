@@ -6,6 +6,7 @@ A convolution cannot leave patches out. Where only some are to be seen, the othe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm import create_model
@@ -53,10 +54,11 @@ class FeatureMap(nn.Module):
         self.std: Sequence[float] = tuple(std or IMAGENET_DEFAULT_STD)
         try:
             grid_of(*self.image_size, self.patch_size)
-            self.network = create_model(config.name, num_classes=0, global_pool="", **config.options)
+            network: Any = create_model(config.name, num_classes=0, global_pool="", **dict[str, Any](config.options))
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"timm cannot build {config.name} with {config.plain()}: {error}") from error
-        self.embed_dim: int = self.network.num_features
+        self.network = network
+        self.embed_dim: int = network.num_features
 
     def forward(self, images: Tensor, *, keep: Tensor | None = None) -> Tokens:
         """Args:
@@ -69,7 +71,7 @@ class FeatureMap(nn.Module):
         grid = grid_of(images.shape[-2], images.shape[-1], self.patch_size)
         if keep is not None:
             images = images * _seen(keep, grid, self.patch_size).to(images.dtype)
-        features = self.network.forward_features(images)
+        features: Tensor = self.network.forward_features(images)
         if features.ndim != 4 or features.shape[1] != self.embed_dim:
             raise ValueError(
                 f"{self.config.name} gives {list(features.shape)}, not a map [B, {self.embed_dim}, y, x]; choose a "

@@ -48,9 +48,7 @@ class LtrpRanker(nn.Module):
 
     needs_number = False
 
-    def __init__(
-        self, backbone: TimmViT | FeatureMap, head: Head = "cls", grid: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, backbone: TimmViT | FeatureMap, head: Head = "cls", grid: tuple[int, int] | None = None) -> None:
         """A fresh head: weights normal(0, 0.02), cut at two, biases 0.
 
         Args:
@@ -60,30 +58,13 @@ class LtrpRanker(nn.Module):
         """
         super().__init__()
         self.backbone, self.kind = backbone, head
+        self.mean: Sequence[float] = backbone.mean
+        self.std: Sequence[float] = backbone.std
+        self.image_size, self.patch_size = backbone.image_size, backbone.patch_size
         self.grid = grid or grid_of(*backbone.image_size, backbone.patch_size)
         self.head = nn.Linear(backbone.embed_dim, self.grid[0] * self.grid[1] if head == "cls" else 1)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-
-    @property
-    def mean(self) -> Sequence[float]:
-        """Of red, green and blue in [0, 1], as images are normalized."""
-        return self.backbone.mean
-
-    @property
-    def std(self) -> Sequence[float]:
-        """Of red, green and blue, as images are normalized."""
-        return self.backbone.std
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels that it was made for."""
-        return self.backbone.image_size
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.backbone.patch_size
 
     def forward(self, images: Tensor, *, number: int | None = None, generator: Any = None) -> Tensor:
         """Scores `[B, Y, X]`, float32, of whole images."""
@@ -140,9 +121,9 @@ def from_source(source: Source) -> LtrpRanker:
     part = load_part(path, PART) if "backbone" in own else _part(content, own, str(path))
     assert part is not None  # the header names it
     network = _convolutional(content, own, source, str(path))
-    ranker = LtrpRanker(
-        network or load(path, image_size=source.image_size), part.config["head"], tuple(part.config["grid"])
-    )
+    kind: Head = part.config["head"]
+    grid = tuple(part.config["grid"]) if kind == "cls" else None  # a score a token fits any grid
+    ranker = LtrpRanker(network or load(weights=path, image_size=source.image_size), kind, grid)
     part.fill(ranker.head)
     return ranker
 
@@ -187,9 +168,7 @@ def _names_score_net(content: Mapping[str, Any], depth: int = 0) -> bool:
     )
 
 
-def _convolutional(
-    content: Mapping[str, Any], own: Mapping[str, Any], source: Source, where: str
-) -> FeatureMap | None:
+def _convolutional(content: Mapping[str, Any], own: Mapping[str, Any], source: Source, where: str) -> FeatureMap | None:
     """The convolutional network of our file; None where it holds a Vision Transformer."""
     if "feature_map" not in own:
         return None
