@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-SHARD = 1024
+SHARD = 512
 """Images in a shard."""
 ABOUT = "labels.json"
 
@@ -130,6 +130,11 @@ def write_shard(folder: Path, number: int, ids: Tensor, labels: Tensor) -> None:
 def shards(images: int) -> int:
     """How many shards hold so many images."""
     return -(-images // SHARD)
+
+
+def members(number: int, images: int) -> range:
+    """Positions of the images in a shard."""
+    return range(number * SHARD, min((number + 1) * SHARD, images))
 
 
 def shard_file(folder: Path, number: int) -> Path:

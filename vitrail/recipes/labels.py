@@ -18,7 +18,7 @@ from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import TrainTransformConfig, build_train_transform, ordered_batches
 from vitrail.data.loader import Transform, sample_seed
-from vitrail.data.patch_labels import SHARD, PatchLabels, begin, differing, shards, write_shard
+from vitrail.data.patch_labels import PatchLabels, begin, differing, members, write_shard
 from vitrail.evaluation.progress import progress
 from vitrail.masks.counts import number_of
 from vitrail.methods.ltrp import LtrpConfig
@@ -88,12 +88,11 @@ def make_labels(found: Autoencoder, wanted: Wanted, out: Path, draws: int, *, de
     augment = wanted.augment.model_copy(update={**FIXED, "mean": found.backbone.mean, "std": found.backbone.std})
     transform, skipped = build_train_transform(augment), dict[int, tuple[str, str]]()
     todo = begin(out, about)
-    ready = len(wanted.data) - sum(len(_members(number, len(wanted.data))) for number in todo)
-    with progress("labels", len(wanted.data)) as advance:
-        advance(ready, ready=True)
+    count = len(wanted.data)
+    with progress("labels", count) as advance:
+        advance(count - sum(len(members(number, count)) for number in todo), ready=True)
         for number in todo:
-            members = _members(number, len(wanted.data))
-            part = _Shard(labeler, Part(wanted.data, members), members, wanted, draws)
+            part = _Shard(labeler, wanted, members(number, count), draws)
             ids, labels = part.labeled(transform, place, skipped, advance)
             write_shard(out, number, ids, labels)
     tell_unreadable(skipped, len(wanted.data), set())
@@ -184,9 +183,8 @@ class _Shard(NamedTuple):
     """Some images and what labels them."""
 
     labeler: PatchRemoval
-    data: ImageSet
-    members: range  # their positions in the whole set
     wanted: Wanted
+    members: range  # positions in the whole set
     draws: int
 
     def labeled(
@@ -196,7 +194,8 @@ class _Shard(NamedTuple):
         shape = (len(self.members), self.draws, self._visible())
         ids, labels = torch.full(shape, -1), torch.zeros(shape)
         lost: dict[int, tuple[str, str]] = {}
-        for batch in ordered_batches(self.data, transform, 64, self.wanted.workers, skipped=lost):
+        data = Part(self.wanted.data, self.members)
+        for batch in ordered_batches(data, transform, 64, self.wanted.workers, skipped=lost):
             images, rows = batch.images.to(place), batch.indices
             for draw in range(self.draws):
                 seen = torch.stack([self._drawn(self.members[row], draw) for row in rows.tolist()])
@@ -220,11 +219,6 @@ class _Shard(NamedTuple):
 
     def _visible(self) -> int:
         return self._patches() - number_of(self.wanted.method.hidden, self._patches())
-
-
-def _members(number: int, images: int) -> range:
-    assert number < shards(images)
-    return range(number * SHARD, min((number + 1) * SHARD, images))
 
 
 def _of_removal(config: RemovalConfig) -> Mapping[str, Any]:
