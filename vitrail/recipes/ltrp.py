@@ -8,19 +8,19 @@ vitrail rank photos --ranker ltrp --weights runs/ltrp --keep 0.25
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig, create, load, weights_file
 from vitrail.backbones.reading import read_file
 from vitrail.config import Config, ConfigError
-from vitrail.contracts import ImageSet
+from vitrail.contracts import ImageSet, Ranker
 from vitrail.data import EvalTransformConfig, TrainTransformConfig, build_eval_transform, build_train_transform
 from vitrail.methods.ltrp import Ltrp, LtrpConfig
 from vitrail.methods.mae import Mae, MaeConfig
@@ -205,31 +205,35 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
 
 
 def recall_probe(ranker: LtrpRanker, splits: Splits, recipe: Recipe) -> Callable[[], Mapping[str, float]] | None:
-    """A function that gives `recall`: percent of the patches that touch an object which are kept, mean over images.
-
-    Up to 500 held-out images; None where these have no masks.
-    """
+    """A function that gives `recall` of up to 500 held-out images; None where these have no masks."""
     data = spread(splits.val, 500)
     if data[0].mask is None:
         return None
-    config = EvalTransformConfig(image_size=recipe.augment.image_size, mean=tuple(ranker.mean), std=tuple(ranker.std))
-    transform = build_eval_transform(config)
+    return lambda: {"recall": recall(ranker, data, recipe.augment.image_size, recipe.keep)}
 
-    @torch.no_grad()
-    def evaluate() -> Mapping[str, float]:
-        place, found = next(ranker.parameters()).device, []
-        for index in range(len(data)):
-            image, mask, _ = transform.with_targets(data[index])
-            assert mask is not None
-            touched = touching(mask, ranker.patch_size)
-            if touched.any():
-                scores = ranker(image[None].to(place)).cpu()
-                ids = select(scores, number_kept(recipe.keep, touched.numel()))
-                kept = mask_of(ids, (touched.shape[0], touched.shape[1]))[0]
-                found.append(float((kept & touched).sum() / touched.sum()))
-        return {"recall": 100 * float(np.mean(found))}
 
-    return evaluate
+@torch.no_grad()
+def recall(ranker: Ranker, data: ImageSet, image_size: int | tuple[int, int], keep: float) -> float:
+    """Percent of the patches that touch an object which are kept: mean over the images that have an object.
+
+    Args:
+        ranker: in evaluation mode.
+        data: images with masks.
+        image_size: pixels, a side or (height, width); the middle is cut out.
+        keep: share of the patches that is kept.
+    """
+    config = EvalTransformConfig(image_size=image_size, mean=_three(ranker.mean), std=_three(ranker.std))
+    transform, found = build_eval_transform(config), []
+    place = next(ranker.parameters(), torch.empty(0)).device if isinstance(ranker, nn.Module) else torch.device("cpu")
+    for index in range(len(data)):
+        image, mask, _ = transform.with_targets(data[index])
+        assert mask is not None  # asked for
+        touched = touching(mask, (ranker.patch_size[0], ranker.patch_size[1]))
+        if touched.any():
+            ids = select(ranker(image[None].to(place)).cpu(), number_kept(keep, touched.numel()))
+            kept = mask_of(ids, (touched.shape[0], touched.shape[1]))[0]
+            found.append(float((kept & touched).sum() / touched.sum()))
+    return 100 * float(np.mean(found))
 
 
 def touching(mask: Tensor, patch: tuple[int, int]) -> Tensor:
@@ -247,6 +251,11 @@ def ranking_sheet(ranker: LtrpRanker, data: ImageSet, keep: float, count: int = 
         found = [rank(ranker, image, keep) for image in images]
     ranker.train(was_training)
     return rankers_gallery([image for image, _ in found], {"LTRP": [ranked for _, ranked in found]})
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def _opened(weights: str) -> LtrpRanker:
