@@ -166,7 +166,7 @@ def check(recipe: Recipe) -> None:
         )
 
 
-def first(recipe: Recipe, verbs: Verbs, out: Path) -> Recipe:
+def first(recipe: Recipe, verbs: Verbs, out: Path) -> Config:
     """Train the autoencoder into OUT/mae where none is given, or what is left of that; the recipe then names it."""
     if recipe.mae is not None or recipe.method.labels is not None:
         return recipe
