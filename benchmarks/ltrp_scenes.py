@@ -88,6 +88,12 @@ def trained(recipe: Any, folder: Path) -> Any:
     return run(recipe, Verbs(resume=resume), folder)
 
 
+def kendall(folder: Path) -> float:
+    """Tau between scores and labels in the last lines of metrics."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return float([line["train/kendall"] for line in lines if "train/kendall" in line][-1])
+
+
 def measure(seed: int, runs: Path, controls: bool) -> dict[str, dict[str, float]]:
     """All models of one seed; what was measured stays beside their run folders."""
     recipe: Any = ltrp.scenes_ltrp().override([f"train.seed={seed}", f"data.scenes.seed={seed}"])
@@ -102,16 +108,16 @@ def measure(seed: int, runs: Path, controls: bool) -> dict[str, dict[str, float]
         found["center"] = recalls(Center(side, patch), recipe)
         outcome = trained(recipe, folder)
         found["trained"] = recalls(open_ranker("ltrp", str(folder)), recipe)
-        found["trained"] |= {"kendall": outcome.losses["train/kendall"], "seconds": outcome.seconds}
+        found["trained"] |= {"kendall": kendall(folder), "seconds": outcome.seconds}
         state = torch.load(folder / "mae" / "checkpoints" / "last.pt", weights_only=True)
         found["trained"]["seconds_mae"] = state["seconds"]
         kept.write_text(json.dumps(found, indent=2))
     for name, method in CONTROLS.items():
         if controls and name not in found:
             with trained_by(method):
-                outcome = trained(recipe.override([f"mae={folder / 'mae'}"]), runs / f"{name}-{seed}")
+                trained(recipe.override([f"mae={folder / 'mae'}"]), runs / f"{name}-{seed}")
             found[name] = recalls(open_ranker("ltrp", str(runs / f"{name}-{seed}")), recipe)
-            found[name]["kendall"] = outcome.losses["train/kendall"]
+            found[name]["kendall"] = kendall(runs / f"{name}-{seed}")
             kept.write_text(json.dumps(found, indent=2))
     return found
 
