@@ -225,14 +225,15 @@ def recall(ranker: Ranker, data: ImageSet, image_size: int | tuple[int, int], ke
     config = EvalTransformConfig(image_size=image_size, mean=_three(ranker.mean), std=_three(ranker.std))
     transform, found = build_eval_transform(config), []
     place = next(ranker.parameters(), torch.empty(0)).device if isinstance(ranker, nn.Module) else torch.device("cpu")
-    for index in range(len(data)):
-        image, mask, _ = transform.with_targets(data[index])
-        assert mask is not None  # asked for
-        touched = touching(mask, (ranker.patch_size[0], ranker.patch_size[1]))
-        if touched.any():
-            ids = select(ranker(image[None].to(place)).cpu(), number_kept(keep, touched.numel()))
-            kept = mask_of(ids, (touched.shape[0], touched.shape[1]))[0]
-            found.append(float((kept & touched).sum() / touched.sum()))
+    for start in range(0, len(data), 64):
+        samples = [transform.with_targets(data[index]) for index in range(start, min(start + 64, len(data)))]
+        scores = ranker(torch.stack([image for image, _, _ in samples]).to(place)).cpu()
+        kept = mask_of(select(scores, number_kept(keep, scores[0].numel())), (scores.shape[1], scores.shape[2]))
+        for chosen, (_, mask, _) in zip(kept, samples):
+            assert mask is not None  # asked for
+            touched = touching(mask, (ranker.patch_size[0], ranker.patch_size[1]))
+            if touched.any():
+                found.append(float((chosen & touched).sum() / touched.sum()))
     return 100 * float(np.mean(found))
 
 
