@@ -202,6 +202,27 @@ def train(
 
 
 @app.command()
+def label(
+    recipe: Annotated[str, typer.Argument(help="A recipe of LTRP, or a YAML file: its images and what is removed.")],
+    settings: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")] = Path("labels"),
+    draws: Annotated[int, typer.Option(help="Sets of visible patches an image.")] = 4,
+    device: Device = "auto",
+) -> None:
+    """Label patches once, by a masked autoencoder, for trainings of LTRP; called again, it goes on where it stopped.
+
+    Example: vitrail label folder_ltrp data.root=photos mae=runs/mae --draws 8 --out labels/photos
+    """
+    if not recipe.endswith((".yaml", ".yml")):
+        catalog.find(catalog.recipes(), recipe, "recipe")
+    from vitrail.recipes.labels import label_by
+
+    _show_progress()
+    folder, words = label_by(recipe, settings or [], out, draws, device=device)
+    typer.echo(f"written: {folder}   train with: {words}")
+
+
+@app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
     data: Annotated[
