@@ -14,6 +14,8 @@ _HOMES = {
     "LoaderConfig": "loader",
     "MultiCrop": "views",
     "MultiCropConfig": "views",
+    "MultiLabelFolder": "multi_label",
+    "ObjectLabels": "multi_label",
     "SyntheticScenes": "synthetic",
     "TooManyUnreadable": "loader",
     "TrainTransform": "transforms",
@@ -25,6 +27,7 @@ _HOMES = {
     "build_eval_transform": "transforms",
     "build_train_transform": "transforms",
     "inspect_folder": "inspect",
+    "is_multi_label": "multi_label",
     "open_image": "images",
     "open_mask": "images",
     "ordered_batches": "loader",
@@ -40,6 +43,8 @@ __all__ = [
     "LoaderConfig",
     "MultiCrop",
     "MultiCropConfig",
+    "MultiLabelFolder",
+    "ObjectLabels",
     "SyntheticScenes",
     "TooManyUnreadable",
     "TrainTransform",
@@ -51,6 +56,7 @@ __all__ = [
     "build_eval_transform",
     "build_train_transform",
     "inspect_folder",
+    "is_multi_label",
     "open_image",
     "open_mask",
     "ordered_batches",
@@ -61,6 +67,7 @@ if TYPE_CHECKING:
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder
     from vitrail.data.loader import Loader, LoaderConfig, TooManyUnreadable, WorkerCrashed, ordered_batches
+    from vitrail.data.multi_label import MultiLabelFolder, ObjectLabels, is_multi_label
     from vitrail.data.synthetic import SyntheticScenes
     from vitrail.data.transforms import (
         EvalTransform,

@@ -175,12 +175,12 @@ def different(data: ImageSet, count: int) -> list[int]:
     if data.classes is None or len(data.classes) < 2:
         readable = (index for index in range(len(data)) if _readable(data, index) is not None)
         return list(itertools.islice(readable, count))
-    chosen: dict[int | None, int] = {}
+    chosen: dict[int | tuple[int, ...] | None, int] = {}
     step = max(len(data) // 200, 1)
     for index in range(0, len(data), step):
         sample = _readable(data, index)
         if sample is not None:
-            chosen.setdefault(sample.label, index)
+            chosen.setdefault(sample.label if sample.labels is None else sample.labels, index)
         if len(chosen) == count:
             break
     return list(chosen.values())

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from vitrail.config import Config
 from vitrail.contracts import ImageSet, Sample
-from vitrail.data import SPLITS, ImageFolder, SyntheticScenes, VocSegmentation
+from vitrail.data import SPLITS, ImageFolder, MultiLabelFolder, SyntheticScenes, VocSegmentation, is_multi_label
+from vitrail.data.multi_label import has_table
 
 log = logging.getLogger("vitrail")
 
@@ -37,7 +38,7 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class."""
+    """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     scenes: ScenesConfig = ScenesConfig()
@@ -53,6 +54,7 @@ class Part:
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
         self.has_boxes = getattr(data, "has_boxes", True)
+        self.multi_label = is_multi_label(data)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -82,6 +84,8 @@ def open_splits(config: DataConfig) -> Splits:
             f"{config.root} is a VOC tree, whose images have several objects and no class each; "
             "train on one folder per class, and use the tree with `vitrail evaluate`"
         )
+    if has_table(root):
+        return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
     if names["train"] is None:
         everything = ImageFolder(root)
@@ -90,6 +94,17 @@ def open_splits(config: DataConfig) -> Splits:
     if names["val"] is None:
         return hold_out(train, config.held_out)
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+
+
+def _tables(root: Path, held_out: float) -> Splits:
+    """Images with several labels each, by their tables."""
+    names = {part: _split_name(root, options) for part, options in SPLITS.items()}
+    if names["train"] is None:
+        return hold_out(MultiLabelFolder(root), held_out)
+    train = MultiLabelFolder(root, names["train"])
+    if names["val"] is None:
+        return hold_out(train, held_out)
+    return Splits(train, MultiLabelFolder(root, names["val"], classes=train.classes))
 
 
 @functools.lru_cache(maxsize=2)
