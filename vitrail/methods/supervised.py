@@ -76,8 +76,8 @@ class Supervised(nn.Module):
             raise ValueError("supervised training needs labels; put the images into one folder per class")
         if batch.labels.ndim != 1:
             raise ValueError(
-                f"images have any number of labels each, of {batch.labels.shape[1]} classes, and this method wants one; "
-                "finetune_kept_multi_label learns from several, with method.keep=1 from whole images"
+                f"images have any number of labels each, of {batch.labels.shape[1]} classes, and this method wants "
+                "one; finetune_kept_multi_label learns from several, with method.keep=1 from whole images"
             )
         images, targets = self._mix(batch.images, batch.labels)
         tokens = self.backbone(images, layers=self.regularizers.layers, scores=self.regularizers.scores)
