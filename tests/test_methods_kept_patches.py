@@ -17,6 +17,7 @@ from vitrail.config import ConfigError
 from vitrail.contracts import Batch, Method, Step
 from vitrail.data import SyntheticScenes
 from vitrail.methods.kept_patches import KeptPatches, KeptPatchesConfig
+from vitrail.methods.labels import LabelConfig
 from vitrail.metrics.multi_label import mean_average_precision
 from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
 from vitrail.ops.asymmetric_loss import asymmetric_loss
@@ -182,7 +183,7 @@ def test_layer_decay_leaves_the_head_at_the_full_rate() -> None:
 
 
 def test_cross_entropy_by_hand() -> None:
-    module, given = method(KeptPatchesConfig(label_smoothing=0.1)), batch()
+    module, given = method(KeptPatchesConfig()), batch()
     losses = module.training_step(given, START)
     assert given.labels is not None
     targets = F.one_hot(given.labels, 4) * 0.9 + 0.1 / 4
@@ -208,18 +209,33 @@ def test_the_asymmetric_loss_of_rows_of_labels() -> None:
 
 
 def test_labels_that_the_loss_does_not_want_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs labels; .*folder per class, or a table labels.csv"):
+    with pytest.raises(ValueError, match="needs labels; put the images into one folder per class"):
         method().training_step(batch()._replace(labels=None), START)
-    with pytest.raises(ValueError, match=r"of 4 classes, and cross entropy wants one; set method.loss=asymmetric"):
+    with pytest.raises(ValueError, match=r"of 4 classes, and cross entropy wants one; finetune_kept_multi"):
         method().training_step(batch(several=True), START)
     with pytest.raises(ValueError, match=r"have one each; set method.loss=cross_entropy"):
         method(SEVERAL).training_step(batch(), START)
+    with pytest.raises(ValueError, match=r"needs labels; write a table labels.csv"):
+        method(SEVERAL).training_step(batch()._replace(labels=None), START)
+
+
+def test_mixing_is_off_unless_asked_for() -> None:
+    given = batch()
+    module = method(KeptPatchesConfig().override(["keep=1", "labels.mixup=0.8"]))
+    np.random.seed(0)  # noqa: NPY002  timm's mixing draws from it
+    assert set(module.training_step(given, START).parts) == {"cross_entropy"}
+    with pytest.raises(ValueError, match=r"batch of 7 is odd"):
+        module.check_batch(7)
+    method().check_batch(7)
+    method(SEVERAL).check_batch(7)
+    with pytest.raises(ConfigError, match=r"labels.mixup 0.8 and labels.cutmix 0 mix images of one label"):
+        SEVERAL.override(["labels.mixup=0.8"])
 
 
 def test_what_cannot_be_built_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at least 2 classes, the data has 1: \['class 0'\]"):
+    with pytest.raises(ValueError, match="at least 2 classes, the data has 1"):
         method(classes=1)
-    with pytest.raises(ValueError, match="at least 1 classes, the data has 0"):
+    with pytest.raises(ValueError, match="at least 1 class, the data has none"):
         method(SEVERAL, classes=0)
     assert method(SEVERAL, classes=1)(batch().images).shape == (6, 1)  # there, or not there
     for keep in (0, -0.5, 1.01):
@@ -333,7 +349,11 @@ def test_half_of_the_patches_of_scenes_are_learned_from() -> None:
     def accuracy(targets: Tensor, steps: int) -> float:
         with torch.enable_grad():
             module = fit(
-                method(KeptPatchesConfig(keep=0.5, label_smoothing=0), classes=8), images, targets, steps, 2e-3
+                method(KeptPatchesConfig(keep=0.5, labels=LabelConfig(smoothing=0, mixup=0, cutmix=0)), classes=8),
+                images,
+                targets,
+                steps,
+                2e-3,
             )
         return (module(held).argmax(1) == known).float().mean().item()
 

@@ -77,6 +77,7 @@ def test_the_published_values() -> None:
     assert int(method.keep * 196) == 147
     loss = method.asymmetric
     assert (loss.gamma_negative, loss.gamma_positive, loss.clip) == (4, 0, 0.05)
+    assert (single.method.labels.smoothing, single.method.labels.mixup, single.method.labels.cutmix) == (0.1, 0, 0)
     assert (single.method.head, single.method.pool, single.method.loss) == ("linear", "cls", "cross_entropy")
 
 
@@ -102,7 +103,7 @@ def test_scenes_leave_a_run_that_says_what_it_kept(tmp_path: Path) -> None:
 
 def test_with_all_patches_the_run_is_the_supervised_one(tmp_path: Path) -> None:
     """The same seed, the same weights, the same losses; no ranker is opened."""
-    same = [*TINY, "train.log_every=1", "method.label_smoothing=0"]
+    same = [*TINY, "train.log_every=1"]
     plain = run(scenes().override(same), Verbs(), tmp_path / "plain")
     kept = run(scenes_kept().override([*same, "method.keep=1", "keeps=[]"]), Verbs(), tmp_path / "kept")
     for name in ("train/loss", "val/top1"):
@@ -162,7 +163,7 @@ def test_labels_that_do_not_suit_the_loss_are_refused_before_training(tmp_path: 
         build(scenes_kept().override(wide), 0, 1)
     parts = build_supervised(scenes().override(wide), 0, 1)
     (batch,) = next(iter(parts.loader.batches(0, 1)))
-    with pytest.raises(ValueError, match=r"of 4 classes, and this method wants one; finetune_kept_multi_label"):
+    with pytest.raises(ValueError, match=r"of 4 classes, and cross entropy wants one; finetune_kept_multi_label"):
         parts.method.training_step(batch, None)
     (tmp_path / "loose").mkdir()
     for number in range(20):

@@ -6,8 +6,9 @@ The ranker gets no gradient: ids are numbers. A head reads the class token, the 
 (ML-Decoder). One label an image: cross entropy. Any number of labels: the asymmetric loss, with labels `[B, C]` of
 zeros and ones.
 
-Mixup and cutmix are not offered. They say how much of a mixed image is of which class, by the area of the whole image;
-the ranker then keeps patches of one of the two more than of the other, so that the shares are wrong.
+Mixup and cutmix are off by default, as among the defaults of MAE's fine-tuning code. They say how much of a mixed image
+is of which class by the area of the whole image; a ranker then keeps patches of one of the two more than of the other,
+and the shares are wrong. With keep=1 they say what they mean.
 
 Sources: Luo et al., "Learning to Rank Patches for Unbiased Image Redundancy Reduction" (LTRP), supplement, Section A.2;
 Ridnik et al., "ML-Decoder", 2021 (arXiv 2111.12933), and "Asymmetric Loss For Multi-Label Classification", 2021 (arXiv
@@ -28,14 +29,14 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vitrail.backbones import TimmViT
 from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Ranker, Step, Tokens
+from vitrail.methods.labels import LabelConfig, Labels, fresh_head
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
 from vitrail.ops.asymmetric_loss import asymmetric_loss
@@ -72,8 +73,8 @@ class KeptPatchesConfig(Config):
     """Sizes of the ML-Decoder."""
     loss: Literal["cross_entropy", "asymmetric"] = "cross_entropy"
     """cross_entropy: one label an image; asymmetric: any number."""
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """Of the cross entropy: share of the label's mass that is spread over all classes."""
+    labels: LabelConfig = LabelConfig(mixup=0, cutmix=0)
+    """Of the cross entropy: smoothing, and mixup and cutmix, which suit whole images alone."""
     asymmetric: AsymmetricConfig = AsymmetricConfig()
     weight_decay: float = Field(0.05, ge=0)
     """AdamW's decay, on matrices only."""
@@ -85,6 +86,15 @@ class KeptPatchesConfig(Config):
     def _is_a_share(cls, value: float) -> float:
         number_kept(value, 1)
         return value
+
+    @model_validator(mode="after")
+    def _mixes_single_labels(self) -> Self:
+        if self.loss == "asymmetric" and (self.labels.mixup or self.labels.cutmix):
+            raise ValueError(
+                f"labels.mixup {self.labels.mixup:g} and labels.cutmix {self.labels.cutmix:g} mix images of one label, "
+                "and the asymmetric loss is for several; set both to 0"
+            )
+        return self
 
 
 class KeptPatches(nn.Module):
@@ -109,26 +119,26 @@ class KeptPatches(nn.Module):
             ValueError: too few classes, no ranker where there is a choice, or one with patches of another size.
         """
         super().__init__()
-        least = 1 if config.loss == "asymmetric" else 2
-        if len(classes) < least:
-            raise ValueError(
-                f"a classifier needs at least {least} classes, the data has {len(classes)}: {list(classes)}"
-            )
+        several = config.loss == "asymmetric"
+        if several and not classes:
+            raise ValueError("a classifier needs at least 1 class, the data has none")
+        self.labels = None if several else Labels(config.labels, len(classes))
         _check_ranker(ranker, backbone, config.keep)
         self.config, self.backbone, self.classes, self.about = config, backbone, classes, dict(about or {})
         self.ranker: Any = ranker.requires_grad_(False).eval() if isinstance(ranker, nn.Module) else ranker
-        self.head = _head(config, backbone.embed_dim, len(classes))
+        decodes = config.head == "ml_decoder"
+        width, count = backbone.embed_dim, len(classes)
+        self.head: nn.Module = MlDecoder(config.decoder, width, count) if decodes else fresh_head(width, count)
 
     def training_step(self, batch: Batch, step: Step) -> Losses:
-        """Cross entropy or asymmetric loss, by that name among the parts; beside cross entropy `top1`."""
-        labels = self._labels(batch)
-        logits = self(batch.images).float()
-        if self.config.loss == "asymmetric":
-            loss = asymmetric_loss(logits, labels, **self.config.asymmetric.plain())
+        """Cross entropy or asymmetric loss, by that name among the parts; beside cross entropy `top1` where unmixed."""
+        if self.labels is None:
+            loss = asymmetric_loss(self(batch.images), _several(batch), **self.config.asymmetric.plain())
             return Losses(loss, {"asymmetric": loss.detach()})
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        top1 = (logits.argmax(1) == labels).float().mean() * 100
-        return Losses(loss, {"cross_entropy": loss.detach(), "top1": top1})
+        images, targets = self.labels.mix(batch)
+        logits = self(images)
+        loss = self.labels.loss(logits, targets)
+        return Losses(loss, {"cross_entropy": loss.detach()} | self.labels.top1(logits, targets))
 
     def forward(self, images: Tensor, keep: float | None = None) -> Tensor:
         """Logits `[B, classes]` of images `[B, 3, H, W]`, normalized for the backbone.
@@ -173,6 +183,11 @@ class KeptPatches(nn.Module):
     def after_step(self, step: Step) -> None:
         """Nothing moves between steps."""
 
+    def check_batch(self, size: int) -> None:
+        """Raise `ValueError` where images cannot be trained on in batches (of one process at a time) of this size."""
+        if self.labels is not None:
+            self.labels.check_batch(size)
+
     def export(self) -> Exported:
         """Backbone and head under timm's names, and in `kept` the ranker's words and the share of patches.
 
@@ -194,32 +209,17 @@ class KeptPatches(nn.Module):
             self.ranker.eval()
         return self
 
-    def _labels(self, batch: Batch) -> Tensor:
-        labels, several = batch.labels, self.config.loss == "asymmetric"
-        if labels is None:
-            raise ValueError(
-                "a classifier needs labels; put the images into one folder per class, or a table labels.csv beside them"
-            )
-        if several and labels.ndim != 2:
-            raise ValueError(
-                "the asymmetric loss is for any number of labels an image, and these have one each; set "
-                "method.loss=cross_entropy, or give a table labels.csv"
-            )
-        if not several and labels.ndim != 1:
-            raise ValueError(
-                f"images have any number of labels each, of {labels.shape[1]} classes, and cross entropy wants one; "
-                "set method.loss=asymmetric"
-            )
-        return labels
 
-
-def _head(config: KeptPatchesConfig, features: int, classes: int) -> nn.Module:
-    if config.head == "ml_decoder":
-        return MlDecoder(config.decoder, features, classes)
-    head = nn.Linear(features, classes)
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
-    return head
+def _several(batch: Batch) -> Tensor:
+    """Rows of zeros and ones `[B, C]`."""
+    if batch.labels is None:
+        raise ValueError("a classifier needs labels; write a table labels.csv beside the images")
+    if batch.labels.ndim != 2:
+        raise ValueError(
+            "the asymmetric loss is for any number of labels an image, and these have one each; set "
+            "method.loss=cross_entropy, or write a table labels.csv"
+        )
+    return batch.labels
 
 
 def _check_ranker(ranker: Ranker | None, backbone: TimmViT, keep: float) -> None:

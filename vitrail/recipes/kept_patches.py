@@ -29,6 +29,7 @@ from vitrail.data import (
     ordered_batches,
 )
 from vitrail.methods.kept_patches import KeptPatches, KeptPatchesConfig
+from vitrail.methods.labels import LabelConfig
 from vitrail.metrics.classification import topk_accuracy
 from vitrail.metrics.multi_label import mean_average_precision
 from vitrail.ops.selection import number_kept
@@ -107,7 +108,7 @@ def scenes_kept() -> Recipe:
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
         augment=TrainTransformConfig(image_size=48, scale=None, mean=HALF, std=HALF),
-        method=KeptPatchesConfig(keep=0.5, label_smoothing=0),
+        method=KeptPatchesConfig(keep=0.5, labels=LabelConfig(smoothing=0, mixup=0, cutmix=0)),
         train=TrainConfig(epochs=4, global_batch_size=64, learning_rate=1.5e-3, warmup_epochs=0.8, log_every=20),
         keeps=(0.25, 1.0),
         workers=0,
@@ -125,7 +126,7 @@ def finetune_kept() -> Recipe:
         backbone=BackboneConfig(name="vit_base_patch16_224", drop_path=0.1),
         init_from="",
         augment=TrainTransformConfig.deit(224),
-        method=KeptPatchesConfig(keep=0.5, label_smoothing=0.1, weight_decay=0.05, layer_decay=0.75),
+        method=KeptPatchesConfig(keep=0.5, weight_decay=0.05, layer_decay=0.75),
         train=TrainConfig(
             epochs=50,
             global_batch_size=1024,
@@ -175,6 +176,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     method = KeptPatches(recipe.method, backbone, ranker, classes, recipe.ranker.plain() if chooses else None)
     workers = capped(recipe.workers)
     loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
+    method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
     ranks = Ranks(rank, world, torch.device("cpu"))
     measure = validation(method, splits.val, seen, workers, ranks, recipe.keeps)
