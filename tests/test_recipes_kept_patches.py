@@ -140,6 +140,8 @@ def test_several_labels_an_image(tmp_path: Path, init: bool) -> None:
     with torch.no_grad():
         assert found == pytest.approx(mean_average_precision(method(batch.images), batch.labels).mean)
     load(None, str(tmp_path / "run" / "exported" / "backbone.safetensors"))
+    longer, _ = prepare("scenes_kept", [], Verbs(extend=2), tmp_path / "run")
+    assert run(longer, Verbs(extend=2), tmp_path / "run").steps == 4
 
 
 def test_the_mean_is_over_the_set_and_not_over_batches() -> None:
