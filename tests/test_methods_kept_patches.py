@@ -21,7 +21,7 @@ from vitrail.methods.labels import LabelConfig
 from vitrail.metrics.multi_label import mean_average_precision
 from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
 from vitrail.ops.asymmetric_loss import asymmetric_loss
-from vitrail.ops.selection import select
+from vitrail.ops.selection import mixed, select
 from vitrail.rankers.center import Center
 
 TINY = BackboneConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=48, depth=2, heads=3)
@@ -129,6 +129,22 @@ def test_the_kept_patches_decide_alone() -> None:
     assert not torch.allclose(module(middle), module(images))
     tokens = module.backbone(images, keep=ids)
     torch.testing.assert_close(module(images), module.head(tokens.cls))
+
+
+def test_some_patches_may_be_kept_because_they_are_unlike() -> None:
+    module = method(KeptPatchesConfig(keep=0.5, by_score=0.7))
+    images = batch().images
+    assert entered(module, images) == [9, 9]
+    ids = module.kept(images)
+    assert ids is not None
+    points = images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).reshape(6, 16, -1)
+    assert torch.equal(ids, mixed(center()(images), points, 8, 0.7))
+    assert torch.equal(ids, module.kept(images))  # nothing is left to chance
+    best = select(center()(images), 5)
+    assert all(set(row) <= set(kept) for row, kept in zip(best.tolist(), ids.tolist()))
+    assert not torch.equal(ids, select(center()(images), 8))
+    with pytest.raises(ConfigError, match=r"by_score = 1.2"):
+        KeptPatchesConfig().override(["by_score=1.2"])
 
 
 def test_the_ranker_sees_its_own_normalization_and_rests() -> None:

@@ -10,13 +10,14 @@ Mixup and cutmix are off by default, as among the defaults of MAE's fine-tuning 
 is of which class by the area of the whole image; a ranker then keeps patches of one of the two more than of the other,
 and the shares are wrong. With keep=1 they say what they mean.
 
-Sources: Luo et al., "Learning to Rank Patches for Unbiased Image Redundancy Reduction" (LTRP), supplement, Section A.2;
-Ridnik et al., "ML-Decoder", 2021 (arXiv 2111.12933), and "Asymmetric Loss For Multi-Label Classification", 2021 (arXiv
+Sources: Luo et al., "Learning to Rank Patches for Unbiased Image Redundancy Reduction" (LTRP), supplement, Section A.2
+(which patches), and what its released code does (the classifier); Ridnik et al., "ML-Decoder", 2021 (arXiv 2111.12933), and "Asymmetric Loss For Multi-Label Classification", 2021 (arXiv
 2009.14119).
 
 Deviations from the papers
-- The patches with the largest scores are kept, as LTRP's text says; the released code takes 70 % of them so and the
-  rest by clusters of pixels, with chance also when it evaluates.
+- The patches with the largest scores are kept, as LTRP's text says. The released code takes 70 % of them so and the rest
+  by clusters of pixels (`by_score=0.7`), each of which a random member stands for, also when it evaluates; here it is
+  the center.
 - The asymmetric loss is differentiated as it is written; the authors' code holds its focusing factors fixed
   (`asymmetric.focus_gradient`). It is the sum over classes and the mean over images, theirs is the sum over both.
 - ML-Decoder reads the class token beside the kept patches; there was none in its own experiments.
@@ -40,8 +41,8 @@ from vitrail.methods.labels import LabelConfig, Labels, fresh_head
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
 from vitrail.ops.asymmetric_loss import asymmetric_loss
-from vitrail.ops.patches import grid_of
-from vitrail.ops.selection import number_kept, select
+from vitrail.ops.patches import grid_of, patchify
+from vitrail.ops.selection import mixed, number_kept, select
 
 PART = "ml_decoder"
 """What an ML-Decoder is called beside an exported backbone."""
@@ -65,6 +66,8 @@ class KeptPatchesConfig(Config):
 
     keep: float = 0.5
     """Share of the patches that enter, in (0, 1]: `int(keep * N)`; 1 is the plain classifier, and asks no ranker."""
+    by_score: float = Field(1.0, ge=0, le=1)
+    """Share of the kept patches that the scores choose; the others are unlike one another, see `ops.selection.mixed`."""
     head: Literal["linear", "ml_decoder"] = "linear"
     """A linear classifier of one vector, or a decoder that reads all tokens."""
     pool: Literal["cls", "mean"] = "cls"
@@ -166,7 +169,9 @@ class KeptPatches(nn.Module):
                 f"the ranker's scores are {list(scores.shape)}, and {len(images)} images have {grid[0]} x {grid[1]} "
                 "patches; choose a ranker that takes images of this size"
             )
-        return select(scores, number)
+        if self.config.by_score == 1:
+            return select(scores, number)
+        return mixed(scores, patchify(images.float(), self.backbone.patch_size), number, self.config.by_score)
 
     def classify(self, tokens: Tokens) -> Tensor:
         """Logits `[B, classes]` of what the backbone says."""
