@@ -11,13 +11,13 @@ is of which class by the area of the whole image; a ranker then keeps patches of
 and the shares are wrong. With keep=1 they say what they mean.
 
 Sources: Luo et al., "Learning to Rank Patches for Unbiased Image Redundancy Reduction" (LTRP), supplement, Section A.2
-(which patches), and what its released code does (the classifier); Ridnik et al., "ML-Decoder", 2021 (arXiv 2111.12933), and "Asymmetric Loss For Multi-Label Classification", 2021 (arXiv
-2009.14119).
+(which patches), and what its released code does (the classifier); Ridnik et al., "ML-Decoder", 2021 (arXiv 2111.12933),
+and "Asymmetric Loss For Multi-Label Classification", 2021 (arXiv 2009.14119).
 
 Deviations from the papers
-- The patches with the largest scores are kept, as LTRP's text says. The released code takes 70 % of them so and the rest
-  by clusters of pixels (`by_score=0.7`), each of which a random member stands for, also when it evaluates; here it is
-  the center.
+- The patches with the largest scores are kept, as LTRP's text says. The released code takes 70 % of them so and the
+  rest by clusters of pixels (`by_score=0.7`), each of which a random member stands for, also when it evaluates; here it
+  is the center.
 - The asymmetric loss is differentiated as it is written; the authors' code holds its focusing factors fixed
   (`asymmetric.focus_gradient`). It is the sum over classes and the mean over images, theirs is the sum over both.
 - ML-Decoder reads the class token beside the kept patches; there was none in its own experiments.
@@ -67,7 +67,7 @@ class KeptPatchesConfig(Config):
     keep: float = 0.5
     """Share of the patches that enter, in (0, 1]: `int(keep * N)`; 1 is the plain classifier, and asks no ranker."""
     by_score: float = Field(1.0, ge=0, le=1)
-    """Share of the kept patches that the scores choose; the others are unlike one another, see `ops.selection.mixed`."""
+    """Share of the kept patches that the scores choose; the others are unlike one another, see `mixed`."""
     head: Literal["linear", "ml_decoder"] = "linear"
     """A linear classifier of one vector, or a decoder that reads all tokens."""
     pool: Literal["cls", "mean"] = "cls"
