@@ -22,6 +22,7 @@ from vitrail.recipes.mae import build as build_mae
 from vitrail.recipes.mae import scenes_mae
 from vitrail.recipes.measure import measure
 from vitrail.recipes.run import Verbs, prepare, run
+from vitrail.recipes.sources import DataConfig, open_several, open_splits
 from vitrail.recipes.supervised import build as build_supervised
 from vitrail.recipes.supervised import scenes
 
@@ -172,6 +173,62 @@ def test_labels_that_do_not_suit_the_loss_are_refused_before_training(tmp_path: 
         Image.new("RGB", (24, 24)).save(tmp_path / "loose" / f"{number}.png")
     with pytest.raises(ValueError, match=r"no class folders and no labels.csv"):
         build(scenes_kept().override([*TINY, f"data.root={tmp_path / 'loose'}"]), 0, 1)
+
+
+def coco(root: Path, names: tuple[str, ...] = ("dog", "person")) -> Path:
+    """Two images a split: a dog beside a person, and a crowd of people."""
+    boxes = [(1, 18, 0), (1, 1, 0), (2, 1, 1)]
+    for split in ("train2017", "val2017"):
+        (root / split).mkdir(parents=True)
+        (root / "annotations").mkdir(exist_ok=True)
+        listed = [{"id": number, "file_name": f"{number}.png", "width": 24, "height": 24} for number in (1, 2)]
+        for each in listed:
+            Image.new("RGB", (24, 24)).save(root / split / str(each["file_name"]))
+        said = [
+            {"image_id": image, "category_id": kind, "bbox": [1, 1, 9, 9], "iscrowd": crowd}
+            for image, kind, crowd in boxes
+        ]
+        kinds = [{"id": 18, "name": names[0]}, {"id": 1, "name": names[1] if split == "train2017" else "person"}]
+        content = {"images": listed, "annotations": said, "categories": kinds}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def voc(root: Path) -> Path:
+    """One image a split, with a dog and two people, one of them difficult."""
+    for split in ("train", "val"):
+        for folder, name, mode in (("JPEGImages", f"{split}.jpg", "RGB"), ("SegmentationClass", f"{split}.png", "L")):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (24, 24)).save(root / folder / name)
+        things = "".join(
+            f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+            "<ymax>9</ymax></bndbox></object>"
+            for name, hard in (("dog", 0), ("person", 0), ("person", 1))
+        )
+        (root / "Annotations").mkdir(exist_ok=True)
+        (root / "Annotations" / f"{split}.xml").write_text(f"<annotation>{things}</annotation>")
+        (root / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(f"{split}\n")
+    return root
+
+
+def test_objects_of_coco_and_voc_are_labels(tmp_path: Path) -> None:
+    root = coco(tmp_path / "coco")
+    train, val = open_several(DataConfig(root=str(root)))
+    assert train.classes == val.classes == ("person", "dog")
+    assert [train[0].labels, train[1].labels, val[1].labels] == [(0, 1), (0,), (0,)]
+    settings = [*SMALL[:2], *BODY, *SEVERAL, f"data.root={root}", "augment.image_size=24", "workers=0"]
+    parts = build(scenes_kept().override([*settings, "train.global_batch_size=2"]), 0, 1)
+    (batch,) = next(iter(parts.loader.batches(0, 1)))
+    assert batch.labels is not None
+    assert sorted(batch.labels.tolist()) == [[1, 0], [1, 1]]
+    with pytest.raises(ValueError, match=r"is a COCO tree, .* several labels by finetune_kept_multi_label"):
+        open_splits(DataConfig(root=str(root)))
+    with pytest.raises(ValueError, match="list other categories"):
+        open_several(DataConfig(root=str(coco(tmp_path / "odd", ("dog", "people")))))
+    found = open_several(DataConfig(root=str(voc(tmp_path / "voc")))).train
+    assert found.classes is not None
+    assert [found.classes[label] for label in found[0].labels or ()] == ["dog", "person"]
 
 
 def test_protocols_for_one_label_say_so(tmp_path: Path) -> None:

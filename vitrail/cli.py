@@ -204,9 +204,21 @@ def train(
 @app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
-    weights: Weights,
-    data: Annotated[str, typer.Option("--data", "-d", help="An image folder, a VOC tree, or `scenes`.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO or ADE20K, or `scenes`.")
+    ],
     settings: Overrides = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` with --model.")
+    ] = None,
+    ranker: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ranker",
+            "-r",
+            help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
+        ),
+    ] = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -216,13 +228,17 @@ def evaluate(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
-    """Measure a backbone by a published protocol; the numbers come with their protocol card.
+    """Measure a backbone or a ranker by a published protocol; the numbers come with their protocol card.
 
     Examples:
 
       vitrail evaluate knn --weights runs/photos --data photos
 
       vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
+
+      vitrail evaluate patch_recall --ranker center --data coco
+
+      vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
     """
     catalog.find(catalog.protocols(), protocol, "protocol")
     from vitrail.recipes.measure import measure
@@ -230,9 +246,8 @@ def evaluate(
     _show_progress()
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
-    report, path = measure(
-        protocol, weights, data, settings or [], model=model, key=key, device=device, out=out, cache=cache
-    )
+    more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
+    report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
     for name, value in report.numbers.items():
         typer.echo(f"{name:<28} {value:.3f}")
     for line in report.words():

@@ -196,10 +196,11 @@ class Sample(NamedTuple):
 
     image: Image.Image  # RGB
     label: int | None = None
-    mask: np.ndarray | None = None  # [H, W] uint8 class ids, 0 is background, 255 is ignored
+    mask: np.ndarray | None = None  # [H, W] uint8 class ids, 0 background, 255 ignored; uint16, 65535 if 255 is a class
     boxes: np.ndarray | None = None  # [n, 4] float, x0 y0 x1 y1 in pixels, half-open
     path: str = ""
     box_labels: np.ndarray | None = None  # [n] int64 class ids as in masks: k is the set's classes[k - 1]
+    box_hard: np.ndarray | None = None  # [n] bool, difficult objects (VOC) and crowds (COCO), where that is known
     labels: tuple[int, ...] | None = None  # class ids of an image with any number of labels; then `label` is None
 
 

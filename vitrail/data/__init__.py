@@ -1,4 +1,4 @@
-"""Images: generated scenes, folders, VOC, and a loader that resumes."""
+"""Images: generated scenes, folders, VOC, COCO, ADE20K, and a loader that resumes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "SPLITS": "folders",
+    "Ade20k": "ade20k",
+    "CocoInstances": "coco",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
     "Finding": "inspect",
@@ -35,6 +37,8 @@ _HOMES = {
 
 __all__ = [
     "SPLITS",
+    "Ade20k",
+    "CocoInstances",
     "EvalTransform",
     "EvalTransformConfig",
     "Finding",
@@ -63,6 +67,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from vitrail.data.ade20k import Ade20k
+    from vitrail.data.coco import CocoInstances
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder

@@ -37,7 +37,7 @@ from vitrail.rankers import open_ranker
 from vitrail.recipes.look import different, keep_sheet
 from vitrail.recipes.rank import rank
 from vitrail.recipes.run import Parts
-from vitrail.recipes.sources import DataConfig, Splits, open_splits
+from vitrail.recipes.sources import DataConfig, Splits, open_several, open_splits
 from vitrail.recipes.start import HALF, capped, check_data, check_size, drawing, loading, start, tell_unreadable
 from vitrail.train import Ranks, TrainConfig
 from vitrail.viz.patches import rankers_gallery
@@ -165,7 +165,7 @@ def check(recipe: Recipe) -> None:
 def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
     """Data, method, loader, validation and pictures, for one of `world` processes; `own` as in `recipes.start`."""
     check(recipe)
-    splits = open_splits(recipe.data)
+    splits = open_several(recipe.data) if recipe.method.loss == "asymmetric" else open_splits(recipe.data)
     classes = _classes(recipe, splits)
     augment = recipe.augment
     backbone = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
