@@ -83,22 +83,29 @@ def test_the_published_values() -> None:
 
 
 def test_scenes_leave_a_run_that_says_what_it_kept(tmp_path: Path) -> None:
-    recipe = scenes_kept().override([*TINY, "keeps=[0.25,1]"])
+    learning = ["train.epochs=10", "train.learning_rate=5e-3", "train.evaluate_every=null", "data.scenes.classes=3"]
+    recipe = scenes_kept().override([*TINY, *learning, "keeps=[0.25,1]"])
     outcome = run(recipe, Verbs(), tmp_path / "run")
     numbers = {name for name in outcome.losses if name.startswith("val/")}
     assert numbers == {"val/top1", "val/top1_keep_0.25", "val/top1_keep_1"}
+    assert len({outcome.losses[name] for name in numbers}) > 1  # so that what follows can fail
     exported = tmp_path / "run" / "exported" / "backbone.safetensors"
     _, own = read_file(exported)
     assert own is not None
     assert own["kept"]["keep"] == 0.5
     assert own["kept"]["ranker"]["name"] == "center"
     found = load_classifier(exported)
-    assert (len(found.classes or ()), found.pool) == (8, "cls")
+    assert (len(found.classes or ()), found.pool) == (3, "cls")
     # Whole images are what `evaluate accuracy` shows it.
     report, _ = measure("accuracy", str(tmp_path / "run"), "scenes", [])
     assert report.numbers["top1"] == pytest.approx(outcome.losses["val/top1_keep_1"])
+    asked = ["keeps=[0.25,0.5]", "rounds=0"]
+    report, _ = measure("selection_accuracy", str(tmp_path / "run"), "scenes", asked, rankers=["center"])
+    assert report.numbers["center_0.5_top1"] == pytest.approx(outcome.losses["val/top1"])
+    assert report.numbers["center_0.25_top1"] == pytest.approx(outcome.losses["val/top1_keep_0.25"])
     captions = json.loads((tmp_path / "run" / "pictures" / "captions.json").read_text())
-    assert set(captions) == {"attention_before.png", "attention_after.png", "kept_patches.png"}
+    drawn = {"attention_before.png", "attention_after.png", "kept_patches.png"}
+    assert set(captions) == drawn | {"selection_accuracy.png"}
     assert captions["kept_patches.png"].startswith("The 50 % of the patches of held-out images that center keeps")
 
 
