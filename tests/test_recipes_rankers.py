@@ -16,8 +16,7 @@ from vitrail.contracts import Exported
 from vitrail.data import Ade20k, CocoInstances
 from vitrail.evaluation.result import Report
 from vitrail.recipes.measure import measure
-from vitrail.recipes.rank import Asked
-from vitrail.recipes.rankers import open_rankers, parse_ranker
+from vitrail.recipes.rankers import RankerWords, open_rankers, parse_ranker
 from vitrail.recipes.sources import DataConfig, open_data, open_splits, tree_of
 
 
@@ -42,9 +41,9 @@ def ade(root: Path) -> Path:
 
 
 def test_words() -> None:
-    assert parse_ranker("center") == Asked("center")
-    assert parse_ranker("dino=a=b.pth") == Asked("dino", "a=b.pth")
-    assert parse_ranker("dino:mass_vote=x.pth") == Asked("dino", "x.pth", "mass_vote")
+    assert parse_ranker("center") == RankerWords("center", None, None)
+    assert parse_ranker("dino=a=b.pth") == RankerWords("dino", None, "a=b.pth")
+    assert parse_ranker("dino:mass_vote=x.pth") == RankerWords("dino", "mass_vote", "x.pth")
     assert parse_ranker("dino=C:/x.pth").weights == "C:/x.pth"
     for bad in ("", "=x", "dino=", "dino:", ":v=x"):
         with pytest.raises(ValueError, match="is not NAME, NAME=WEIGHTS or"):

@@ -113,7 +113,7 @@ class Batch(NamedTuple):
     """What a loader hands to a method. Every tensor has the batch as its first axis."""
 
     images: Tensor  # [B, 3, H, W] float, normalized
-    labels: Tensor | None  # [B] int64, None for unlabeled folders
+    labels: Tensor | None  # [B] int64; [B, C] float, 0 or 1, where images have several labels; None for unlabeled ones
     indices: Tensor  # [B] int64, positions in the data set, to name the images when something breaks
     views: tuple[Tensor, ...] = ()  # further views of the same images, for methods that compare views
 
@@ -201,6 +201,7 @@ class Sample(NamedTuple):
     path: str = ""
     box_labels: np.ndarray | None = None  # [n] int64 class ids as in masks: k is the set's classes[k - 1]
     box_hard: np.ndarray | None = None  # [n] bool, difficult objects (VOC) and crowds (COCO), where that is known
+    labels: tuple[int, ...] | None = None  # class ids of an image with any number of labels; then `label` is None
 
 
 @runtime_checkable

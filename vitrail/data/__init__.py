@@ -16,6 +16,8 @@ _HOMES = {
     "LoaderConfig": "loader",
     "MultiCrop": "views",
     "MultiCropConfig": "views",
+    "MultiLabelFolder": "multi_label",
+    "ObjectLabels": "multi_label",
     "SyntheticScenes": "synthetic",
     "TooManyUnreadable": "loader",
     "TrainTransform": "transforms",
@@ -27,6 +29,7 @@ _HOMES = {
     "build_eval_transform": "transforms",
     "build_train_transform": "transforms",
     "inspect_folder": "inspect",
+    "is_multi_label": "multi_label",
     "open_image": "images",
     "open_mask": "images",
     "ordered_batches": "loader",
@@ -44,6 +47,8 @@ __all__ = [
     "LoaderConfig",
     "MultiCrop",
     "MultiCropConfig",
+    "MultiLabelFolder",
+    "ObjectLabels",
     "SyntheticScenes",
     "TooManyUnreadable",
     "TrainTransform",
@@ -55,6 +60,7 @@ __all__ = [
     "build_eval_transform",
     "build_train_transform",
     "inspect_folder",
+    "is_multi_label",
     "open_image",
     "open_mask",
     "ordered_batches",
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder
     from vitrail.data.loader import Loader, LoaderConfig, TooManyUnreadable, WorkerCrashed, ordered_batches
+    from vitrail.data.multi_label import MultiLabelFolder, ObjectLabels, is_multi_label
     from vitrail.data.synthetic import SyntheticScenes
     from vitrail.data.transforms import (
         EvalTransform,

@@ -181,7 +181,8 @@ def different(data: ImageSet, count: int) -> list[int]:
     for index in range(0, len(data), step):
         sample = _readable(data, index)
         if sample is not None:
-            chosen.setdefault(("unlabeled", index) if sample.label is None else sample.label, index)
+            label = sample.label if sample.labels is None else sample.labels
+            chosen.setdefault(("unlabeled", index) if label is None else label, index)
         if len(chosen) == count:
             break
     return list(chosen.values())

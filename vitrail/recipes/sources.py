@@ -13,9 +13,20 @@ from pydantic import Field
 
 from vitrail.config import Config
 from vitrail.contracts import ImageSet, Sample
-from vitrail.data import SPLITS, Ade20k, CocoInstances, ImageFolder, SyntheticScenes, VocSegmentation
+from vitrail.data import (
+    SPLITS,
+    Ade20k,
+    CocoInstances,
+    ImageFolder,
+    MultiLabelFolder,
+    ObjectLabels,
+    SyntheticScenes,
+    VocSegmentation,
+    is_multi_label,
+)
 from vitrail.data.ade20k import is_ade20k
 from vitrail.data.coco import is_coco
+from vitrail.data.multi_label import has_table
 
 log = logging.getLogger("vitrail")
 
@@ -39,7 +50,7 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class."""
+    """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     scenes: ScenesConfig = ScenesConfig()
@@ -55,6 +66,7 @@ class Part:
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
         self.has_boxes = getattr(data, "has_boxes", True)
+        self.multi_label = is_multi_label(data)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -113,8 +125,11 @@ def open_splits(config: DataConfig) -> Splits:
     if kind is not None:
         raise ValueError(
             f"{config.root} is a {kind} tree, whose images have several objects and no class each; train on one folder "
-            "per class, or without labels on the folder of images in the tree, and use the tree with `vitrail evaluate`"
+            "per class, without labels on the folder of images in the tree, or with several labels by "
+            "finetune_kept_multi_label, and use the tree with `vitrail evaluate`"
         )
+    if has_table(root):
+        return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
     if names["train"] is None:
         everything = ImageFolder(root)
@@ -123,6 +138,41 @@ def open_splits(config: DataConfig) -> Splits:
     if names["val"] is None:
         return hold_out(train, config.held_out)
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+
+
+def open_several(config: DataConfig) -> Splits:
+    """Training and validation images with any number of labels each: by tables, or by the objects of VOC or COCO.
+
+    Every object counts, difficult ones and crowds as well. A folder of another kind is opened as `open_splits` does.
+    Raises `ValueError` as that, and for VOC without XML files.
+    """
+    root = None if config.root is None else existing(config.root)
+    kind = None if root is None else tree_of(root)
+    if root is None or kind not in ("VOC", "COCO"):
+        return open_splits(config)
+    if kind == "COCO":
+        found = Splits(CocoInstances(root, "train", crowds=True), CocoInstances(root, "val", crowds=True))
+    else:
+        voc = [VocSegmentation(root, split) for split in ("train", "val")]
+        if not all(each.has_boxes for each in voc):
+            raise ValueError(f"{config.root} has no folder Annotations, so nothing says which objects its images show")
+        found = Splits(*voc)
+    if found.train.classes != found.val.classes:
+        raise ValueError(
+            f"train and val of {config.root} list other categories, so that their labels differ in meaning"
+        )
+    return Splits(ObjectLabels(found.train), ObjectLabels(found.val))
+
+
+def _tables(root: Path, held_out: float) -> Splits:
+    """Images with several labels each, by their tables."""
+    names = {part: _split_name(root, options) for part, options in SPLITS.items()}
+    if names["train"] is None:
+        return hold_out(MultiLabelFolder(root), held_out)
+    train = MultiLabelFolder(root, names["train"])
+    if names["val"] is None:
+        return hold_out(train, held_out)
+    return Splits(train, MultiLabelFolder(root, names["val"], classes=train.classes))
 
 
 @functools.lru_cache(maxsize=2)
