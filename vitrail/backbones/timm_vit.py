@@ -147,6 +147,14 @@ class TimmViT(nn.Module):
             {asked: maps[index] for asked, index in wanted_scores.items()},
         )
 
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What enters the first block, `[B, P + N, D]` with `prefix_tokens` P before the patches, and the grid.
+
+        For networks that go through `vit.blocks` in a way of their own. Raises `ValueError` as `forward` does.
+        """
+        grid = self._grid(images)
+        return self._embed(images, None, None, None), grid
+
     def export(self) -> Exported:
         """The weights under timm's names, and what is needed to rebuild the model."""
         if self.config is None:
