@@ -11,7 +11,7 @@ Keys and values stay those of all tokens, and what the block changes of a cell i
 Granularity 1 everywhere is the plain block. Prefix tokens are queries of their own.
 
 The score of patch j is mean over heads of k_cls,h . k_j,h, the keys of the last block. Grids that whole regions do not
-fill get a ring of black patches, as even as possible (14 x 14 to 16 x 16 for 224 pixels).
+fill get a ring of zeros, the mean color, as even as possible (14 x 14 to 16 x 16 for 224 pixels).
 
 Variants: `crop` leaves the scores of the ring out, so that each score stays at its patch; `resize` squeezes map and
 ring together to the grid of the image, bicubic, as LTRP's released code does, which shifts scores by up to a patch, and
@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from vitrail.backbones import TimmViT, load, load_part
 from vitrail.backbones.reading import weights_file
 from vitrail.config import Config
+from vitrail.nn.open_block import projections
 from vitrail.ops.patches import grid_of
 from vitrail.rankers.source import Source, need_weights, variant_of
 
@@ -70,7 +71,7 @@ class Grained(NamedTuple):
 
     cls: Tensor  # [B, D] after the final norm
     gates: tuple[Tensor, ...]  # of each block, [B, RY, RX, S], one 1 in each region
-    cost: Tensor  # [] multiplications of the blocks, as a share of those of plain ones; carries gradient to the gates
+    cost: Tensor  # [B] multiplications of the blocks, as a share of those of plain ones; carries gradient to the gates
 
 
 class GrainedVit(nn.Module):
@@ -125,7 +126,7 @@ class GrainedVit(nn.Module):
             logits = logits - (-uniform.clamp(1e-9, 1 - 1e-7).log()).log()
         soft = logits.softmax(-1)
         hard = torch.zeros_like(soft).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
-        return hard + soft - soft.detach() if soft.requires_grad else hard
+        return hard + (soft - soft.detach())
 
     def run(self, index: int, x: Tensor, gates: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens `[B, P + N, D]` through a block, each region by its gate.
@@ -139,7 +140,8 @@ class GrainedVit(nn.Module):
         sequence = torch.cat([x, *(each.flatten(2).transpose(1, 2) for each in queries)], dim=1)
         mask = x.new_zeros(sequence.shape[1])
         mask[plain:] = -torch.inf
-        out = self.backbone.vit.blocks[index](sequence, attn_mask=mask.expand(len(x), 1, sequence.shape[1], -1))
+        seen = mask.expand(len(x), 1, sequence.shape[1], -1)
+        out = self.backbone.run_block(self.backbone.vit.blocks[index], sequence, attn_mask=seen)
         changed = (out - sequence)[:, prefix:].transpose(1, 2)
         changes = changed.split([plain - prefix, *(each.shape[-2] * each.shape[-1] for each in queries)], dim=2)
         added = torch.zeros_like(patches)
@@ -152,14 +154,14 @@ class GrainedVit(nn.Module):
         return torch.cat((out[:, :prefix], x[:, prefix:] + added.flatten(2).transpose(1, 2)), dim=1)
 
     def cost(self, gates: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Multiplications of the blocks, mean over images, as a share of those of plain blocks: `[]` in (0, 1]."""
+        """Multiplications of the blocks as a share of those of plain blocks: `[B]` in (0, 1]."""
         prefix, width = self.backbone.prefix_tokens, self.backbone.embed_dim
         block: Any = self.backbone.vit.blocks[0]
         hidden, tokens = block.mlp.fc1.out_features, prefix + grid[0] * grid[1]
         each = gates[0].new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
-        queries = torch.stack([prefix + (gate * each).sum((1, 2, 3)).mean() for gate in gates])
+        queries = torch.stack([prefix + (gate * each).sum((1, 2, 3)) for gate in gates])
         plain = multiplications(tokens, queries.new_tensor(tokens), width, hidden)
-        return (multiplications(tokens, queries, width, hidden) / plain).mean()
+        return (multiplications(tokens, queries, width, hidden) / plain).mean(0)
 
     def _map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The patches of tokens as `[B, D, Y, X]`."""
@@ -248,8 +250,8 @@ class Dge(nn.Module):
     def keys(self, x: Tensor) -> Tensor:
         """mean_h k_cls,h . k_j,h, `[B, N]` float32, of what enters the last block."""
         block: Any = self.network.backbone.vit.blocks[-1]
-        qkv = block.attn.qkv(block.norm1(x)).unflatten(2, (3, self.network.backbone.heads, -1))
-        return alike(block.attn.k_norm(qkv[:, :, 1].transpose(1, 2)), self.network.backbone.prefix_tokens)
+        _, key, _ = projections(block.attn, block.norm1(x))
+        return alike(key, self.network.backbone.prefix_tokens)
 
 
 def alike(key: Tensor, prefix: int = 1) -> Tensor:

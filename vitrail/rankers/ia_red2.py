@@ -110,15 +110,20 @@ class IaRed2Vit(nn.Module):
         self.backbone = backbone
         self.interpreters = nn.ModuleList(Interpreter(backbone.embed_dim, heads) for _ in groups)
 
-    def forward(self, images: Tensor, choose: Choose = over_half, *, dropping: int | None = None) -> Pruned:
+    def forward(
+        self, images: Tensor, choose: Choose = over_half, *, dropping: int | None = None, resting: bool = False
+    ) -> Pruned:
         """Run the network.
 
         Args:
             images: `[B, 3, H, W]`, normalized.
             choose: which patches a group wants; what an earlier group dropped stays dropped.
             dropping: so many groups drop patches, the others take what is left; None for all.
+            resting: run the backbone without gradients; the interpreters keep theirs.
         """
-        x, _ = self.backbone.embed(images)
+        learning = torch.is_grad_enabled() and not resting
+        with torch.set_grad_enabled(learning):
+            x, _ = self.backbone.embed(images)
         number = len(self.interpreters) if dropping is None else dropping
         kept = torch.ones(len(x), x.shape[1] - self.backbone.prefix_tokens, dtype=torch.bool, device=x.device)
         found: list[Tensor] = []
@@ -128,8 +133,10 @@ class IaRed2Vit(nn.Module):
             if group < number:
                 kept = kept & choose(group, found[-1].detach())
             masks.append(kept)
-            x = self.run(group, x, kept)
-        return Pruned(self.backbone.norm(x)[:, 0], tuple(found), tuple(masks))
+            with torch.set_grad_enabled(learning):
+                x = self.run(group, x, kept)
+        with torch.set_grad_enabled(learning):
+            return Pruned(self.backbone.norm(x)[:, 0], tuple(found), tuple(masks))
 
     def look(self, group: int, x: Tensor) -> Tensor:
         """A group's interest `[B, N]` in the patches of its input. No gradient goes to the tokens."""
@@ -147,7 +154,7 @@ class IaRed2Vit(nn.Module):
         mask = mask.expand(-1, -1, x.shape[1], -1)
         first = sum(self.config.groups[:group])
         for block in self.backbone.vit.blocks[first : first + self.config.groups[group]]:
-            x = block(x, attn_mask=mask)
+            x = self.backbone.run_block(block, x, attn_mask=mask)
         return x
 
 
