@@ -39,7 +39,7 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
 
 
-@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "show", "report", "export"])
+@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "rank", "show", "report", "export"])
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -236,6 +236,19 @@ def test_masks_are_shown_without_weights(tmp_path: Path, monkeypatch: pytest.Mon
     result = runner.invoke(app, arguments)
     assert result.output == "pictures/masks.png\n"
     assert (tmp_path / "pictures" / "masks.png").is_file()
+
+
+def test_patches_are_ranked_and_rankers_shown_side_by_side(tmp_path: Path) -> None:
+    Image.effect_noise((90, 60), 80).convert("RGB").save(tmp_path / "photo.png")
+    words = [str(tmp_path / "photo.png"), "--size", "64", "--out", str(tmp_path / "out")]
+    result = runner.invoke(app, ["rank", *words, "--ranker", "center", "--keep", "0.5"])
+    assert result.output.strip().endswith("photo-center.png")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"photo-center.{ending}" for ending in ("json", "npy", "png")]
+    runner.invoke(app, ["show", "patches", *words, "--ranker", "center"])
+    assert (tmp_path / "out" / "patches.png").is_file()
+    assert "needs --ranker" in str(runner.invoke(app, ["show", "patches", *words]).exception)
+    assert "did you mean 'center'" in str(runner.invoke(app, ["rank", *words, "--ranker", "centre"]).exception)
 
 
 def test_a_run_of_mae_shows_what_it_reconstructs(tmp_path: Path) -> None:

@@ -240,6 +240,7 @@ def evaluate(
     typer.echo(f"written: {path}")
 
 
+RANKER = "NAME, NAME=WEIGHTS or NAME:VARIANT=WEIGHTS; `vitrail list rankers` names them."
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
@@ -247,12 +248,13 @@ PICTURES = {
     "pca": "First three principal components of the patch features as colors",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
+    "patches": "Which patches rankers keep, side by side, with their score maps",
 }
 
 
 @app.command()
 def show(
-    picture: Annotated[str, typer.Argument(help="attention, blobs, similarity, pca, masks or reconstruction.")],
+    picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
     weights: Annotated[
         str | None,
@@ -285,9 +287,13 @@ def show(
         typer.Option("--decoder-heads", help="For reconstruction, likewise: how many attention heads its decoder has."),
     ] = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
+    ranker: Annotated[
+        list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca, masks and reconstruction draw all of them in one.
+    """Draw what a backbone sees in images, one PNG an image; pca, masks, reconstruction and patches draw all in one.
 
     Examples:
 
@@ -296,9 +302,14 @@ def show(
       vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
 
       vitrail show reconstruction cat.jpg --weights mae_visualize_vit_base.pth --plain-targets
+
+      vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
     """
     if picture not in PICTURES:
         raise ValueError(f"there is no picture {picture!r}; known: {', '.join(PICTURES)}")
+    if picture == "patches":
+        _show_patches(images, ranker or [], keep, out, weights, model, key, size, patch_size, device)
+        return
     if weights is None and picture != "masks":
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
@@ -317,6 +328,55 @@ def show(
 
         drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
     for path in drawn:
+        typer.echo(path)
+
+
+def _show_patches(
+    images: list[Path], words: list[str], keep: float, out: Path, weights: str | None, *more: Any
+) -> None:
+    from vitrail.recipes.rank import Asked, Opened, draw_patches
+
+    if not words:
+        raise ValueError("show patches needs --ranker, once or more: NAME or NAME=WEIGHTS (`vitrail list rankers`)")
+    asked = [Asked.parse(each) for each in words]
+    asked = [each if each.weights else each._replace(weights=weights) for each in asked]
+    for path in draw_patches(images, asked, Opened(*more), keep, out):
+        typer.echo(path)
+
+
+@app.command()
+def rank(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    ranker: Annotated[str, typer.Option("--ranker", "-r", help=RANKER)] = "ltrp",
+    weights: Annotated[
+        str | None, typer.Option("--weights", "-w", help="A checkpoint or a run folder; random and center need none.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of the patches that is kept, above 0 and at most 1.")] = 0.25,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores, ids and pictures.")] = Path("ranked"),
+    model: Model = None,
+    key: Key = "auto",
+    size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the ranker's own.")] = None,
+    patch_size: Annotated[
+        int | None, typer.Option(help="Side of a patch in pixels, for rankers whose network has none; default 16.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Say which patches of images matter: score arrays (npy), ids of the kept patches (json) and pictures.
+
+    Examples:
+
+      vitrail rank photo.jpg --ranker ltrp --weights runs/photos-ltrp --keep 0.25 --out ranked
+
+      vitrail rank photos/ --ranker dino:mass_vote --weights dino_deitsmall16_pretrain.pth
+    """
+    asked_name = ranker.partition("=")[0].partition(":")[0]
+    catalog.find(catalog.rankers(), asked_name, "ranker")  # a typing error is told before torch is imported
+    from vitrail.recipes.rank import Asked, Opened, rank_files
+
+    asked = Asked.parse(ranker)
+    if weights is not None:
+        asked = asked._replace(weights=weights)
+    for path in rank_files(images, asked, Opened(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
 
 

@@ -99,15 +99,37 @@ class MaskedDecoder(nn.Module):
         Raises:
             ValueError: tokens and ids of different shapes, ids outside the grid, or an id twice among `visible`.
         """
+        at = None if wanted is None else wanted + 1
+        x = self.sequence(cls, patches, visible, grid, wanted)
+        return self.predict(self.features(x)[:, 1:] if at is None else self.features(x, at))
+
+    def sequence(
+        self, cls: Tensor, patches: Tensor, visible: Tensor, grid: tuple[int, int], wanted: Tensor | None = None
+    ) -> Tensor:
+        """What the blocks see, `[B, 1 + N, W]`: the class token, then a token in each patch's place, with positions.
+
+        Arguments and errors are those of `forward`; `wanted` is only checked.
+        """
         _check(cls, patches, visible, grid, wanted)
         tokens = self._place(self.embed(patches), visible, grid[0] * grid[1]) + self._positions(grid)
-        x = torch.cat((self.embed(cls).unsqueeze(1).to(tokens.dtype), tokens), dim=1)
+        return torch.cat((self.embed(cls).unsqueeze(1).to(tokens.dtype), tokens), dim=1)
+
+    def features(self, sequence: Tensor, at: Tensor | None = None) -> Tensor:
+        """What `predict` reads, after the blocks and the norm.
+
+        Args:
+            sequence: `[B, L, W]`, from `sequence`, or some of its tokens: what is left out is there for none of the
+                blocks.
+            at: places in it, int64 `[B, M]`; None for all.
+
+        Returns:
+            `[B, L, W]` or `[B, M, W]`.
+        """
         for block in self.blocks:
-            x = block(x)
-        x = x[:, 1:]
-        if wanted is not None:
-            x = x.gather(1, wanted.unsqueeze(2).expand(-1, -1, x.shape[2]))
-        return self.predict(self.norm(x))
+            sequence = block(sequence)
+        if at is not None:
+            sequence = sequence.gather(1, at.unsqueeze(2).expand(-1, -1, sequence.shape[2]))
+        return self.norm(sequence)
 
     def _place(self, visible_tokens: Tensor, visible: Tensor, patches: int) -> Tensor:
         """`[B, N, W]`: visible tokens at their places, the mask token everywhere else."""

@@ -36,6 +36,10 @@ def open_ranker(
         ValueError: for an unknown name or variant, missing weights, or weights of another network.
     """
     entry = catalog.find(catalog.rankers(), name, "ranker")
+    for what, value in (("image_size", image_size), ("patch_size", patch_size)):
+        sides = value if isinstance(value, tuple) else (value,)
+        if any(side is not None and side < 1 for side in sides):
+            raise ValueError(f"{what} is {value}; it is pixels, 1 or more")
     source = Source(weights, model, key, image_size, patch_size, variant)
     ranker: nn.Module = importlib.import_module(entry.module).from_source(source)
     return ranker.requires_grad_(False).eval().to(device)

@@ -104,7 +104,7 @@ def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
 @torch.no_grad()
 def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
     """Resize so that the shorter side is `size` (default: the model's own) and both sides hold whole patches."""
-    fitted = _whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
+    fitted = whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
     shape = (fitted.height, fitted.width)
     config = EvalTransformConfig(image_size=shape, mode="squash", mean=backbone.mean, std=backbone.std)
     device = next(backbone.parameters()).device
@@ -153,7 +153,8 @@ def _position(patch: str | None, grid: tuple[int, int]) -> tuple[int, int]:
     return row, column
 
 
-def _whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> Image.Image:
+def whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> Image.Image:
+    """The image resized so that its shorter side is about `shorter` and both sides hold whole patches."""
     scale = shorter / min(image.size)
     width, height = (max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch)))
     return image.resize((width, height), Image.Resampling.BICUBIC)

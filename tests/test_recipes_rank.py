@@ -1,0 +1,125 @@
+"""Ranking image files: what is written, for which files, and that it is what the ranker says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vitrail.ops.selection import select
+from vitrail.rankers.center import Center
+from vitrail.recipes.rank import Asked, Opened, draw_patches, gallery_of, image_files, rank, rank_files
+
+CENTER = Asked("center")
+SMALL = Opened(size=64)
+
+
+def photo(path: Path, size: tuple[int, int] = (90, 60)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 80).convert("RGB").save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "parsed"),
+    [
+        ("dino", Asked("dino")),
+        ("dino=a/b.pth", Asked("dino", "a/b.pth")),
+        ("dino:mass_vote", Asked("dino", None, "mass_vote")),
+        ("dino:mass_vote=C:/w.pth", Asked("dino", "C:/w.pth", "mass_vote")),
+    ],
+)
+def test_how_a_ranker_is_named(words: str, parsed: Asked) -> None:
+    assert Asked.parse(words) == parsed
+
+
+def test_scores_ids_and_picture_of_each_image(tmp_path: Path) -> None:
+    files = [photo(tmp_path / "a.png"), photo(tmp_path / "b" / "a.png", (60, 90))]
+    written = list(rank_files(files, CENTER, SMALL, 0.25, tmp_path / "out"))
+    assert [path.name for path in written] == ["a-center.png", "a-center-2.png"]
+    scores = np.load(tmp_path / "out" / "a-center.npy")
+    about = json.loads((tmp_path / "out" / "a-center.json").read_text())
+    assert scores.shape == (4, 6)
+    assert scores.dtype == np.float32
+    assert about["grid"] == [4, 6]
+    assert about["resized"] == [64, 96]
+    assert about["number"] == 6
+    assert about["ids"] == select(torch.from_numpy(scores)[None], 6)[0].tolist()
+    assert np.load(tmp_path / "out" / "a-center-2.npy").shape == (6, 4)
+    assert Image.open(written[0]).width > 300
+
+
+def test_the_ranker_is_shown_the_whole_image_in_its_own_normalization() -> None:
+    seen = []
+
+    class Bright(Center):
+        def forward(self, images, **more):  # type: ignore[no-untyped-def]
+            seen.append(images)
+            return images.mean(1)[:, ::16, ::16]
+
+    ranker = Bright()
+    ranker.mean, ranker.std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    image = Image.new("RGB", (32, 32), (255, 255, 255))
+    image.paste((0, 0, 0), (0, 0, 16, 32))
+    fitted, found = rank(ranker, image, 0.5, 32)
+    assert fitted.size == (32, 32)
+    assert seen[0].min() == pytest.approx(-2)
+    assert seen[0].max() == pytest.approx(2)
+    assert found.ids.tolist() == [1, 3]
+
+
+def test_a_ranker_that_prunes_to_a_number_is_told_it() -> None:
+    told = []
+
+    class Told(Center):
+        def forward(self, images, *, number=None, generator=None):  # type: ignore[no-untyped-def]
+            told.append(number)
+            return super().forward(images)
+
+    rank(Told(), Image.new("RGB", (64, 64)), 0.25, 64)
+    assert told == [4]
+
+
+def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
+    inside = [photo(tmp_path / "x" / name) for name in ("b.png", "a.jpg", "c/d.PNG")]
+    (tmp_path / "x" / "notes.txt").write_text("")
+    assert image_files([tmp_path / "x"]) == sorted(inside)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no image below .*empty"):
+        image_files([tmp_path / "empty"])
+
+
+def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    good = photo(tmp_path / "good.png")
+    with pytest.warns(UserWarning, match="bad.png is left out"):
+        assert len(list(rank_files([tmp_path / "bad.png", good], CENTER, SMALL, 0.5, tmp_path / "out"))) == 1
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="none of 1 images"):
+        list(rank_files([tmp_path / "bad.png"], CENTER, SMALL, 0.5, tmp_path / "out"))
+
+
+def test_a_wrong_share_is_told_before_anything_is_opened(tmp_path: Path) -> None:
+    for keep in (0.0, 1.01, -1.0):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            list(rank_files([tmp_path / "none.png"], Asked("no such ranker"), SMALL, keep, tmp_path))
+    with pytest.raises(ValueError, match="did you mean 'center'"):
+        list(rank_files([photo(tmp_path / "a.png")], Asked("centre"), SMALL, 0.5, tmp_path))
+
+
+def test_rankers_stand_side_by_side_even_twice(tmp_path: Path) -> None:
+    files = [photo(tmp_path / "a.png"), photo(tmp_path / "b.png", (60, 90))]
+    found = gallery_of([Image.open(path) for path in files], [CENTER, CENTER], SMALL, 0.25)
+    assert list(found) == ["center 1", "center 2"]
+    assert all(len(entries) == 2 for entries in found.values())
+    one = Image.open(draw_patches(files, [CENTER], SMALL, 0.25, tmp_path)[0]).width
+    two = Image.open(draw_patches(files, [CENTER, CENTER], SMALL, 0.25, tmp_path)[0]).width
+    assert two == one + 170
+
+
+def test_sizes_are_pixels(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="patch_size is 0"):
+        Opened(patch_size=0).open(CENTER)
