@@ -85,9 +85,11 @@ class Dge(nn.Module):
         return self.answer(images).logits
 
     def answer(self, images: Tensor) -> Answer:
-        """Logits, and the share of `multiplications` that the chosen queries need."""
+        """Logits, and the shares of `tokens` (patches) that are queries and of `multiplications` that these need."""
         found = self.network(images)
-        return Answer(self.head(found.cls), {"multiplications": found.cost})
+        patches = found.gates[0].shape[1] * found.gates[0].shape[2] * self.network.config.region**2
+        used = {"tokens": self.network.queries(found.gates).mean(0) / patches, "multiplications": found.cost}
+        return Answer(self.head(found.cls), used)
 
     def parts(self) -> dict[str, nn.Module]:
         """The gates."""

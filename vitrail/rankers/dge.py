@@ -158,10 +158,14 @@ class GrainedVit(nn.Module):
         prefix, width = self.backbone.prefix_tokens, self.backbone.embed_dim
         block: Any = self.backbone.vit.blocks[0]
         hidden, tokens = block.mlp.fc1.out_features, prefix + grid[0] * grid[1]
-        each = gates[0].new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
-        queries = torch.stack([prefix + (gate * each).sum((1, 2, 3)) for gate in gates])
+        queries = prefix + self.queries(gates)
         plain = multiplications(tokens, queries.new_tensor(tokens), width, hidden)
         return (multiplications(tokens, queries, width, hidden) / plain).mean(0)
+
+    def queries(self, gates: Sequence[Tensor]) -> Tensor:
+        """How many queries the gates of each block ask for the patches, `[blocks, B]`."""
+        each = gates[0].new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
+        return torch.stack([(gate * each).sum((1, 2, 3)) for gate in gates])
 
     def _map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The patches of tokens as `[B, D, Y, X]`."""

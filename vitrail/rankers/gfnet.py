@@ -125,8 +125,12 @@ class GfNet(nn.Module):
         *,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        pretrained: bool = False,
     ) -> None:
-        """Fresh weights. Raises `ConfigError` for a window above the image, or a CNN that timm cannot build."""
+        """Fresh weights; with `pretrained` timm downloads those of the CNNs.
+
+        Raises `ConfigError` for a window above the image, or a CNN that timm does not have.
+        """
         super().__init__()
         if config.window > config.image_size:
             raise ConfigError(f"window {config.window} is larger than image_size {config.image_size}; make it smaller")
@@ -134,7 +138,7 @@ class GfNet(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.image_size = (config.image_size, config.image_size)
         self.patch_size = (config.patch_size, config.patch_size)
-        self.glance, self.focus = _cnn(config), _cnn(config)
+        self.glance, self.focus = _cnn(config, pretrained), _cnn(config, pretrained)
         with torch.no_grad():
             found = _quietly(self.glance, torch.zeros(1, 3, config.window, config.window))
         channels, side = found.shape[1], found.shape[-1]
@@ -218,14 +222,14 @@ def window_scores(actions: Tensor, grid: tuple[int, int], window: tuple[int, int
     return inside.float() - away / (torch.tensor(grid).float().norm().item() + 1)
 
 
-def _cnn(config: GfNetConfig) -> Any:
+def _cnn(config: GfNetConfig, pretrained: bool) -> Any:
     import timm
 
     if not timm.is_model(config.cnn):
         raise ConfigError(
             f"timm {timm.__version__} has no model {config.cnn!r}; timm.list_models('resnet*') names some"
         )
-    cnn = timm.create_model(config.cnn, num_classes=0, **config.cnn_options)
+    cnn = timm.create_model(config.cnn, pretrained=pretrained, num_classes=0, **config.cnn_options)
     with torch.no_grad():
         found = _quietly(cnn, torch.zeros(1, 3, config.window, config.window))
     if found.ndim != 4:

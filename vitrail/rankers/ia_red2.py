@@ -64,8 +64,6 @@ class Interpreter(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.qk = nn.Linear(dim, 2 * dim)
-        nn.init.trunc_normal_(self.qk.weight, std=0.02)
-        nn.init.zeros_(self.qk.bias)
 
     def forward(self, x: Tensor, prefix: int = 1) -> Tensor:
         """Interest `[B, N]` in the patches of tokens `[B, P + N, D]`, the class token first, `prefix` P."""
