@@ -6,6 +6,8 @@
     DINO, iBOT        "projector": `mlp.N.*`, `last_layer.*`, and iBOT's `last_layer2.*` or `mlp2.*`, as they stand;
                       "patch_projector": of iBOT, `mlp.N.*` and `last_layer2.*` as `last_layer.*`;
                       "centers": `center` of the teacher's outputs, iBOT's patches' `center2`
+    DynamicViT        "score_predictor": `N.in_conv.*` and `N.out_conv.*`, as they stand
+    AdaViT            "decisions": `N.token.*`, `N.head.*` and `N.layer.*` of block N, there `*_select.mlp_head.*`
     MoCo-v3           "projector" and "predictor": `N.*`, as they stand (the predictor goes with the base encoder)
 
 A backbone alone is no error: who asks gets None, starts the part fresh, and says so.
@@ -25,6 +27,8 @@ from vitrail.backbones.mae_decoder import misfit, read_decoder
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config
 from vitrail.contracts import Exported
+
+_DECISION = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?(token|head|layer)_select\.mlp_head\.(weight|bias)$")
 
 
 class Part(NamedTuple):
@@ -49,7 +53,8 @@ def load_part(weights: str | Path, name: str, *, checkpoint_key: str = "auto", h
 
     Args:
         weights: a file or a run folder, as `vitrail.load` reads them.
-        name: "decoder", "projector", "patch_projector", "predictor", "centers", or a name of our own file's header.
+        name: "decoder", "projector", "patch_projector", "predictor", "centers", "score_predictor", "decisions", or a
+            name of our own file's header.
         checkpoint_key: which network's part, as in `vitrail.load`: "teacher", "student", "momentum_encoder", ...
         heads: attention heads of MAE's decoder, which its files do not say; None guesses and notes it.
 
@@ -68,6 +73,7 @@ def load_part(weights: str | Path, name: str, *, checkpoint_key: str = "auto", h
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     finders = {"projector": _projector, "patch_projector": _patch_projector, "predictor": _predictor}
+    finders |= {"score_predictor": _score_predictor, "decisions": _decisions}
     state = _centers(found, content) if name == "centers" else finders.get(name, _nothing)(found)
     return Part(state, {}, str(path), found.notes) if state else None
 
@@ -172,6 +178,15 @@ def _centers(found: Recognized, content: Mapping[str, Any]) -> dict[str, Tensor]
     if found.layout not in ("DINO", "iBOT") or not losses:
         return {}
     return {name: value for name, value in losses[0].items() if name in ("center", "center2")}
+
+
+def _score_predictor(found: Recognized) -> dict[str, Tensor]:
+    return _under(found.inside, "score_predictor.")
+
+
+def _decisions(found: Recognized) -> dict[str, Tensor]:
+    matches = ((_DECISION.match(name), value) for name, value in found.inside.items())
+    return {f"{match[1]}.{match[2]}.{match[3]}": value for match, value in matches if match}
 
 
 def _nothing(found: Recognized) -> dict[str, Tensor]:
