@@ -14,6 +14,8 @@ Deviations from the paper
 - The authors' code adds terms that the text does not have: the same budgets block by block, an entropy of the
   decisions, a floor of the shares, and a teacher. It gives the losses of usage a weight of 2, and stops the gradient of
   token decisions at the attention. None of it is done here.
+- `usage="decided"` is ours: the shares that the loss draws with noise are not those of the decisions after training, a
+  sigmoid of 0.6 is drawn in 60 % of the cases and always used in the end.
 - The backbone is a plain ViT; most of the paper's numbers are of T2T-ViT.
 """
 
@@ -32,7 +34,7 @@ from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.answer import Answer
 from vitrail.methods.labels import LabelConfig, Labels, fresh_head
 from vitrail.nn.groups import parameter_groups
-from vitrail.rankers.ada_vit import PART, Adapted, adapt, decisions
+from vitrail.rankers.ada_vit import PART, Adapted, adapt, decisions, hardened
 
 
 class AdaVitConfig(Config):
@@ -47,6 +49,9 @@ class AdaVitConfig(Config):
     """Share of the layers; a block has two, attention and MLP."""
     usage_weight: float = Field(1.0, ge=0)
     """Of the squares of what misses these shares."""
+    usage: Literal["drawn", "decided"] = "drawn"
+    """Whose shares are held to these. drawn: of the noisy decisions in training, as in the paper, which need not be
+    those of the decisions after training; decided: of these, so that the budgets hold in the end."""
     first: int = Field(1, ge=0)
     """The first block that decides, counted from 0."""
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -83,7 +88,8 @@ class AdaVit(nn.Module):
         adapted = self._adapted(images, noisy=True)
         logits = self.head(adapted.cls)
         entropy = self.labels.loss(logits, targets)
-        used = {name: share.mean() for name, share in shares(adapted).items()}
+        held = decided(adapted, self.config.threshold) if self.config.usage == "decided" else adapted
+        used = {name: share.mean() for name, share in shares(held).items()}
         usage = usage_loss(used, {name: getattr(self.config, name) for name in used})
         parts = {"cross_entropy": entropy.detach(), "usage": usage.detach()}
         parts |= {f"used_{name}": share.detach() for name, share in used.items()}
@@ -128,6 +134,19 @@ class AdaVit(nn.Module):
             threshold=config.threshold,
             partial_heads=config.partial_heads,
         )
+
+
+def decided(adapted: Adapted, threshold: float) -> Adapted:
+    """The same with decisions as they would be without noise, for the tokens that noisy ones have led to."""
+    used = tuple(
+        each._replace(
+            tokens=hardened(each.soft_tokens, threshold),
+            heads=hardened(each.soft_heads),
+            layers=hardened(each.soft_layers),
+        )
+        for each in adapted.used
+    )
+    return adapted._replace(used=used)
 
 
 def shares(adapted: Adapted) -> dict[str, Tensor]:

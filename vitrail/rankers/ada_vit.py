@@ -58,12 +58,14 @@ class Decision(nn.Module):
 
 
 class Used(NamedTuple):
-    """A block's decisions: 0 or 1 with the gradients of the soft ones; all `[B, ...]`."""
+    """A block's decisions, 0 or 1 with the gradients of the soft ones, and their sigmoids without noise."""
 
     tokens: Tensor  # [B, N]
     heads: Tensor  # [B, H]
-    layers: Tensor  # [B, 2]
-    soft: Tensor  # [B, N] tokens before the threshold, in (0, 1)
+    layers: Tensor  # [B, 2], attention and MLP
+    soft_tokens: Tensor  # [B, N] in [0, 1]
+    soft_heads: Tensor  # [B, H]
+    soft_layers: Tensor  # [B, 2]
 
 
 class Adapted(NamedTuple):
@@ -132,28 +134,34 @@ def _adapted_block(
 ) -> tuple[Tensor, ...]:
     """The block's output and what `Used` holds."""
     normed = block.norm1(x)
-    tokens, soft = decide(part.token(normed[:, prefix:]).squeeze(-1), noisy, threshold)
-    heads, _ = decide(part.head(x[:, 0]), noisy)
-    layers, _ = decide(part.layer(x[:, 0]), noisy)
+    tokens, soft_tokens = decide(part.token(normed[:, prefix:]).squeeze(-1), noisy, threshold)
+    heads, soft_heads = decide(part.head(x[:, 0]), noisy)
+    layers, soft_layers = decide(part.layer(x[:, 0]), noisy)
     everyone = torch.cat((tokens.new_ones(len(x), prefix), tokens), dim=1)
     attended = policy_attention(block.attn, normed, everyone, heads, as_identity=partial_heads)
     share = (everyone[:, :, None] * layers[:, None, :]).to(attended.dtype)
     x = block.join(x, attended * share[:, :, :1])
     changed = block.mlp(block.norm2(x)) * share[:, :, 1:]
-    return x + block.drop_path2(block.ls2(changed)), tokens, heads, layers, soft
+    x = x + block.drop_path2(block.ls2(changed))
+    return x, tokens, heads, layers, soft_tokens, soft_heads, soft_layers
 
 
 def decide(logits: Tensor, noisy: bool, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Hard decisions, 0 or 1 with the gradient of the soft ones, and the soft ones; float32 or wider.
+    """Hard decisions, 0 or 1 with the gradient of the soft ones, and sigmoids without noise; float32 or wider.
 
     Noise is the difference of two Gumbel variables, a logistic one; logits with noise are divided by the temperature.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    clean = logits.sigmoid()
     if noisy:
         uniform = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
         logits = (logits + uniform.logit()) / TEMPERATURE
-    soft = logits.sigmoid()
-    return (soft > threshold).to(soft.dtype) + (soft - soft.detach()), soft
+    return hardened(logits.sigmoid(), threshold), clean
+
+
+def hardened(soft: Tensor, threshold: float = 0.5) -> Tensor:
+    """1 above the threshold, else 0, with the gradient of `soft`."""
+    return (soft > threshold).to(soft.dtype) + (soft - soft.detach())
 
 
 def _check(backbone: TimmViT, indices: range) -> None:
@@ -211,4 +219,4 @@ class AdaVitRanker(nn.Module):
 def votes(blocks: Sequence[Used]) -> Tensor:
     """Scores `[B, N]`: the blocks that use a patch, counted, and the sum of their sigmoids among equals."""
     hard = torch.stack([each.tokens for each in blocks]).sum(0).round()
-    return by_level(hard, torch.stack([each.soft for each in blocks]).sum(0))
+    return by_level(hard, torch.stack([each.soft_tokens for each in blocks]).sum(0))
