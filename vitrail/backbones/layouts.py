@@ -5,6 +5,8 @@
     MAE, DeiT            {"model": ...}; MAE with a decoder, DeiT with a head and sometimes a distillation token
     MoCo-v3              {"state_dict"} with `module.base_encoder.` and `module.momentum_encoder.`
     DINOv2               flat, with `register_tokens`, positions for the class token but not for the registers
+    DynamicViT           {"model"}: a DeiT, and `score_predictor.N.*`
+    AdaViT               a DeiT with query, key and value apart, and decisions in its blocks, `blocks.N.*_select.*`
     Hugging Face ViT     `embeddings.*`, `encoder.layer.N.*`, query, key and value apart
     IA-RED2              flat; the blocks stand once more under `groups.G.block_list.*`, beside `groups.G.agent.*`
     DGE                  {"model"} or flat; `blocks.N.attn.q` and `.kv` apart, and `blocks.N.dge.*`
@@ -31,7 +33,9 @@ _NOT_BACKBONE = re.compile(
     r"(head|head_dist|fc|classifier|cls_classifier|distillation_classifier|pooler|pre_logits|predictor|projector)\."
     r"|groups\.\d+\.|blocks\.\d+\.dge\."
     r"|decoder|mask_token$|masked_embed$|embeddings\.mask_token$"
+    r"|score_predictor\.|blocks\.\d+\.(attn\.token_select|head_select|layer_select)\."
 )
+_ADA_QUERY = re.compile(r"^(blocks\.\d+\.attn)\.query\.(weight|bias)$")
 _HF_NAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -85,7 +89,7 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     head = _head(tensors, prefix)
     if anchor == _HF_ANCHOR:
         state = from_hugging_face(state)
-    state, folded = _from_meta(from_dge(state))
+    state, folded = _from_meta(_from_dge(_from_ada(state)))
     inside = {name: value for name, value in state.items() if _NOT_BACKBONE.match(name)}
     kept = {name: value for name, value in state.items() if name not in inside}
     notes = [f"read {'.'.join((*path, prefix)).rstrip('.')}"] if path or prefix else []
@@ -176,6 +180,8 @@ def _layout(
         ("DINO", bool({"teacher", "student"} & {*content, *path})),
         ("DINOv2", "register_tokens" in state or ("mask_token" in state and "blocks.0.ls1.gamma" in state)),
         ("MAE", any(name.startswith("decoder") for name in state)),
+        ("DynamicViT", any(name.startswith("score_predictor.") for name in state)),
+        ("AdaViT", any(re.match(r"blocks\.\d+\.(attn\.token|head|layer)_select\.", name) for name in state)),
         ("DeiT", path == ("model",) and ("head.weight" in state or "dist_token" in state)),
         ("MAE", path == ("model",)),
     )
@@ -216,7 +222,7 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def from_dge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_dge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """timm's one qkv for the `attn.q` and `attn.kv` of DGE's blocks; other names stay."""
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -228,6 +234,17 @@ def from_dge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[name] = value
     return renamed
+
+
+def _from_ada(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One qkv in a block, where AdaViT has three."""
+    joined = dict(state)
+    for name in state:
+        query = _ADA_QUERY.match(name)
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if query and all(part in state for part in parts):
+            joined[f"{query[1]}.qkv.{query[2]}"] = torch.cat([joined.pop(part) for part in parts])
+    return joined
 
 
 def _from_meta(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
