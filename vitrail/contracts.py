@@ -167,7 +167,8 @@ class Method(Protocol):
 
         With `weight_decay_end` the decay goes there from `weight_decay`, along half a cosine. With `frozen_until` a
         group is left alone while `step.progress` is below it: no update, no decay, no moments, no part in the norm that
-        gradients are clipped to.
+        gradients are clipped to. With `frozen`, pairs (from, to) of such shares, it is left alone from one up to the
+        other.
         """
         ...
 
