@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from vitrail.backbones import load_classifier, save_exported
 from vitrail.contracts import Method, Step
 from vitrail.methods.ada_vit import AdaVit, AdaVitConfig, shares
+from vitrail.methods.evit import Evit, EvitConfig
 from vitrail.rankers import open_ranker
 from vitrail.rankers.ada_vit import adapt
 
@@ -83,12 +84,18 @@ def test_budgets_of_the_decisions_after_training() -> None:
     assert noisy.training_step(given, START).parts["used_tokens"] < 0.97
 
 
-def test_it_learns_within_its_budget() -> None:
-    module = method(tokens=0.6, heads=1, layers=1, usage="decided", usage_weight=2)
-    untrained, before = accuracy(module.eval())
+def test_a_trained_classifier_learns_to_do_with_fewer_patches() -> None:
+    """Well above chance, most of the way from every patch to the budget; a plain classifier reaches about 67 %."""
+    plain = Evit(EvitConfig(keep=1, anneal_from=0, anneal_until=0, labels=PLAIN), fresh(), CLASSES)
+    untrained, _ = accuracy(plain.eval())
+    train(plain, 100)
+    torch.manual_seed(0)
+    budget: dict[str, Any] = {"tokens": 0.6, "heads": 1, "layers": 1, "usage": "decided", "usage_weight": 8, "first": 2}
+    module = AdaVit(AdaVitConfig(labels=PLAIN, **budget), plain.backbone, CLASSES, plain.head)
+    _, before = accuracy(module.eval())
     assert before == {"tokens": 1, "heads": 1, "layers": 1}
     train(module, 120)
     learned, used = accuracy(module)
     assert learned > max(untrained, 25) + 20, (learned, untrained)
-    assert used["tokens"] == pytest.approx(0.6, abs=0.12)
+    assert used["tokens"] == pytest.approx(0.6, abs=0.15)
     assert min(used["heads"], used["layers"]) > 0.95

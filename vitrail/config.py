@@ -129,11 +129,12 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
     lines = []
     for problem in error.errors():
         place = tuple(str(part) for part in problem["loc"])
-        key = ".".join(place)
+        spoken = _without_tags(model, place)
+        key = ".".join(spoken)
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, place[:-1])
             close = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join((*place[:-1], close[0]))!r}?" if close else f"known: {', '.join(known)}"
+            hint = f"did you mean {'.'.join((*spoken[:-1], close[0]))!r}?" if close else f"known: {', '.join(known)}"
             lines.append(f"unknown key {key!r}; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key} is required and not given")
@@ -147,14 +148,40 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
 
 
 def _fields_at(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
-    current: type[BaseModel] = model
+    found = _walk(model, place)[-1]
+    return [] if found is None else list(found.model_fields)
+
+
+def _without_tags(model: type[BaseModel], place: tuple[str, ...]) -> tuple[str, ...]:
+    """A place as one writes it: pydantic puts the `kind` of a section that has several into it, too."""
+    walked = _walk(model, place)
+    return tuple(
+        name
+        for name, before, after in zip(place, walked, walked[1:])
+        if before is None or after is None or name in before.model_fields or _tag(after) != name
+    )
+
+
+def _walk(model: type[BaseModel], place: tuple[str, ...]) -> list[type[BaseModel] | None]:
+    """The section that each part of a place stands in, and the one where it ends; None where there is none."""
+    walked: list[type[BaseModel] | None] = [model]
+    options: list[type[BaseModel]] = []
     for name in place:
-        field = current.model_fields.get(name)
-        if field is None:
-            continue  # the tag of a union stands in the location too
-        options = [field.annotation, *get_args(field.annotation)]
-        nested = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not nested:
-            return []
-        current = nested[0]
-    return list(current.model_fields)
+        current = walked[-1]
+        field = None if current is None else current.model_fields.get(name)
+        tagged = [option for option in options if _tag(option) == name]
+        if tagged:
+            walked.append(tagged[0])
+        elif field is None:
+            walked.append(current)
+        else:
+            kinds = [field.annotation, *get_args(field.annotation)]
+            options = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+            walked.append(options[0] if options else None)
+    return walked
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    """The word that tells a section from others of its place; None where it needs none."""
+    kind = model.model_fields.get("kind")
+    return None if kind is None else kind.default
