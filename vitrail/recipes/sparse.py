@@ -162,7 +162,7 @@ def scenes_ada_vit() -> Recipe:
     In so few steps hard decisions on whole layers cost more than they save; the budget is that of the decisions after
     training. Command: vitrail train scenes_ada_vit. Time: twice that of `scenes`.
     """
-    return _scenes(AdaVitConfig(tokens=0.6, heads=1, layers=1, usage="decided", usage_weight=2, labels=PLAIN))
+    return _scenes(AdaVitConfig(tokens=0.6, heads=1, layers=1, usage="decided", usage_weight=10, labels=PLAIN))
 
 
 def folder_ada_vit() -> Recipe:
