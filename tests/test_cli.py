@@ -39,7 +39,9 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
 
 
-@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "rank", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["list", "demo", "doctor", "train", "evaluate", "rank", "show", "report", "export", "label"]
+)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -118,6 +120,7 @@ def test_completion_is_offered() -> None:
         (["show", "atention", "a.png", "-w", "x"], "known: attention"),
         (["show", "attention", "a.png"], "show attention needs --weights"),
         (["show", "reconstruction", "a.png"], "show reconstruction needs --weights"),
+        (["show", "removal", "a.png"], "show removal needs --weights"),
         (["show", "masks", "a.png"], "none of 1 images can be read"),
         (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),

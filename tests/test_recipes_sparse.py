@@ -104,3 +104,7 @@ def test_words_that_cannot_be() -> None:
         recipe.override(["method.labels.mixup=-1"])
     with pytest.raises(ConfigError, match=r"unknown key 'method\.ratio_wait'; did you mean 'method\.ratio_weight'"):
         resolve("scenes_dynamic_vit").override(["method.ratio_wait=1"])
+    with pytest.raises(ConfigError, match=r"unknown key .*method.*kep"):
+        recipe.override(["method.kep=0.5"])
+    with pytest.raises(ConfigError, match=r"unknown key 'method\.budgt'; did you mean 'method\.budget'\?"):
+        resolve("scenes_dge").override(["method.budgt=0.5"])

@@ -129,7 +129,7 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
     lines = []
     for problem in error.errors():
         place = tuple(str(part) for part in problem["loc"])
-        spoken = _without_tags(model, place)
+        spoken = _follow(model, place)[1]
         key = ".".join(spoken)
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, place[:-1])
@@ -148,40 +148,22 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
 
 
 def _fields_at(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
-    found = _walk(model, place)[-1]
-    return [] if found is None else list(found.model_fields)
+    found = _follow(model, place)[0]
+    return list(found.model_fields) if found is not None else []
 
 
-def _without_tags(model: type[BaseModel], place: tuple[str, ...]) -> tuple[str, ...]:
-    """A place as one writes it: pydantic puts the `kind` of a section that has several into it, too."""
-    walked = _walk(model, place)
-    return tuple(
-        name
-        for name, before, after in zip(place, walked, walked[1:])
-        if before is None or after is None or name in before.model_fields or _tag(after) != name
-    )
-
-
-def _walk(model: type[BaseModel], place: tuple[str, ...]) -> list[type[BaseModel] | None]:
-    """The section that each part of a place stands in, and the one where it ends; None where there is none."""
-    walked: list[type[BaseModel] | None] = [model]
-    options: list[type[BaseModel]] = []
+def _follow(model: type[BaseModel], place: tuple[str, ...]) -> tuple[type[BaseModel] | None, tuple[str, ...]]:
+    """The section that a place leads to, None where it is none, and the place as people write it."""
+    choices, spoken = [model], []
     for name in place:
-        current = walked[-1]
-        field = None if current is None else current.model_fields.get(name)
-        tagged = [option for option in options if _tag(option) == name]
-        if tagged:
-            walked.append(tagged[0])
-        elif field is None:
-            walked.append(current)
-        else:
-            kinds = [field.annotation, *get_args(field.annotation)]
-            options = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-            walked.append(options[0] if options else None)
-    return walked
-
-
-def _tag(model: type[BaseModel]) -> Any:
-    """The word that tells a section from others of its place; None where it needs none."""
-    kind = model.model_fields.get("kind")
-    return None if kind is None else kind.default
+        tagged = [each for each in choices if "kind" in each.model_fields and each.model_fields["kind"].default == name]
+        if len(choices) > 1 and tagged:
+            choices = tagged
+            continue  # the tag of a union stands in the location too, and nobody writes it
+        spoken.append(name)
+        field = choices[0].model_fields.get(name) if choices else None
+        if field is None:
+            continue
+        options = [field.annotation, *get_args(field.annotation)]
+        choices = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return (choices[0] if choices else None), tuple(spoken)

@@ -5,9 +5,9 @@
     vitrail train folder_evit data.root=photos method.keep=0.5 method.anneal_until=60 --out runs/photos-evit
 
 Which method is one word, `method.kind`. A further method is a class in `METHODS`, its settings, with a `kind` and
-`epochs` of their own, in the union `Method`, and functions that return recipes; what such a class has to have
-says `Sparse`. A classifier of the same classes in the weights that
-training starts from is taken over, and so are the method's own parts.
+`epochs` of their own, in the union `Method`, and functions that return recipes; what such a class has to have says
+`Sparse`. A classifier of the same classes in the weights that training starts from is taken over, and so are the
+method's own parts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from vitrail.data import (
 )
 from vitrail.methods.ada_vit import AdaVit, AdaVitConfig
 from vitrail.methods.answer import Answer
+from vitrail.methods.dge import Dge, DgeConfig
 from vitrail.methods.dynamic_vit import DynamicVit, DynamicVitConfig
 from vitrail.methods.evit import Evit, EvitConfig
+from vitrail.methods.ia_red2 import IaRed2, IaRed2Config
 from vitrail.methods.labels import LabelConfig, Labels
 from vitrail.recipes.heads import take_over
 from vitrail.recipes.run import Parts
@@ -55,19 +57,29 @@ from vitrail.train import Ranks, TrainConfig
 log = logging.getLogger("vitrail")
 PLAIN = LabelConfig(smoothing=0, mixup=0, cutmix=0)
 """For a few epochs on scenes: no mixing, no smoothing."""
-METHODS: dict[str, Callable[..., Sparse]] = {"evit": Evit, "dynamic_vit": DynamicVit, "ada_vit": AdaVit}
+METHODS: dict[str, Callable[..., Sparse]] = {
+    "evit": Evit,
+    "dynamic_vit": DynamicVit,
+    "ada_vit": AdaVit,
+    "ia_red2": IaRed2,
+    "dge": Dge,
+}
 """By `method.kind`: called with (config, backbone, classes, head), head None where it is to start fresh."""
 
-Method = EvitConfig | DynamicVitConfig | AdaVitConfig
+Method = EvitConfig | DynamicVitConfig | AdaVitConfig | IaRed2Config | DgeConfig
 """Settings of a method, told apart by their `kind`."""
 
 
 class Sparse(Protocol):
     """What a method of this family has beside what `vitrail.contracts.Method` wants."""
 
-    backbone: TimmViT
     head: nn.Linear
     labels: Labels
+
+    @property
+    def backbone(self) -> TimmViT:
+        """What is trained, exported and drawn."""
+        ...
 
     def answer(self, images: Tensor) -> Answer:
         """Logits as after training, and the shares that were used; validation averages both."""
@@ -183,6 +195,62 @@ def ada_vit_small() -> Recipe:
     """
     train = {"epochs": 150, "learning_rate": 5e-4, "min_learning_rate": 1e-5, "warmup_epochs": 5}
     return _published("vit_small_patch16_224", AdaVitConfig(usage_weight=2), train)
+
+
+def scenes_ia_red2() -> Recipe:
+    """Generated scenes, tiny ViT with IA-RED2: interpreters drop patches after a warm-up without.
+
+    Command: vitrail train scenes_ia_red2. Time: about four times `scenes`.
+    """
+    recipe = _scenes(IaRed2Config(warmup=0.4, labels=PLAIN))
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 8})})
+
+
+def folder_ia_red2() -> Recipe:
+    """Your own folder of small images with IA-RED2: ViT-Ti with patches of 8 at 64 pixels.
+
+    From a trained classifier by --init-from, and then method.warmup=0; or from scratch. Command: vitrail train
+    folder_ia_red2 data.root=photos. Expect: not yet measured.
+    """
+    return _folder(IaRed2Config(warmup=0.5))
+
+
+def ia_red2_small() -> Recipe:
+    """IA-RED2 on DeiT-S at 224 pixels, from a trained DeiT-S, its three groups one after another.
+
+    The number of epochs and the rates are EViT's. Command: torchrun --nproc-per-node=8 -m vitrail train ia_red2_small
+    data.root=imagenet --init-from deit_small_patch16_224.pth. Expect: no number is known to us; not run here.
+    """
+    return _published("vit_small_patch16_224", IaRed2Config())
+
+
+def scenes_dge() -> Recipe:
+    """Generated scenes, tiny ViT with DGE: half of the multiplications.
+
+    Command: vitrail train scenes_dge. Time: about twice `scenes`.
+    """
+    return _scenes(DgeConfig(labels=PLAIN))
+
+
+def folder_dge() -> Recipe:
+    """Your own folder of small images with DGE: ViT-Ti with patches of 8 at 64 pixels.
+
+    From scratch, or from a trained classifier by --init-from. Command: vitrail train folder_dge data.root=photos.
+    Expect: not yet measured.
+    """
+    return _folder(DgeConfig())
+
+
+def dge_small() -> Recipe:
+    """DGE on DeiT-S at 256 pixels from scratch, 300 epochs of DeiT's recipe with 20 of warm-up.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train dge_small data.root=imagenet. Expect: no number is known to
+    us; not run here.
+    """
+    recipe = _published("vit_small_patch16_224", DgeConfig())
+    rates = {"learning_rate": 1e-3, "min_learning_rate": 1e-5, "warmup_epochs": 20, "warmup_learning_rate": 1e-6}
+    train = recipe.train.model_copy(update={"epochs": 300, **rates})
+    return recipe.model_copy(update={"init_from": None, "augment": TrainTransformConfig.deit(256), "train": train})
 
 
 def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
