@@ -132,10 +132,10 @@ class TimmViT(nn.Module):
         maps: dict[int, Tensor] = {}
         for index, block in enumerate(self.vit.blocks):
             if index in wanted_scores.values():
-                x, row = self._run(block, x, scores=True)
+                x, row = self.run_block(block, x, scores=True)
                 maps[index] = row[:, :, self.prefix_tokens :].unflatten(2, grid)
             else:
-                x = self._run(block, x)
+                x = self.run_block(block, x)
             if index in wanted_layers.values():
                 outputs[index] = x
         x = self.norm(x)
@@ -146,6 +146,11 @@ class TimmViT(nn.Module):
             {asked: self._without_extras(outputs[index]) for asked, index in wanted_layers.items()},
             {asked: maps[index] for asked, index in wanted_scores.items()},
         )
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What the first block sees, `[B, T, D]` with `prefix_tokens` before the patches, and the grid (Y, X)."""
+        grid = self._grid(images)
+        return self._embed(images, None, None, None), grid
 
     def export(self) -> Exported:
         """The weights under timm's names, and what is needed to rebuild the model."""
@@ -207,7 +212,8 @@ class TimmViT(nn.Module):
             x = torch.cat((x[:, :prefix], x.gather(1, ids)), dim=1)
         return self.vit.norm_pre(x)
 
-    def _run(self, block: nn.Module, x: Tensor, **asked: bool) -> Any:
+    def run_block(self, block: nn.Module, x: Tensor, **asked: Any) -> Any:
+        """One block of `vit.blocks` on tokens `[B, T, D]`, asked as `OpenBlock` is; checkpointed where wanted."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(partial(block, **asked), x, use_reentrant=False)
         return block(x, **asked)

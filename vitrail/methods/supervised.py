@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
+from vitrail.methods.labels import mixing
 from vitrail.nn.groups import parameter_groups
 from vitrail.regularizers import RegularizerConfig, Regularizers
 
@@ -68,7 +69,7 @@ class Supervised(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.regularizers = Regularizers(config.regularizers, backbone)
-        self.mixing = _mixing(config, len(classes))
+        self.mixing = mixing(config.mixup, config.cutmix, config.label_smoothing, len(classes))
 
     def training_step(self, batch: Batch, step: Step) -> Losses:
         """Cross entropy plus weighted regularizers; parts: `cross_entropy`, each regularizer, `top1` where unmixed."""
@@ -125,16 +126,3 @@ class Supervised(nn.Module):
             return images, labels
         self.check_batch(len(images))
         return self.mixing(images.clone(), labels)  # timm mixes in place
-
-
-def _mixing(config: SupervisedConfig, classes: int) -> Any:
-    if not config.mixup and not config.cutmix:
-        return None
-    from timm.data import Mixup
-
-    return Mixup(
-        mixup_alpha=config.mixup,
-        cutmix_alpha=config.cutmix,
-        label_smoothing=config.label_smoothing,
-        num_classes=classes,
-    )

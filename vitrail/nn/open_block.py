@@ -10,7 +10,7 @@ The switches are those of SAR's surgery, see `vitrail.nn.surgery`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,13 @@ class OpenBlock(nn.Module):
         self.drop_path2 = block.drop_path2 if mlp_skip else nn.Identity()
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, *, scores: bool = False
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        *,
+        scores: bool = False,
+        through: Callable[[OpenBlock, Tensor], Any] | None = None,
     ) -> Any:
         """Tokens `[B, T, D]` to tokens; with `scores=True` to (tokens, scores).
 
@@ -66,7 +72,11 @@ class OpenBlock(nn.Module):
             x: tokens, the class token first.
             attn_mask, is_causal: as timm's block takes them; not together with `scores`.
             scores: also return the first token's scores against all tokens, `[B, H, T]`, see `attend`.
+            through: another way through this block's parts, called as `through(block, x)`; what it returns is
+                returned. Networks that drop tokens inside a block go it, by `join` and `change`.
         """
+        if through is not None:
+            return through(self, x)
         if scores:
             if attn_mask is not None or is_causal:
                 raise ValueError("scores of masked attention are not defined here; ask for them without a mask")
@@ -79,11 +89,18 @@ class OpenBlock(nn.Module):
             masks["is_causal"] = is_causal
         return self._rest(x, self.attn(self.norm1(x), **masks))
 
-    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+    def join(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Tokens and what the attention made of them, by scale, drop path and skip connection: the block's z'."""
         attended = self.drop_path1(self.ls1(attended))
-        x = x + attended if self.msa_skip else attended
+        return x + attended if self.msa_skip else attended
+
+    def change(self, x: Tensor) -> Tensor:
+        """The second half, from z' to the block's output."""
         changed = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x + changed if self.mlp_skip else changed
+
+    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+        return self.change(self.join(x, attended))
 
     @property
     def operated(self) -> bool:
@@ -106,19 +123,28 @@ def attend(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         The attention's output `[B, T, D]`, and q_0 . k / sqrt(d) before any softmax, `[B, H, T]`, in float32
         or wider also under autocast; gradients flow to that query and to all keys.
     """
-    batch, count, _ = x.shape
-    gate = attn.gate(x).sigmoid() if getattr(attn, "gate", None) is not None else None
-    qkv = attn.qkv(x).reshape(batch, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv.unbind(0)
-    query, key = attn.q_norm(query), attn.k_norm(key)
+    query, key, value = projections(attn, x)
     dropout = attn.attn_drop.p if attn.training else 0.0
     mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    mixed = mixed.transpose(1, 2).reshape(batch, count, -1)
+    return gathered(attn, x, mixed), _first_row(query, key)
+
+
+def projections(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of normalized tokens `[B, T, D]` in timm's `Attention`, each `[B, H, T, d]`."""
+    batch, count, _ = x.shape
+    qkv = attn.qkv(x).reshape(batch, count, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = qkv.unbind(0)
+    return attn.q_norm(query), attn.k_norm(key), value
+
+
+def gathered(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
+    """The attention's output `[B, T, D]` of its input `x` and of what its heads made, `[B, H, T, d]`."""
+    mixed = mixed.transpose(1, 2).flatten(2)
     if hasattr(attn, "norm"):
         mixed = attn.norm(mixed)
-    if gate is not None:
-        mixed = mixed * gate
-    return attn.proj_drop(attn.proj(mixed)), _first_row(query, key)
+    if getattr(attn, "gate", None) is not None:
+        mixed = mixed * attn.gate(x).sigmoid()
+    return attn.proj_drop(attn.proj(mixed))
 
 
 def _first_row(query: Tensor, key: Tensor) -> Tensor:

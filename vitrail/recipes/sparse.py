@@ -1,0 +1,261 @@
+"""Classifiers that skip patches or parts of themselves: on scenes, on a folder, by their papers' recipes.
+
+    vitrail train scenes_evit --out runs/scenes-evit
+    vitrail train folder_evit data.root=photos --init-from runs/photos --out runs/photos-evit
+    vitrail train folder_evit data.root=photos method.keep=0.5 method.anneal_until=60 --out runs/photos-evit
+
+Which method is one word, `method.kind`. A further method is a class in `METHODS`, its settings, with a `kind` and
+`epochs` of their own, in the union `Recipe.method`, and functions that return recipes; what such a class has to have
+says `Sparse`. A classifier of the same classes in the weights that
+training starts from is taken over, and so are the method's own parts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from vitrail.backbones import BackboneConfig, TimmViT, load_classifier
+from vitrail.config import Config, ConfigError
+from vitrail.contracts import ImageSet
+from vitrail.data import (
+    EvalTransformConfig,
+    TrainTransformConfig,
+    build_eval_transform,
+    build_train_transform,
+    ordered_batches,
+)
+from vitrail.methods.answer import Answer
+from vitrail.methods.evit import Evit, EvitConfig
+from vitrail.methods.labels import LabelConfig, Labels
+from vitrail.recipes.heads import take_over
+from vitrail.recipes.run import Parts
+from vitrail.recipes.sources import DataConfig, open_splits
+from vitrail.recipes.start import (
+    HALF,
+    capped,
+    check_data,
+    check_size,
+    drawing,
+    loading,
+    seen_by,
+    start,
+    tell_unreadable,
+)
+from vitrail.recipes.weights import find_weights
+from vitrail.train import Ranks, TrainConfig
+
+log = logging.getLogger("vitrail")
+PLAIN = LabelConfig(smoothing=0, mixup=0, cutmix=0)
+"""For a few epochs on scenes: no mixing, no smoothing."""
+METHODS: dict[str, Callable[..., Sparse]] = {"evit": Evit}
+"""By `method.kind`: called with (config, backbone, classes, head), head None where it is to start fresh."""
+
+
+class Sparse(Protocol):
+    """What a method of this family has beside what `vitrail.contracts.Method` wants."""
+
+    backbone: TimmViT
+    head: nn.Linear
+    labels: Labels
+
+    def answer(self, images: Tensor) -> Answer:
+        """Logits as after training, and the shares that were used; validation averages both."""
+        ...
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Modules that stand beside backbone and head in the exported file, by the names they have there."""
+        ...
+
+
+class Recipe(Config):
+    """Everything that decides a run of a classifier that skips patches."""
+
+    kind: Literal["sparse"] = "sparse"
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    init_from: str | None = None
+    """Weights to start from; the architecture follows them, `backbone` adds drop path alone. "" asks for some."""
+    augment: TrainTransformConfig = TrainTransformConfig()
+    method: EvitConfig = Field(EvitConfig())
+    train: TrainConfig = TrainConfig()
+    workers: int = Field(8, ge=0)
+    """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        check_size(self.backbone, self.augment.image_size)
+        if self.method.epochs not in (None, self.train.epochs):
+            raise ValueError(
+                f"method.epochs is {self.method.epochs} and train.epochs is {self.train.epochs}; set the first to null"
+            )
+        return self
+
+
+def scenes_evit() -> Recipe:
+    """Generated scenes, tiny ViT with EViT: 70 % of the tokens stay at each of three stages.
+
+    Command: vitrail train scenes_evit. Time: about as `scenes`.
+    """
+    return _scenes(EvitConfig(anneal_from=0, anneal_until=2, labels=PLAIN))
+
+
+def folder_evit() -> Recipe:
+    """Your own folder of small images with EViT: ViT-Ti with patches of 8 at 64 pixels.
+
+    From scratch, or from a trained classifier by --init-from. Command: vitrail train folder_evit data.root=photos.
+    Expect: not yet measured.
+    """
+    return _folder(EvitConfig())
+
+
+def evit_small() -> Recipe:
+    """EViT-DeiT-S at 224 pixels, fine-tuned from DeiT-S for 30 epochs; 70 % of the tokens stay at a stage.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train evit_small data.root=imagenet --init-from
+    deit_small_patch16_224.pth. Expect: the authors' models have 79.5 top-1 (78.5 with method.keep=0.5); not run here.
+    """
+    return _published("vit_small_patch16_224", EvitConfig(anneal_from=0, anneal_until=0, weight_decay=1e-6))
+
+
+def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
+    """Data, method, loader, evaluation and pictures, for one of `world` processes; `own` as in `recipes.start`."""
+    check(recipe)
+    augment, splits = recipe.augment, open_splits(recipe.data)
+    if splits.train.classes is None:
+        raise ValueError(
+            f"{recipe.data.root} has no class folders, and a classifier needs labels; put the images into one folder "
+            "per class"
+        )
+    backbone = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    # Normalization belongs to the weights: those that training goes on from bring their own.
+    augment = augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
+    source = own or recipe.init_from
+    head = None if source is None else classifier_of(source, splits.train.classes)
+    config = recipe.method.model_copy(update={"epochs": recipe.train.epochs})
+    method: Any = METHODS[config.kind](config, backbone, splits.train.classes, head)
+    if recipe.init_from is not None and own is None and method.parts():
+        take_over(recipe.init_from, method.parts())
+    workers = capped(recipe.workers)
+    loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
+    method.labels.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
+    seen = seen_by(backbone, augment.image_size)
+    ranks = Ranks(rank, world, torch.device("cpu"))
+    return Parts(method, loader, validation(method, splits.val, seen, workers, ranks), drawing(splits))
+
+
+def check(recipe: Recipe) -> None:
+    """Raise for what can be seen wrong before any process is started: weights, data folder, sizes."""
+    if recipe.init_from == "":
+        raise ConfigError("fine-tuning starts from weights; give --init-from RUN_OR_FILE")
+    check_data(recipe.data, recipe.augment.image_size)
+
+
+def classifier_of(weights: str, classes: tuple[str, ...]) -> nn.Linear | None:
+    """The linear classifier of a file, where it reads the class token and knows these classes; else None, and said."""
+    found = find_weights(weights)
+    if found == "pretrained":
+        log.warning("pretrained weights come without a classifier here: it starts fresh")
+        return None
+    try:
+        classifier = load_classifier(found)
+    except ValueError as error:  # the backbone was read before: this is about the classifier
+        log.warning("the classifier starts fresh: %s", error)
+        return None
+    known, count = classifier.classes, classifier.head.out_features
+    if classifier.pool != "cls" or count != len(classes) or known not in (None, tuple(classes)):
+        log.warning(
+            "the classifier starts fresh: that of %s reads %s and knows %d classes%s, the data has %d (%s)",
+            weights,
+            "the class token" if classifier.pool == "cls" else "the mean of the patches",
+            count,
+            "" if known is None else f" ({_some(known)})",
+            len(classes),
+            _some(classes),
+        )
+        return None
+    return classifier.head
+
+
+def validation(
+    method: Sparse, data: ImageSet, config: EvalTransformConfig, workers: int, ranks: Ranks
+) -> Callable[[], Mapping[str, float]]:
+    """A function that gives top-1 in percent, and the mean shares that were used, as `used_tokens` and so on.
+
+    Each rank takes its part of the images; unreadable ones are left out and logged, and raise `TooManyUnreadable`
+    above 1 %.
+    """
+    transform = build_eval_transform(config)
+    told: set[int] = set()
+
+    @torch.no_grad()
+    def evaluate() -> Mapping[str, float]:
+        device = method.head.weight.device
+        sums: dict[str, Tensor] = {}
+        skipped: dict[int, tuple[str, str]] = {}
+        place = {"workers": min(workers, 2), "rank": ranks.rank, "world": ranks.world, "skipped": skipped}
+        for batch in ordered_batches(data, transform, batch_size=128, **place):  # type: ignore[arg-type]
+            answer = method.answer(batch.images.to(device))
+            assert batch.labels is not None
+            right = (answer.logits.argmax(1).cpu() == batch.labels).double()
+            values = {"images": torch.ones_like(right), "top1": right * 100}
+            values |= {f"used_{name}": share.double().cpu() for name, share in answer.used.items()}
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.sum()
+        unreadable = {index: why for part in ranks.gather(skipped) for index, why in part.items()}
+        tell_unreadable(unreadable, len(data), told)
+        names = sorted({name for part in ranks.gather(list(sums)) for name in part})
+        zero = torch.zeros((), dtype=torch.float64)
+        means = ranks.mean(torch.stack([sums.get(name, zero) for name in names]))
+        found = dict(zip(names, means.tolist(), strict=True))
+        images = found.pop("images")
+        return {name: value / images for name, value in found.items()}
+
+    return evaluate
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+
+
+def _scenes(method: EvitConfig) -> Recipe:
+    return Recipe(
+        backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
+        augment=TrainTransformConfig(image_size=48, scale=None, mean=HALF, std=HALF),
+        method=method,
+        train=TrainConfig(epochs=4, global_batch_size=64, learning_rate=1.5e-3, warmup_epochs=0.8, log_every=20),
+        workers=0,
+    )
+
+
+def _folder(method: EvitConfig) -> Recipe:
+    return Recipe(
+        backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
+        augment=TrainTransformConfig(image_size=64, scale=(0.35, 1.0), color_jitter=(0.3, 0.3, 0.3, 0.0)),
+        method=method,
+        train=TrainConfig(epochs=100, global_batch_size=256, learning_rate=5e-4, warmup_epochs=5, clip_norm=1.0),
+        workers=4,
+    )
+
+
+def _published(name: str, method: EvitConfig) -> Recipe:
+    """30 epochs from a trained classifier, with DeiT's augmentation."""
+    return Recipe(
+        backbone=BackboneConfig(name=name, drop_path=0.1),
+        init_from="",
+        augment=TrainTransformConfig.deit(224),
+        method=method,
+        train=TrainConfig(
+            epochs=30,
+            global_batch_size=1024,
+            learning_rate=2e-5,
+            min_learning_rate=2e-6,
+            warmup_epochs=0,
+            precision="bf16",
+        ),
+    )
