@@ -39,7 +39,9 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
 
 
-@pytest.mark.parametrize("command", ["list", "demo", "doctor", "train", "evaluate", "rank", "show", "report", "export"])
+@pytest.mark.parametrize(
+    "command", ["list", "demo", "doctor", "train", "evaluate", "rank", "show", "report", "export", "label"]
+)
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0

@@ -202,11 +202,44 @@ def train(
 
 
 @app.command()
+def label(
+    recipe: Annotated[str, typer.Argument(help="A recipe of LTRP, or a YAML file: its images and what is removed.")],
+    settings: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")] = Path("labels"),
+    draws: Annotated[int, typer.Option(help="Sets of visible patches an image.")] = 4,
+    device: Device = "auto",
+) -> None:
+    """Label patches once, by a masked autoencoder, for trainings of LTRP; called again, it goes on where it stopped.
+
+    Example: vitrail label folder_ltrp data.root=photos mae=runs/mae --draws 8 --out labels/photos
+    """
+    if not recipe.endswith((".yaml", ".yml")):
+        catalog.find(catalog.recipes(), recipe, "recipe")
+    from vitrail.recipes.labels import label_by
+
+    _show_progress()
+    folder, words = label_by(recipe, settings or [], out, draws, device=device)
+    typer.echo(f"written: {folder}   train with: {words}")
+
+
+@app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
-    weights: Weights,
-    data: Annotated[str, typer.Option("--data", "-d", help="An image folder, a VOC tree, or `scenes`.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO or ADE20K, or `scenes`.")
+    ],
     settings: Overrides = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` with --model.")
+    ] = None,
+    ranker: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ranker",
+            "-r",
+            help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
+        ),
+    ] = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -216,13 +249,17 @@ def evaluate(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
-    """Measure a backbone by a published protocol; the numbers come with their protocol card.
+    """Measure a backbone or a ranker by a published protocol; the numbers come with their protocol card.
 
     Examples:
 
       vitrail evaluate knn --weights runs/photos --data photos
 
       vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
+
+      vitrail evaluate patch_recall --ranker center --data coco
+
+      vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
     """
     catalog.find(catalog.protocols(), protocol, "protocol")
     from vitrail.recipes.measure import measure
@@ -230,9 +267,8 @@ def evaluate(
     _show_progress()
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
-    report, path = measure(
-        protocol, weights, data, settings or [], model=model, key=key, device=device, out=out, cache=cache
-    )
+    more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
+    report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
     for name, value in report.numbers.items():
         typer.echo(f"{name:<28} {value:.3f}")
     for line in report.words():
@@ -359,13 +395,12 @@ def _draw_hidden(
 def _show_patches(
     images: list[Path], words: list[str], keep: float, out: Path, weights: str | None, *more: Any
 ) -> None:
-    from vitrail.recipes.rank import Asked, Opened, draw_patches
+    from vitrail.recipes.rank import Shown, draw_patches
+    from vitrail.recipes.rankers import titled
 
     if not words:
         raise ValueError("show patches needs --ranker, once or more: NAME or NAME=WEIGHTS (`vitrail list rankers`)")
-    asked = [Asked.parse(each) for each in words]
-    asked = [each if each.weights else each._replace(weights=weights) for each in asked]
-    for path in draw_patches(images, asked, Opened(*more), keep, out):
+    for path in draw_patches(images, titled(words, weights), Shown(*more), keep, out):
         typer.echo(path)
 
 
@@ -396,13 +431,46 @@ def rank(
     """
     asked_name = ranker.partition("=")[0].partition(":")[0]
     catalog.find(catalog.rankers(), asked_name, "ranker")  # a typing error is told before torch is imported
-    from vitrail.recipes.rank import Asked, Opened, rank_files
+    from vitrail.recipes.rank import Shown, rank_files
+    from vitrail.recipes.rankers import parse_ranker
 
-    asked = Asked.parse(ranker)
-    if weights is not None:
-        asked = asked._replace(weights=weights)
-    for path in rank_files(images, asked, Opened(model, key, size, patch_size, device), keep, out):
+    words = parse_ranker(ranker)
+    words = words._replace(weights=weights or words.weights)
+    for path in rank_files(images, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
+
+
+@app.command()
+def compare(
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A tree of VOC, COCO or ADE20K, an image folder, or `scenes`.")
+    ],
+    ranker: Annotated[list[str], typer.Option("--ranker", "-r", help=f"Repeatable: {RANKER}")],
+    settings: Overrides = None,
+    classifier: Annotated[
+        str | None, typer.Option("--classifier", "-c", help="Weights whose accuracy on kept patches is measured.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of the patches that is kept in the pictures.")] = 0.25,
+    images: Annotated[int, typer.Option(help="How many images the pictures show.")] = 6,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page and numbers.")] = Path("rankers"),
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+) -> None:
+    """Compare rankers on one page: recall of objects, accuracy and speed on kept patches, and what they keep.
+
+    Examples:
+
+      vitrail compare --data VOCdevkit/VOC2012 --ranker ltrp=runs/ltrp --ranker dino=dino.pth --ranker center
+
+      vitrail compare keeps=0.25,0.5 --data photos --classifier runs/photos --ranker ltrp=runs/ltrp --ranker center
+    """
+    from vitrail.recipes.rank import Shown
+    from vitrail.report.rankers import Wanted, compare_rankers
+
+    _show_progress()
+    wanted = Wanted(data, classifier, keep, images, settings or [])
+    typer.echo(f"written: {compare_rankers(ranker, wanted, Shown(model, key, device=device), out)}")
 
 
 @app.command()

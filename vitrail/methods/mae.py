@@ -70,7 +70,7 @@ class Mae(nn.Module):
         number_of(config.hidden, grid[0] * grid[1])  # leaves a patch visible, or says so before training starts
         self.decoder = MaskedDecoder(config.decoder, backbone.embed_dim, backbone.patch_size, grid)
         if fresh:
-            _draw(backbone, config.positions)
+            draw_weights(backbone, config.positions)
         if config.positions == "fixed" and backbone.vit.pos_embed is not None:
             backbone.vit.pos_embed.requires_grad_(False)
 
@@ -137,8 +137,11 @@ def _told(mask: Any) -> dict[str, Tensor]:
     return mask.logged() if hasattr(mask, "logged") else {}
 
 
-def _draw(backbone: TimmViT, positions: str) -> None:
-    """MAE's initial weights: Xavier's uniform for every matrix, small normal tokens, positions of sines and cosines."""
+def draw_weights(backbone: TimmViT, positions: Literal["fixed", "learned"]) -> None:
+    """MAE's initial weights: Xavier's uniform for every matrix, small normal tokens, positions of sines and cosines.
+
+    `positions` "learned" leaves these as they are.
+    """
     vit = backbone.vit
     for part in vit.modules():
         if isinstance(part, nn.Linear):

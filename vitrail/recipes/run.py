@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -46,6 +47,9 @@ class Family(Protocol):
         """Make everything for one of `world` processes; `own` are a resumed run's exported weights."""
         ...
 
+    # A module may also hold `first(recipe, verbs, out) -> recipe`: what has to be there before `build`, such as another
+    # model that is trained into a folder below `out`. It is asked again whenever the run is taken up, by all processes.
+
 
 class Parts(NamedTuple):
     """What a recipe's `build` makes for one process."""
@@ -54,6 +58,7 @@ class Parts(NamedTuple):
     loader: Any  # vitrail.data.Loader
     evaluate: Callable[[], Mapping[str, float]] | None = None  # numbers for val/...
     draw: Callable[[Path, str, Any], None] | None = None  # pictures of a backbone into a folder, `before` or `after`
+    open: Callable[[str], Any] | None = None  # exported weights as `draw` wants them; by default as `vitrail.load`
 
 
 def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None = None) -> tuple[Config, int]:
@@ -117,13 +122,25 @@ def resolve(name: str) -> Config:
 
 def run(config: Config, verbs: Verbs, out: Path) -> Any:
     """Train in this process (one of several under torchrun); returns the trainer's `Outcome`."""
+    from vitrail.train import leave
+
+    outcome = train_here(config, verbs, out)
+    leave()
+    return outcome
+
+
+def train_here(config: Config, verbs: Verbs, out: Path) -> Any:
+    """`run`, after which the processes stay together: for one training inside of another."""
     from vitrail.backbones import load, save_exported
     from vitrail.recipes.look import curves_sheet
-    from vitrail.train import RunFolder, fit, join, leave, seed_everything
+    from vitrail.train import RunFolder, fit, join, seed_everything
 
     train = config.train  # type: ignore[attr-defined]
     ranks = join(train.device)
     with RunFolder(out, config, verbs.folder, main=ranks.main) as folder:
+        first = getattr(family_of(config), "first", None)
+        if first is not None:
+            config = first(config, verbs, out)
         seed_everything(train.seed)  # the same weights on every rank
         own = str(folder.exported) if folder.resuming and folder.exported.is_file() else None
         parts = family_of(config).build(config, ranks.rank, ranks.world, own)
@@ -134,11 +151,10 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
             draw(folder.pictures, "before", parts.method.backbone)
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
         if draw:  # what was exported: the weights that all numbers are about, averaged and whole
-            draw(folder.pictures, "after", load(None, str(folder.exported)))
+            draw(folder.pictures, "after", (parts.open or partial(load, None))(str(folder.exported)))
         curves = curves_sheet(folder.metrics()) if ranks.main else None
         if curves is not None:
             curves.save(folder.path / "curves.png")
-    leave()
     return outcome
 
 

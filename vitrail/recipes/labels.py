@@ -1,0 +1,239 @@
+"""Labels of patches, made once and kept: for `vitrail label`, and for the recipes of LTRP that read them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitrail.backbones import digest, need_part
+from vitrail.config import ConfigError
+from vitrail.contracts import ImageSet
+from vitrail.data import TrainTransformConfig, build_train_transform, ordered_batches
+from vitrail.data.loader import Transform, sample_seed
+from vitrail.data.patch_labels import PatchLabels, begin, differing, members, write_shard
+from vitrail.evaluation.progress import progress
+from vitrail.masks.counts import number_of
+from vitrail.methods.ltrp import LtrpConfig
+from vitrail.nn.patch_removal import PatchRemoval, RemovalConfig
+from vitrail.ops.patches import grid_of
+from vitrail.recipes.reconstructions import Autoencoder, open_autoencoder
+from vitrail.recipes.run import resolve
+from vitrail.recipes.sources import Part, open_splits
+from vitrail.recipes.start import capped, tell_unreadable
+from vitrail.recipes.weights import find_weights, pick_device
+
+log = logging.getLogger("vitrail")
+FIXED = {"scale": None, "flip": 0.0, "rand_augment": None, "color_jitter": (0.0, 0.0, 0.0, 0.0), "erase": 0.0}
+"""Settings of `augment` under which an image always becomes the same pixels."""
+
+
+class Wanted(NamedTuple):
+    """What labels are to be of."""
+
+    data: ImageSet
+    augment: TrainTransformConfig
+    method: LtrpConfig
+    precision: str = "fp32"  # of autocast, as in `TrainConfig`
+    seed: int = 0
+    workers: int = 0
+
+
+def label_by(name: str, settings: Sequence[str], out: Path, draws: int, *, device: str = "auto") -> tuple[Path, str]:
+    """Label the training images of a recipe of LTRP; returns the folder, and the settings to train with it.
+
+    Raises:
+        ValueError: for another recipe, one without an autoencoder, and whatever `make_labels` raises.
+    """
+    recipe: Any = resolve(name).override(settings)
+    if getattr(recipe, "kind", None) != "ltrp":
+        raise ConfigError(f"{name} is no recipe of LTRP; take folder_ltrp, scenes_ltrp or ltrp_small")
+    if recipe.mae is None:
+        raise ConfigError("labels are made by a masked autoencoder; set mae=RUN, a run of folder_mae, or a file of MAE")
+    train, workers = recipe.train, capped(recipe.workers)
+    data = open_splits(recipe.data).train
+    wanted = Wanted(data, recipe.augment, recipe.method, train.precision, train.seed, workers)
+    make_labels(open_labeler(recipe.mae, recipe.decoder_heads), wanted, out, draws, device=device)
+    return out, " ".join([f"method.labels={out}", *_fixing(recipe.augment)])
+
+
+def make_labels(found: Autoencoder, wanted: Wanted, out: Path, draws: int, *, device: str = "auto") -> Path:
+    """Label each image under some draws of visible patches; goes on where it was stopped. Returns the folder.
+
+    The draws of an image depend on the seed and its position alone.
+
+    Args:
+        found: the masked autoencoder.
+        wanted: images, size, and what is removed; the images are not augmented, whatever `augment` says.
+        out: folder of the labels.
+        draws: D, from 1 on.
+        device: to compute on.
+
+    Raises:
+        ValueError: less than one draw, sizes that do not fit, other labels in that folder, or more than 1 % of the
+            images that cannot be read.
+    """
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; each image is labeled at least once")
+    place = pick_device(device)
+    labeler = PatchRemoval(found.backbone.to(place), found.decoder.to(place), wanted.method.removal)
+    about = {**about_labels(wanted, found), "draws": draws, "seed": wanted.seed, "images": len(wanted.data)}
+    augment = wanted.augment.model_copy(update={**FIXED, "mean": found.backbone.mean, "std": found.backbone.std})
+    transform, skipped = build_train_transform(augment), dict[int, tuple[str, str]]()
+    todo = begin(out, about)
+    count = len(wanted.data)
+    with progress("labels", count) as advance:
+        advance(count - sum(len(members(number, count)) for number in todo), ready=True)
+        for number in todo:
+            part = _Shard(labeler, wanted, members(number, count), draws)
+            ids, labels = part.labeled(transform, place, skipped, advance)
+            write_shard(out, number, ids, labels)
+    tell_unreadable(skipped, len(wanted.data), set())
+    return out
+
+
+def about_labels(wanted: Wanted, found: Autoencoder | None) -> dict[str, Any]:
+    """What decides labels, as JSON values; without an autoencoder, all but its digest and the grid."""
+    augment, method = wanted.augment, wanted.method
+    size = augment.image_size
+    sides = (size, size) if isinstance(size, int) else size
+    about = {
+        "data": wanted.data.digest(),
+        "image_size": list(sides),
+        "interpolation": augment.interpolation,
+        "hidden": method.hidden,
+        "removal": _of_removal(method.removal),
+    }
+    if found is not None:
+        about["autoencoder"] = digest_of(found)
+        about["grid"] = list(grid_of(*sides, found.backbone.patch_size))
+        about["precision"] = wanted.precision
+    return about
+
+
+def open_labels(wanted: Wanted, found: Autoencoder | None) -> PatchLabels:
+    """The labels that `wanted.method.labels` names, checked: of these images, of this size, of this autoencoder.
+
+    Raises:
+        ValueError: for labels that are not finished, or of something else; and for images that are augmented.
+    """
+    assert wanted.method.labels is not None
+    check_fixed(wanted.augment)
+    labels = PatchLabels(wanted.method.labels)
+    asked = {key: value for key, value in about_labels(wanted, found).items() if key != "precision"}
+    reason = differing(labels.about, asked)
+    if reason:
+        raise ValueError(
+            f"the labels in {labels.folder} are of something else: {reason}; make labels anew, or change the settings "
+            "back"
+        )
+    return labels
+
+
+def check_fixed(augment: TrainTransformConfig) -> None:
+    """Raise `ConfigError`, with what to set, where an image may become other pixels than those that were labeled."""
+    changes = [name for name, value in FIXED.items() if getattr(augment, name) != value]
+    if changes:
+        words = " ".join(_fixing(augment))
+        now = ", ".join(f"{name} {getattr(augment, name)}" for name in changes)
+        raise ConfigError(
+            f"method.labels are of images that are not augmented, and here they are ({now}); set {words}, or leave "
+            "method.labels out"
+        )
+
+
+def open_labeler(weights: str, heads: int | None = None, device: str = "cpu") -> Autoencoder:
+    """A masked autoencoder that predicts plain pixels, if its file does not say otherwise, which is told.
+
+    Args:
+        weights: a run folder of MAE, or a file with a decoder, such as mae_visualize_vit_base.pth.
+        heads: attention heads of the decoder, for files that do not say.
+        device: where to.
+    """
+    where = find_weights(weights)
+    said = need_part(where, "decoder", heads=heads).normalized_targets
+    if said:
+        log.warning(
+            "%s predicts pixels normalized within each patch; LTRP's labels are of plain pixels, as MAE learns with "
+            "method.normalized_targets=false",
+            weights,
+        )
+    return open_autoencoder(where, heads=heads, normalized=bool(said), device=device)
+
+
+def digest_of(found: Autoencoder) -> str:
+    """16 hex digits over encoder, decoder and the normalization of pixels."""
+    total = hashlib.sha256(digest(found.backbone).encode())
+    total.update(json.dumps([list(found.backbone.mean), list(found.backbone.std)]).encode())
+    total.update(json.dumps(getattr(found.decoder, "config").plain()).encode())  # noqa: B009
+    for name, value in sorted(found.decoder.state_dict().items()):
+        total.update(f"{name} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+class _Shard(NamedTuple):
+    """Some images and what labels them."""
+
+    labeler: PatchRemoval
+    wanted: Wanted
+    members: range  # positions in the whole set
+    draws: int
+
+    def labeled(
+        self, transform: Transform, place: str, skipped: dict[int, tuple[str, str]], advance: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and labels, `[n, D, V]`; unreadable images are added to `skipped`."""
+        shape = (len(self.members), self.draws, self._visible())
+        ids, labels = torch.full(shape, -1), torch.zeros(shape)
+        lost: dict[int, tuple[str, str]] = {}
+        data = Part(self.wanted.data, self.members)
+        for batch in ordered_batches(data, transform, 64, self.wanted.workers, skipped=lost):
+            images, rows = batch.images.to(place), batch.indices
+            for draw in range(self.draws):
+                seen = torch.stack([self._drawn(self.members[row], draw) for row in rows.tolist()])
+                with _autocast(self.wanted.precision, place):
+                    ids[rows, draw], labels[rows, draw] = seen, self.labeler(images, seen.to(place)).float().cpu()
+            advance(len(rows))
+        skipped |= {self.members[index]: why for index, why in lost.items()}
+        advance(len(lost))
+        return ids, labels
+
+    def _drawn(self, index: int, draw: int) -> Tensor:
+        """Ids of visible patches, ascending: a function of seed, image and number of the draw."""
+        generator = torch.Generator().manual_seed(sample_seed(self.wanted.seed, draw, index))
+        return torch.rand(self._patches(), generator=generator).argsort()[: self._visible()].sort().values
+
+    def _patches(self) -> int:
+        size = self.wanted.augment.image_size
+        sides = (size, size) if isinstance(size, int) else size
+        rows, columns = grid_of(*sides, self.labeler.backbone.patch_size)
+        return rows * columns
+
+    def _visible(self) -> int:
+        return self._patches() - number_of(self.wanted.method.hidden, self._patches())
+
+
+def _of_removal(config: RemovalConfig) -> Mapping[str, Any]:
+    return {name: value for name, value in config.plain().items() if name != "chunk"}  # how fast, not what
+
+
+def _autocast(precision: str, place: str) -> Any:
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return nullcontext() if kind is None else torch.autocast(place.partition(":")[0], kind)
+
+
+def _fixing(augment: TrainTransformConfig) -> list[str]:
+    """The settings that switch augmentation off."""
+    return [f"augment.{name}={_said(value)}" for name, value in FIXED.items() if getattr(augment, name) != value]
+
+
+def _said(value: Any) -> str:
+    return "null" if value is None else str(list(value) if isinstance(value, tuple) else value).replace(" ", "")
