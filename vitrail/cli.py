@@ -277,6 +277,17 @@ def evaluate(
 
 
 RANKER = "NAME, NAME=WEIGHTS or NAME:VARIANT=WEIGHTS; `vitrail list rankers` names them."
+Normalized = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalized-targets/--plain-targets",
+        help="For reconstruction and removal, where the file does not say: what its decoder predicts.",
+    ),
+]
+DecoderHeads = Annotated[
+    int | None,
+    typer.Option("--decoder-heads", help="For these, likewise: how many attention heads its decoder has."),
+]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
@@ -312,17 +323,8 @@ def show(
     patch_size: Annotated[
         int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
     ] = None,
-    normalized: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalized-targets/--plain-targets",
-            help="For reconstruction, where the file does not say: what its decoder predicts.",
-        ),
-    ] = None,
-    heads: Annotated[
-        int | None,
-        typer.Option("--decoder-heads", help="For reconstruction, likewise: how many attention heads its decoder has."),
-    ] = None,
+    normalized: Normalized = None,
+    heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
     ranker: Annotated[
         list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")
