@@ -317,10 +317,7 @@ def show(
     ] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of patches that masks and reconstructions hide, default 0.75, or removal, 0.9."),
-    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
     patch_size: Annotated[
