@@ -120,6 +120,7 @@ def test_completion_is_offered() -> None:
         (["show", "atention", "a.png", "-w", "x"], "known: attention"),
         (["show", "attention", "a.png"], "show attention needs --weights"),
         (["show", "reconstruction", "a.png"], "show reconstruction needs --weights"),
+        (["show", "removal", "a.png"], "show removal needs --weights"),
         (["show", "masks", "a.png"], "none of 1 images can be read"),
         (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),

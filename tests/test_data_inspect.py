@@ -168,3 +168,15 @@ def test_real_data(real_data: Callable[[str], Path]) -> None:
     voc = look(real_data("voc-mini"), image_size=224)
     assert "VOC split val: 68 images with masks, with boxes" in said(voc, "ok")
     assert said(voc, "error") == ""
+
+
+def test_a_table_of_labels(tmp_path: Path) -> None:
+    for split, lines in (("train", "a/1.png,cat;dog\na/2.png,dog\n"), ("val", "a/1.png,cat\n")):
+        put(tmp_path, *(f"{split}/a/{number}.png" for number in (1, 2)))
+        (tmp_path / split / "labels.csv").write_text(f"image,labels\n{lines}")
+    found = look(tmp_path)
+    assert "train: 2 images with any of 2 labels, 1.5 an image" in said(found, "ok")
+    assert "1 images below" in said(found, "warning")
+    assert "val lacks 1 classes of train: dog" in said(found, "warning")
+    (tmp_path / "val" / "labels.csv").unlink()
+    assert "val has no labels.csv" in said(look(tmp_path), "error")

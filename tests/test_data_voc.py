@@ -50,6 +50,10 @@ def test_samples(tmp_path: Path, below: str) -> None:
     objects = data.objects(0)
     assert objects.classes.tolist() == [VOC_CLASSES.index("dog") + 1, VOC_CLASSES.index("person") + 1]
     assert objects.difficult.tolist() == [False, True]
+    assert sample.box_labels is not None
+    assert sample.box_labels.tolist() == objects.classes.tolist()
+    assert sample.box_hard is not None
+    assert sample.box_hard.tolist() == [False, True]
     assert sample.path.endswith("x2.jpg")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.backbones import BackboneConfig, TimmViT, create, load, need_part
+from vitrail.config import ConfigError
 from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
 from vitrail.nn.patch_removal import PatchRemoval, RemovalConfig
+from vitrail.ops.image_quality import ssim
 
 PATCH, GRID, WIDTH = (4, 4), (3, 4), 24
 HEADS = 2
@@ -104,6 +107,11 @@ class TestDeletion:
         labels = removal(images, VISIBLE)
         torch.testing.assert_close(removal(images, VISIBLE[:, order]), labels[:, order], atol=1e-12, rtol=0)
 
+    def test_all_patches_visible(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        labels = PatchRemoval(*autoencoder, RemovalConfig(region="all"))(images, torch.arange(12).expand(2, -1))
+        assert labels.shape == (2, 12)
+        assert labels.min() > 0
+
     def test_a_single_visible_patch(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
         single = VISIBLE[:, 2:3]
         expected = one_at_a_time(*autoencoder, images, single)
@@ -115,6 +123,170 @@ class TestDeletion:
             for block in decoder.blocks:
                 block.get_submodule("attn.proj").weight.zero_()  # type: ignore[operator]
         assert PatchRemoval(backbone, decoder)(images, VISIBLE).max() < 1e-14
+
+
+@torch.no_grad()
+def pairs(
+    backbone: TimmViT, decoder: MaskedDecoder, images: Tensor, b: int, gone: int, removal: str
+) -> tuple[Tensor, Tensor]:
+    """Predictions `[N, P]` of one image, with all visible patches and without one; token lists made by hand."""
+    ids = VISIBLE[b].tolist()
+    tokens = backbone(images[b : b + 1], keep=VISIBLE[b : b + 1])
+    anchor = decoder(tokens.cls, tokens.patches, VISIBLE[b : b + 1], GRID)[0]
+    seen = {patch: decoder.embed(tokens.patches[0, place]) for place, patch in enumerate(ids)}
+    cls = decoder.embed(tokens.cls)[0]
+    if removal == "reencode":
+        rest = [patch for patch in ids if patch != gone]
+        tokens = backbone(images[b : b + 1], keep=torch.tensor([rest]))
+        seen = {patch: decoder.embed(tokens.patches[0, place]) for place, patch in enumerate(rest)}
+        cls = decoder.embed(tokens.cls)[0]
+    seen.pop(gone, None)
+    places = [patch for patch in range(12) if patch != gone or removal == "mask_token"]
+    listed = [seen.get(patch, decoder.mask_token[0, 0]) + decoder.positions[patch] for patch in places]
+    x = torch.stack([cls, *listed])[None]
+    for block in decoder.blocks:
+        x = block(x)
+    changed = anchor.clone()  # where there is no token, there is no change
+    changed[places] = decoder.predict(decoder.norm(x))[0, 1:]
+    return anchor, changed
+
+
+def drawn(images: Tensor, b: int, predictions: Tensor, region: str, normalized: bool, backbone: TimmViT) -> Tensor:
+    """A picture `[1, 3, 12, 16]` of predictions `[N, P]`, patch by patch, in pixels of a file."""
+    picture = images[b].clone()
+    for patch, values in enumerate(predictions):
+        y, x = patch // 4 * 4, patch % 4 * 4
+        true = images[b, :, y : y + 4, x : x + 4]
+        if normalized:
+            values = values * (true.var() + 1e-6).sqrt() + true.mean()
+        if region == "all" or patch not in VISIBLE[b].tolist():
+            picture[:, y : y + 4, x : x + 4] = values.view(3, 4, 4)
+    mean, std = (torch.tensor(value, dtype=torch.float64).view(3, 1, 1) for value in (backbone.mean, backbone.std))
+    return (picture * std + mean)[None]
+
+
+@pytest.mark.parametrize("removal", ["delete", "mask_token", "reencode"])
+@pytest.mark.parametrize("region", ["masked", "all"])
+class TestOptions:
+    def test_l1(self, removal: str, region: str, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        config = RemovalConfig.parse({"removal": removal, "region": region, "chunk": 3})
+        labels = PatchRemoval(*autoencoder, config)(images, VISIBLE)
+        for b, ids in enumerate(VISIBLE.tolist()):
+            for i, gone in enumerate(ids):
+                anchor, changed = pairs(*autoencoder, images, b, gone, removal)
+                looked = [n for n in range(12) if n not in ids or region == "all"]
+                if removal != "mask_token" and region == "all":
+                    looked.remove(gone)
+                expected = (anchor - changed)[looked].abs().mean()
+                assert labels[b, i].item() == pytest.approx(expected.item(), abs=1e-12)
+
+    @pytest.mark.parametrize("normalized", [True, False])
+    @pytest.mark.parametrize("metric", ["ssim", "psnr", "perceptual"])
+    def test_pictures(
+        self,
+        metric: str,
+        normalized: bool,
+        removal: str,
+        region: str,
+        autoencoder: tuple[TimmViT, MaskedDecoder],
+        images: Tensor,
+    ) -> None:
+        backbone = autoencoder[0]
+        torch.manual_seed(3)
+        network = create(BackboneConfig(image_size=(12, 16), patch_size=2, embed_dim=12, depth=1, heads=1)).double()
+        network.mean, network.std = (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)
+        network.eval()
+        config = RemovalConfig.parse({"removal": removal, "region": region, "metric": metric, "chunk": 3})
+        found = PatchRemoval(*autoencoder, config, perceptual=network, normalized_targets=normalized)(images, VISIBLE)
+        assert found.min() > 0
+        for b, i in ((0, 0), (1, 3)):
+            both = pairs(*autoencoder, images, b, int(VISIBLE[b, i]), removal)
+            first, second = (drawn(images, b, each, region, normalized, backbone) for each in both)
+            if metric == "ssim":
+                expected = 1 - ssim(first, second)
+            elif metric == "psnr":
+                expected = 120 + 10 * (first - second).square().mean().log10()
+            else:
+                mean = torch.tensor(network.mean, dtype=torch.float64).view(3, 1, 1)
+                std = torch.tensor(network.std, dtype=torch.float64).view(3, 1, 1)
+                with torch.no_grad():
+                    a, c = (nn.functional.normalize(network((x - mean) / std).patches, dim=-1) for x in (first, second))
+                expected = 1 - (a * c).sum(-1).mean()
+            assert found[b, i].item() == pytest.approx(expected.item(), abs=1e-9)
+
+
+class TestPictures:
+    @pytest.mark.parametrize("metric", ["l1", "ssim", "psnr", "perceptual"])
+    def test_no_change_is_zero(self, metric: str, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        backbone, decoder = autoencoder
+        with torch.no_grad():
+            decoder.predict.weight.zero_()
+        removal = PatchRemoval(backbone, decoder, RemovalConfig.parse({"metric": metric}), perceptual=backbone)
+        torch.testing.assert_close(removal(images, VISIBLE), torch.zeros(2, 4, dtype=torch.float64), atol=1e-14, rtol=0)
+
+    def test_a_network_is_needed(self, autoencoder: tuple[TimmViT, MaskedDecoder]) -> None:
+        with pytest.raises(ValueError, match="perceptual needs a network"):
+            PatchRemoval(*autoencoder, RemovalConfig(metric="perceptual"))
+
+
+class TestApproximate:
+    @staticmethod
+    def labels(parts: tuple[TimmViT, MaskedDecoder], images: Tensor, visible: Tensor = VISIBLE, **how: Any) -> Tensor:
+        return PatchRemoval(*parts, RemovalConfig(mode="approximate", **how))(images, visible)
+
+    @pytest.mark.parametrize("chunk", [1, 3, None])
+    def test_all_hidden_patches_make_it_exact(
+        self, chunk: int | None, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor
+    ) -> None:
+        expected = PatchRemoval(*autoencoder)(images, VISIBLE)
+        for sample in (8, 100):
+            found = self.labels(autoencoder, images, sample=sample, chunk=chunk)
+            torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+    @pytest.mark.parametrize("sample", [1, 3, 5])
+    @torch.no_grad()
+    def test_other_hidden_patches_stay_as_they_were(
+        self, sample: int, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor
+    ) -> None:
+        """Against whole sequences in which these tokens are put back before each block."""
+        backbone, decoder = autoencoder
+        found = self.labels(autoencoder, images, sample=sample, chunk=3)
+        tokens = backbone(images, keep=VISIBLE)
+        sequence = decoder.sequence(tokens.cls, tokens.patches, VISIBLE, GRID)
+        for b, ids in enumerate(VISIBLE.tolist()):
+            hidden = [patch for patch in range(12) if patch not in ids]
+            looked = [hidden[int((k + 0.5) * 8 / sample)] for k in range(sample)]
+            still = [1 + patch for patch in hidden if patch not in looked]
+            for i, gone in enumerate(ids):
+                anchor = changed = sequence[b]
+                for block in decoder.blocks:
+                    changed = changed.clone()
+                    changed[still] = anchor[still]
+                    anchor, changed = block(anchor[None])[0], masked_attention(block, changed, 1 + gone)
+                first, second = (decoder.predict(decoder.norm(x))[1:][looked] for x in (anchor, changed))
+                assert found[b, i].item() == pytest.approx((first - second).abs().mean().item(), abs=1e-12)
+
+    def test_it_follows_the_exact_labels(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        exact, found = PatchRemoval(*autoencoder)(images, VISIBLE), self.labels(autoencoder, images, sample=4)
+        assert torch.corrcoef(torch.stack((exact.flatten(), found.flatten())))[0, 1] > 0.8
+
+    def test_order_and_a_single_patch(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        order = torch.tensor([2, 0, 3, 1])
+        labels = self.labels(autoencoder, images, sample=3)
+        permuted = self.labels(autoencoder, images, VISIBLE[:, order], sample=3)
+        torch.testing.assert_close(permuted, labels[:, order], atol=1e-12, rtol=0)
+        single = self.labels(autoencoder, images, VISIBLE[:, :1], sample=11)
+        torch.testing.assert_close(single, PatchRemoval(*autoencoder)(images, VISIBLE[:, :1]), atol=1e-12, rtol=0)
+
+    @pytest.mark.parametrize("other", [{"removal": "mask_token"}, {"region": "all"}, {"metric": "ssim"}])
+    def test_what_it_is_for(self, other: dict[str, str]) -> None:
+        with pytest.raises(ConfigError, match=f"not for .*{next(iter(other))}={next(iter(other.values()))}"):
+            RemovalConfig.parse({"mode": "approximate", **other})
+
+    def test_a_decoder_of_another_kind(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+        autoencoder[1].blocks[1] = nn.Identity()
+        with pytest.raises(ValueError, match="some of its tokens: a block of type Identity"):
+            self.labels(autoencoder, images)
 
 
 class TestManners:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.ops.cluster import dpc_knn
+from vitrail.ops.cluster import dpc_knn, draw_members, member_counts
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -84,3 +84,18 @@ def test_what_is_refused() -> None:
             2,
             2,
         )
+
+
+def test_members_are_drawn_alike_likely() -> None:
+    assignment = torch.tensor([[2, 0, 1, 0, 2, 0], [0, 1, 2, 2, 2, 2]])
+    assert member_counts(assignment, 3).tolist() == [[3, 1, 2], [1, 1, 4]]
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(2, 6)
+    for _ in range(600):
+        members = draw_members(assignment, 3, generator)
+        assert torch.equal(assignment.gather(1, members), torch.arange(3).expand(2, -1))
+        counts.scatter_add_(1, members, torch.ones(2, 3))
+    expected = torch.tensor([[300, 200, 600, 200, 300, 200], [600, 600, 150, 150, 150, 150]])
+    assert ((counts - expected).abs() < 62).all()  # five standard deviations of at most 12.2
+    with pytest.raises(ValueError, match="cluster 1 of set 1 has no member; number the clusters 0 to 1"):
+        draw_members(torch.tensor([[0, 1], [0, 0]]), 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_vit import vit_file
 from torch import Tensor
 
 from vitrail.backbones import BackboneConfig, TimmViT, create
@@ -18,6 +19,10 @@ from vitrail.rankers.stages import blocks_of, by_level, rate_for
 
 TINY = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=4, heads=2)
 N = 16
+OPENINGS = {
+    "fourth_layer": lambda folder: {"weights": vit_file(folder, depth=4)},
+    "staged": lambda folder: {"weights": vit_file(folder, depth=4), "variant": "staged"},
+}
 
 
 def backbone(config: BackboneConfig = TINY) -> TimmViT:

@@ -12,29 +12,17 @@ from PIL import Image
 
 from vitrail.ops.selection import select
 from vitrail.rankers.center import Center
-from vitrail.recipes.rank import Asked, Opened, draw_patches, gallery_of, image_files, rank, rank_files
+from vitrail.recipes.rank import Shown, draw_patches, gallery_of, image_files, rank, rank_files
+from vitrail.recipes.rankers import RankerWords
 
-CENTER = Asked("center")
-SMALL = Opened(size=64)
+CENTER = RankerWords("center", None, None)
+SMALL = Shown(size=64)
 
 
 def photo(path: Path, size: tuple[int, int] = (90, 60)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.effect_noise(size, 80).convert("RGB").save(path)
     return path
-
-
-@pytest.mark.parametrize(
-    ("words", "parsed"),
-    [
-        ("dino", Asked("dino")),
-        ("dino=a/b.pth", Asked("dino", "a/b.pth")),
-        ("dino:mass_vote", Asked("dino", None, "mass_vote")),
-        ("dino:mass_vote=C:/w.pth", Asked("dino", "C:/w.pth", "mass_vote")),
-    ],
-)
-def test_how_a_ranker_is_named(words: str, parsed: Asked) -> None:
-    assert Asked.parse(words) == parsed
 
 
 def test_scores_ids_and_picture_of_each_image(tmp_path: Path) -> None:
@@ -105,21 +93,21 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path) -> None:
 def test_a_wrong_share_is_told_before_anything_is_opened(tmp_path: Path) -> None:
     for keep in (0.0, 1.01, -1.0):
         with pytest.raises(ValueError, match="above 0 and at most 1"):
-            list(rank_files([tmp_path / "none.png"], Asked("no such ranker"), SMALL, keep, tmp_path))
+            list(rank_files([tmp_path / "none.png"], CENTER._replace(name="no such ranker"), SMALL, keep, tmp_path))
     with pytest.raises(ValueError, match="did you mean 'center'"):
-        list(rank_files([photo(tmp_path / "a.png")], Asked("centre"), SMALL, 0.5, tmp_path))
+        list(rank_files([photo(tmp_path / "a.png")], CENTER._replace(name="centre"), SMALL, 0.5, tmp_path))
 
 
-def test_rankers_stand_side_by_side_even_twice(tmp_path: Path) -> None:
+def test_rankers_stand_side_by_side(tmp_path: Path) -> None:
     files = [photo(tmp_path / "a.png"), photo(tmp_path / "b.png", (60, 90))]
-    found = gallery_of([Image.open(path) for path in files], [CENTER, CENTER], SMALL, 0.25)
-    assert list(found) == ["center 1", "center 2"]
-    assert all(len(entries) == 2 for entries in found.values())
-    one = Image.open(draw_patches(files, [CENTER], SMALL, 0.25, tmp_path)[0]).width
-    two = Image.open(draw_patches(files, [CENTER, CENTER], SMALL, 0.25, tmp_path)[0]).width
+    both = {"one": CENTER, "other": CENTER}
+    found = gallery_of([Image.open(path) for path in files], both, SMALL, 0.25)
+    assert [len(entries) for entries in found.values()] == [2, 2]
+    one = Image.open(draw_patches(files, {"one": CENTER}, SMALL, 0.25, tmp_path)[0]).width
+    two = Image.open(draw_patches(files, both, SMALL, 0.25, tmp_path)[0]).width
     assert two == one + 170
 
 
 def test_sizes_are_pixels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="patch_size is 0"):
-        Opened(patch_size=0).open(CENTER)
+        Shown(patch_size=0).open(CENTER)

@@ -101,3 +101,5 @@ def test_words_that_cannot_be() -> None:
         recipe.override(["method.keep=0"])
     with pytest.raises(ConfigError, match=r"unknown key .*method.*kep"):
         recipe.override(["method.kep=0.5"])
+    with pytest.raises(ConfigError, match=r"unknown key 'method\.budgt'; did you mean 'method\.budget'\?"):
+        resolve("scenes_dge").override(["method.budgt=0.5"])

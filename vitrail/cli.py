@@ -225,9 +225,21 @@ def label(
 @app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
-    weights: Weights,
-    data: Annotated[str, typer.Option("--data", "-d", help="An image folder, a VOC tree, or `scenes`.")],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO or ADE20K, or `scenes`.")
+    ],
     settings: Overrides = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` with --model.")
+    ] = None,
+    ranker: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ranker",
+            "-r",
+            help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
+        ),
+    ] = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -237,13 +249,17 @@ def evaluate(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
-    """Measure a backbone by a published protocol; the numbers come with their protocol card.
+    """Measure a backbone or a ranker by a published protocol; the numbers come with their protocol card.
 
     Examples:
 
       vitrail evaluate knn --weights runs/photos --data photos
 
       vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
+
+      vitrail evaluate patch_recall --ranker center --data coco
+
+      vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
     """
     catalog.find(catalog.protocols(), protocol, "protocol")
     from vitrail.recipes.measure import measure
@@ -251,9 +267,8 @@ def evaluate(
     _show_progress()
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
-    report, path = measure(
-        protocol, weights, data, settings or [], model=model, key=key, device=device, out=out, cache=cache
-    )
+    more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
+    report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
     for name, value in report.numbers.items():
         typer.echo(f"{name:<28} {value:.3f}")
     for line in report.words():
@@ -269,6 +284,7 @@ PICTURES = {
     "pca": "First three principal components of the patch features as colors",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
+    "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
     "patches": "Which patches rankers keep, side by side, with their score maps",
 }
 
@@ -290,7 +306,10 @@ def show(
     ] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
-    ratio: Annotated[float, typer.Option(help="Share of patches that masks and reconstructions hide.")] = 0.75,
+    ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of patches that masks and reconstructions hide, default 0.75, or removal, 0.9."),
+    ] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
     patch_size: Annotated[
@@ -314,7 +333,7 @@ def show(
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca, masks, reconstruction and patches draw all in one.
+    """Draw what a backbone sees in images, one PNG an image; pca and all from masks on draw them in one.
 
     Examples:
 
@@ -323,6 +342,8 @@ def show(
       vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
 
       vitrail show reconstruction cat.jpg --weights mae_visualize_vit_base.pth --plain-targets
+
+      vitrail show removal cat.jpg --weights runs/mae --ratio 0.9
 
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
     """
@@ -334,16 +355,13 @@ def show(
     if weights is None and picture != "masks":
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
-    if picture in ("masks", "reconstruction"):
-        from vitrail.recipes.masks import Asked, draw_masks
-        from vitrail.recipes.reconstructions import draw_reconstructions
+    if picture in ("masks", "reconstruction", "removal"):
+        from vitrail.recipes.masks import Asked
 
-        asked = Asked(ratio, tau, seed)
-        if picture == "masks":
-            drawn = draw_masks(images, out, asked, weights=weights, patch_size=patch_size, **common)
-        else:
-            more: dict[str, Any] = {"heads": heads, "normalized": normalized, "paste": paste}
-            drawn = draw_reconstructions(images, str(weights), out, asked, **more, **common)
+        usual = 0.9 if picture == "removal" else 0.75
+        asked = Asked(usual if ratio is None else ratio, tau, seed)
+        more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
+        drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
     else:
         from vitrail.recipes.look import draw
 
@@ -352,16 +370,37 @@ def show(
         typer.echo(path)
 
 
+def _draw_hidden(
+    picture: str,
+    images: list[Path],
+    weights: str | None,
+    out: Path,
+    asked: Any,
+    more: dict[str, Any],
+    common: dict[str, Any],
+) -> list[Path]:
+    """The pictures of hidden patches: what hides them, what is made of the others."""
+    from vitrail.recipes.masks import draw_masks
+    from vitrail.recipes.reconstructions import draw_reconstructions
+    from vitrail.recipes.removal import draw_removals
+
+    if picture == "masks":
+        return draw_masks(images, out, asked, weights=weights, patch_size=more["patch_size"], **common)
+    decoder = {"heads": more["heads"], "normalized": more["normalized"]}
+    if picture == "removal":
+        return draw_removals(images, str(weights), out, asked, **decoder, **common)
+    return draw_reconstructions(images, str(weights), out, asked, paste=more["paste"], **decoder, **common)
+
+
 def _show_patches(
     images: list[Path], words: list[str], keep: float, out: Path, weights: str | None, *more: Any
 ) -> None:
-    from vitrail.recipes.rank import Asked, Opened, draw_patches
+    from vitrail.recipes.rank import Shown, draw_patches
+    from vitrail.recipes.rankers import titled
 
     if not words:
         raise ValueError("show patches needs --ranker, once or more: NAME or NAME=WEIGHTS (`vitrail list rankers`)")
-    asked = [Asked.parse(each) for each in words]
-    asked = [each if each.weights else each._replace(weights=weights) for each in asked]
-    for path in draw_patches(images, asked, Opened(*more), keep, out):
+    for path in draw_patches(images, titled(words, weights), Shown(*more), keep, out):
         typer.echo(path)
 
 
@@ -392,13 +431,46 @@ def rank(
     """
     asked_name = ranker.partition("=")[0].partition(":")[0]
     catalog.find(catalog.rankers(), asked_name, "ranker")  # a typing error is told before torch is imported
-    from vitrail.recipes.rank import Asked, Opened, rank_files
+    from vitrail.recipes.rank import Shown, rank_files
+    from vitrail.recipes.rankers import parse_ranker
 
-    asked = Asked.parse(ranker)
-    if weights is not None:
-        asked = asked._replace(weights=weights)
-    for path in rank_files(images, asked, Opened(model, key, size, patch_size, device), keep, out):
+    words = parse_ranker(ranker)
+    words = words._replace(weights=weights or words.weights)
+    for path in rank_files(images, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
+
+
+@app.command()
+def compare(
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="A tree of VOC, COCO or ADE20K, an image folder, or `scenes`.")
+    ],
+    ranker: Annotated[list[str], typer.Option("--ranker", "-r", help=f"Repeatable: {RANKER}")],
+    settings: Overrides = None,
+    classifier: Annotated[
+        str | None, typer.Option("--classifier", "-c", help="Weights whose accuracy on kept patches is measured.")
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Share of the patches that is kept in the pictures.")] = 0.25,
+    images: Annotated[int, typer.Option(help="How many images the pictures show.")] = 6,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page and numbers.")] = Path("rankers"),
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+) -> None:
+    """Compare rankers on one page: recall of objects, accuracy and speed on kept patches, and what they keep.
+
+    Examples:
+
+      vitrail compare --data VOCdevkit/VOC2012 --ranker ltrp=runs/ltrp --ranker dino=dino.pth --ranker center
+
+      vitrail compare keeps=0.25,0.5 --data photos --classifier runs/photos --ranker ltrp=runs/ltrp --ranker center
+    """
+    from vitrail.recipes.rank import Shown
+    from vitrail.report.rankers import Wanted, compare_rankers
+
+    _show_progress()
+    wanted = Wanted(data, classifier, keep, images, settings or [])
+    typer.echo(f"written: {compare_rankers(ranker, wanted, Shown(model, key, device=device), out)}")
 
 
 @app.command()

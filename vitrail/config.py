@@ -129,11 +129,12 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
     lines = []
     for problem in error.errors():
         place = tuple(str(part) for part in problem["loc"])
-        key = ".".join(place)
+        spoken = _follow(model, place)[1]
+        key = ".".join(spoken)
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, place[:-1])
             close = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {'.'.join((*place[:-1], close[0]))!r}?" if close else f"known: {', '.join(known)}"
+            hint = f"did you mean {'.'.join((*spoken[:-1], close[0]))!r}?" if close else f"known: {', '.join(known)}"
             lines.append(f"unknown key {key!r}; {hint}")
         elif problem["type"] == "missing":
             lines.append(f"{key} is required and not given")
@@ -147,14 +148,22 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
 
 
 def _fields_at(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
-    current: type[BaseModel] = model
+    found = _follow(model, place)[0]
+    return list(found.model_fields) if found is not None else []
+
+
+def _follow(model: type[BaseModel], place: tuple[str, ...]) -> tuple[type[BaseModel] | None, tuple[str, ...]]:
+    """The section that a place leads to, None where it is none, and the place as people write it."""
+    choices, spoken = [model], []
     for name in place:
-        field = current.model_fields.get(name)
+        tagged = [each for each in choices if "kind" in each.model_fields and each.model_fields["kind"].default == name]
+        if len(choices) > 1 and tagged:
+            choices = tagged
+            continue  # the tag of a union stands in the location too, and nobody writes it
+        spoken.append(name)
+        field = choices[0].model_fields.get(name) if choices else None
         if field is None:
-            continue  # the tag of a union stands in the location too
+            continue
         options = [field.annotation, *get_args(field.annotation)]
-        nested = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-        if not nested:
-            return []
-        current = nested[0]
-    return list(current.model_fields)
+        choices = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return (choices[0] if choices else None), tuple(spoken)

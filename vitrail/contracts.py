@@ -113,7 +113,7 @@ class Batch(NamedTuple):
     """What a loader hands to a method. Every tensor has the batch as its first axis."""
 
     images: Tensor  # [B, 3, H, W] float, normalized
-    labels: Tensor | None  # [B] int64, None for unlabeled folders
+    labels: Tensor | None  # [B] int64; [B, C] float, 0 or 1, where images have several labels; None for unlabeled ones
     indices: Tensor  # [B] int64, positions in the data set, to name the images when something breaks
     views: tuple[Tensor, ...] = ()  # further views of the same images, for methods that compare views
 
@@ -167,7 +167,8 @@ class Method(Protocol):
 
         With `weight_decay_end` the decay goes there from `weight_decay`, along half a cosine. With `frozen_until` a
         group is left alone while `step.progress` is below it: no update, no decay, no moments, no part in the norm that
-        gradients are clipped to.
+        gradients are clipped to. With `frozen`, pairs (from, to) of such shares, it is left alone from one up to the
+        other.
         """
         ...
 
@@ -196,9 +197,12 @@ class Sample(NamedTuple):
 
     image: Image.Image  # RGB
     label: int | None = None
-    mask: np.ndarray | None = None  # [H, W] uint8 class ids, 0 is background, 255 is ignored
+    mask: np.ndarray | None = None  # [H, W] uint8 class ids, 0 background, 255 ignored; uint16, 65535 if 255 is a class
     boxes: np.ndarray | None = None  # [n, 4] float, x0 y0 x1 y1 in pixels, half-open
     path: str = ""
+    box_labels: np.ndarray | None = None  # [n] int64 class ids as in masks: k is the set's classes[k - 1]
+    box_hard: np.ndarray | None = None  # [n] bool, difficult objects (VOC) and crowds (COCO), where that is known
+    labels: tuple[int, ...] | None = None  # class ids of an image with any number of labels; then `label` is None
 
 
 @runtime_checkable

@@ -220,6 +220,11 @@ def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> s
 def _found(path: Path, key: str) -> tuple[Recognized, dict[str, Any] | None]:
     """What a file holds, and the metadata of one of ours."""
     content, own = read_file(path)
+    if own is not None and "backbone" not in own and "ranker" in own:
+        raise ValueError(
+            f"{path} holds a network that is no Vision Transformer, for the ranker {own['ranker']['name']}: open it by "
+            f"vitrail.rankers.open_ranker({own['ranker']['name']!r}, {str(path)!r})"
+        )
     content, apart, note = set_apart(content, own)
     try:
         found = recognize(content, key)

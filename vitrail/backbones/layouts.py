@@ -5,7 +5,11 @@
     MAE, DeiT            {"model": ...}; MAE with a decoder, DeiT with a head and sometimes a distillation token
     MoCo-v3              {"state_dict"} with `module.base_encoder.` and `module.momentum_encoder.`
     DINOv2               flat, with `register_tokens`, positions for the class token but not for the registers
+    DynamicViT           {"model"}: a DeiT, and `score_predictor.N.*`
+    AdaViT               a DeiT with query, key and value apart, and decisions in its blocks, `blocks.N.*_select.*`
     Hugging Face ViT     `embeddings.*`, `encoder.layer.N.*`, query, key and value apart
+    IA-RED2              flat; the blocks stand once more under `groups.G.block_list.*`, beside `groups.G.agent.*`
+    DGE                  {"model"} or flat; `blocks.N.attn.q` and `.kv` apart, and `blocks.N.dge.*`
 
 The backbone is found by the name of its patch embedding: what stands before it is the prefix.
 """
@@ -27,8 +31,11 @@ _NETWORKS = ("base_encoder", "teacher", "student", "momentum_encoder")
 
 _NOT_BACKBONE = re.compile(
     r"(head|head_dist|fc|classifier|cls_classifier|distillation_classifier|pooler|pre_logits|predictor|projector)\."
+    r"|groups\.\d+\.|blocks\.\d+\.dge\."
     r"|decoder|mask_token$|masked_embed$|embeddings\.mask_token$"
+    r"|score_predictor\.|blocks\.\d+\.(attn\.token_select|head_select|layer_select)\."
 )
+_ADA_QUERY = re.compile(r"^(blocks\.\d+\.attn)\.query\.(weight|bias)$")
 _HF_NAMES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -82,7 +89,7 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     head = _head(tensors, prefix)
     if anchor == _HF_ANCHOR:
         state = from_hugging_face(state)
-    state, folded = _from_meta(state)
+    state, folded = _from_meta(_from_dge(_from_ada(state)))
     inside = {name: value for name, value in state.items() if _NOT_BACKBONE.match(name)}
     kept = {name: value for name, value in state.items() if name not in inside}
     notes = [f"read {'.'.join((*path, prefix)).rstrip('.')}"] if path or prefix else []
@@ -168,9 +175,13 @@ def _layout(
         ("Hugging Face ViT", anchor == _HF_ANCHOR),
         ("MoCo-v3", "base_encoder" in prefix or "momentum_encoder" in prefix),
         ("iBOT", any(name.endswith(("masked_embed", "last_layer2.weight_v")) for name in everywhere)),
+        ("IA-RED2", "groups.0.agent.qk.weight" in state),
+        ("DGE", "blocks.0.dge.router.gate.weight" in state),
         ("DINO", bool({"teacher", "student"} & {*content, *path})),
         ("DINOv2", "register_tokens" in state or ("mask_token" in state and "blocks.0.ls1.gamma" in state)),
         ("MAE", any(name.startswith("decoder") for name in state)),
+        ("DynamicViT", any(name.startswith("score_predictor.") for name in state)),
+        ("AdaViT", any(re.match(r"blocks\.\d+\.(attn\.token|head|layer)_select\.", name) for name in state)),
         ("DeiT", path == ("model",) and ("head.weight" in state or "dist_token" in state)),
         ("MAE", path == ("model",)),
     )
@@ -209,6 +220,31 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             new = next((pattern.sub(to, name) for pattern, to in _HF_NAMES if pattern.match(name)), name)
             renamed[new] = value
     return renamed
+
+
+def _from_dge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's one qkv for the `attn.q` and `attn.kv` of DGE's blocks; other names stay."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if re.fullmatch(r"blocks\.\d+\.attn\.kv\.(weight|bias)", name):
+            continue
+        rest = state.get(name.replace(".attn.q.", ".attn.kv."))
+        if re.fullmatch(r"blocks\.\d+\.attn\.q\.(weight|bias)", name) and rest is not None:
+            renamed[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat((value, rest))
+        else:
+            renamed[name] = value
+    return renamed
+
+
+def _from_ada(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One qkv in a block, where AdaViT has three."""
+    joined = dict(state)
+    for name in state:
+        query = _ADA_QUERY.match(name)
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if query and all(part in state for part in parts):
+            joined[f"{query[1]}.qkv.{query[2]}"] = torch.cat([joined.pop(part) for part in parts])
+    return joined
 
 
 def _from_meta(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -6,6 +6,10 @@
     DINO, iBOT        "projector": `mlp.N.*`, `last_layer.*`, and iBOT's `last_layer2.*` or `mlp2.*`, as they stand;
                       "patch_projector": of iBOT, `mlp.N.*` and `last_layer2.*` as `last_layer.*`;
                       "centers": `center` of the teacher's outputs, iBOT's patches' `center2`
+    IA-RED2           "interpreters": `G.qk.*` for each group, queries and keys alone
+    DGE               "gates": `N.weight` and `N.bias` for each block, the finest granularity first
+    DynamicViT        "score_predictor": `N.in_conv.*` and `N.out_conv.*`, as they stand
+    AdaViT            "decisions": `N.token.*`, `N.head.*` and `N.layer.*` of block N, there `*_select.mlp_head.*`
     MoCo-v3           "projector" and "predictor": `N.*`, as they stand (the predictor goes with the base encoder)
 
 A backbone alone is no error: who asks gets None, starts the part fresh, and says so.
@@ -25,6 +29,8 @@ from vitrail.backbones.mae_decoder import misfit, read_decoder
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config
 from vitrail.contracts import Exported
+
+_DECISION = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?(token|head|layer)_select\.mlp_head\.(weight|bias)$")
 
 
 class Part(NamedTuple):
@@ -49,7 +55,8 @@ def load_part(weights: str | Path, name: str, *, checkpoint_key: str = "auto", h
 
     Args:
         weights: a file or a run folder, as `vitrail.load` reads them.
-        name: "decoder", "projector", "patch_projector", "predictor", "centers", or a name of our own file's header.
+        name: "decoder", "projector", "patch_projector", "predictor", "centers", "interpreters", "gates",
+            "score_predictor", "decisions", or a name of our own file's header.
         checkpoint_key: which network's part, as in `vitrail.load`: "teacher", "student", "momentum_encoder", ...
         heads: attention heads of MAE's decoder, which its files do not say; None guesses and notes it.
 
@@ -67,7 +74,15 @@ def load_part(weights: str | Path, name: str, *, checkpoint_key: str = "auto", h
             return _decoder(found, content, heads, str(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    finders = {"projector": _projector, "patch_projector": _patch_projector, "predictor": _predictor}
+    finders = {
+        "projector": _projector,
+        "patch_projector": _patch_projector,
+        "predictor": _predictor,
+        "interpreters": _interpreters,
+        "gates": _gates,
+        "score_predictor": _score_predictor,
+        "decisions": _decisions,
+    }
     state = _centers(found, content) if name == "centers" else finders.get(name, _nothing)(found)
     return Part(state, {}, str(path), found.notes) if state else None
 
@@ -167,11 +182,32 @@ def _predictor(found: Recognized) -> dict[str, Tensor]:
     return _under(found.outside, f"{_parent(found)}predictor.") if found.layout == "MoCo-v3" else {}
 
 
+def _interpreters(found: Recognized) -> dict[str, Tensor]:
+    # A third of the released layer is left over from an attention's values: nothing reads it.
+    named = {re.sub(r"^groups\.(\d+)\.agent\.", r"\1.", name): value for name, value in found.inside.items()}
+    kept = {name: value for name, value in named.items() if re.fullmatch(r"\d+\.qk\.(weight|bias)", name)}
+    return {name: value[: len(value) // 3 * 2] for name, value in kept.items()}
+
+
+def _gates(found: Recognized) -> dict[str, Tensor]:
+    named = {name: re.fullmatch(r"blocks\.(\d+)\.dge\.router\.gate\.(weight|bias)", name) for name in found.inside}
+    return {f"{match[1]}.{match[2]}": found.inside[name] for name, match in named.items() if match}
+
+
 def _centers(found: Recognized, content: Mapping[str, Any]) -> dict[str, Tensor]:
     losses = [content[key] for key in ("dino_loss", "ibot_loss") if isinstance(content.get(key), Mapping)]
     if found.layout not in ("DINO", "iBOT") or not losses:
         return {}
     return {name: value for name, value in losses[0].items() if name in ("center", "center2")}
+
+
+def _score_predictor(found: Recognized) -> dict[str, Tensor]:
+    return _under(found.inside, "score_predictor.")
+
+
+def _decisions(found: Recognized) -> dict[str, Tensor]:
+    matches = ((_DECISION.match(name), value) for name, value in found.inside.items())
+    return {f"{match[1]}.{match[2]}.{match[3]}": value for match, value in matches if match}
 
 
 def _nothing(found: Recognized) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Images: generated scenes, folders, VOC, and a loader that resumes."""
+"""Images: generated scenes, folders, VOC, COCO, ADE20K, and a loader that resumes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "SPLITS": "folders",
+    "Ade20k": "ade20k",
+    "CocoInstances": "coco",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
     "Finding": "inspect",
@@ -14,6 +16,8 @@ _HOMES = {
     "LoaderConfig": "loader",
     "MultiCrop": "views",
     "MultiCropConfig": "views",
+    "MultiLabelFolder": "multi_label",
+    "ObjectLabels": "multi_label",
     "SyntheticScenes": "synthetic",
     "TooManyUnreadable": "loader",
     "TrainTransform": "transforms",
@@ -25,6 +29,7 @@ _HOMES = {
     "build_eval_transform": "transforms",
     "build_train_transform": "transforms",
     "inspect_folder": "inspect",
+    "is_multi_label": "multi_label",
     "open_image": "images",
     "open_mask": "images",
     "ordered_batches": "loader",
@@ -32,6 +37,8 @@ _HOMES = {
 
 __all__ = [
     "SPLITS",
+    "Ade20k",
+    "CocoInstances",
     "EvalTransform",
     "EvalTransformConfig",
     "Finding",
@@ -40,6 +47,8 @@ __all__ = [
     "LoaderConfig",
     "MultiCrop",
     "MultiCropConfig",
+    "MultiLabelFolder",
+    "ObjectLabels",
     "SyntheticScenes",
     "TooManyUnreadable",
     "TrainTransform",
@@ -51,16 +60,20 @@ __all__ = [
     "build_eval_transform",
     "build_train_transform",
     "inspect_folder",
+    "is_multi_label",
     "open_image",
     "open_mask",
     "ordered_batches",
 ]
 
 if TYPE_CHECKING:
+    from vitrail.data.ade20k import Ade20k
+    from vitrail.data.coco import CocoInstances
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder
     from vitrail.data.loader import Loader, LoaderConfig, TooManyUnreadable, WorkerCrashed, ordered_batches
+    from vitrail.data.multi_label import MultiLabelFolder, ObjectLabels, is_multi_label
     from vitrail.data.synthetic import SyntheticScenes
     from vitrail.data.transforms import (
         EvalTransform,

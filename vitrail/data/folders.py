@@ -11,7 +11,7 @@ class names, then of the sorted paths within a class, on every machine.
 
 A boxes file has lines `<path below the split's folder> x0 y0 x1 y1`: pixels of the upright image counted from
 0, the last ones still inside the box, as in Tiny-ImageNet; several lines for several boxes. Samples carry
-them half-open.
+them half-open; their class is the image's.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class ImageFolder:
         image = open_image(path)
         label = None if self.labels is None else int(self.labels[index])
         boxes = None if self._boxes is None else self._boxes.of(index)
-        return Sample(image, label, None, boxes, path)
+        named = None if boxes is None or label is None else np.full(len(boxes), 1 + label, np.int64)
+        return Sample(image, label, None, boxes, path, named)
 
     def path(self, index: int) -> str:
         """Where an image lies."""

@@ -16,8 +16,10 @@ from PIL import Image
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
 from vitrail.data.images import UnreadableImage, open_image, open_mask
 from vitrail.data.loader import TOLERATED
+from vitrail.data.multi_label import TABLE, MultiLabelFolder, has_table
 from vitrail.data.voc import VocSegmentation, find_voc, splits_of
 
+Folder = ImageFolder | MultiLabelFolder
 PARTS = {"images", "image", "annotations", "annotation", "masks", "mask", "labels", "segmentations", "jpegimages"}
 PARTS |= {"segmentationclass", "segmentationobject", "stuff", "panoptic", "train", "val", "test", "boxes"}
 """Folders that data sets are made of and classes are seldom called, without digits at the end."""
@@ -87,21 +89,22 @@ def look(path: str | Path) -> Look:
         return Look(str(path), None, "", error.reason)
 
 
-def _splits(root: Path) -> tuple[list[Finding], dict[str, ImageFolder]]:
+def _splits(root: Path) -> tuple[list[Finding], dict[str, Folder]]:
     findings: list[Finding] = []
     found = {name: split_folder(root, name) for name in SPLITS}
     wanted = [name for name, folder in found.items() if folder is not None]
-    splits: dict[str, ImageFolder] = {}
+    splits: dict[str, Folder] = {}
+    tables = has_table(root)
     for name in wanted or [""]:
         try:
             with warnings.catch_warnings(record=True) as notes:
                 warnings.simplefilter("always")
-                splits[name] = ImageFolder(root, name or None)
-            findings += [Finding("warning", str(note.message), "move them into a class folder") for note in notes]
+                splits[name] = MultiLabelFolder(root, name or None) if tables else ImageFolder(root, name or None)
+            mend = f"give each a line in {TABLE}" if tables else "move them into a class folder"
+            findings += [Finding("warning", str(note.message), mend) for note in notes]
         except (ValueError, OSError) as error:
-            findings.append(
-                Finding("error", str(error), "put images there, one folder per class for supervised recipes")
-            )
+            mend = "put images there, one folder per class for supervised recipes"
+            findings.append(Finding("error", str(error), f"mend {TABLE}" if tables else mend))
     if wanted and "val" not in wanted:
         mend = "add val/ (or validation/) with the same class folders; without one, a part of train is held out"
         findings.append(Finding("warning", f"{root} has train/ but no val/", mend))
@@ -120,9 +123,12 @@ def _splits(root: Path) -> tuple[list[Finding], dict[str, ImageFolder]]:
     return findings, splits
 
 
-def _classes(name: str, data: ImageFolder) -> list[Finding]:
+def _classes(name: str, data: Folder) -> list[Finding]:
     where = _where(name)
     counts = data.counts()
+    if isinstance(data, MultiLabelFolder):
+        spread = f"{sum(counts.values()) / len(data):.1f} an image"
+        return [Finding("ok", f"{where}: {len(data)} images with any of {len(counts)} labels, {spread}", "")]
     if not counts:
         mend = "fine for self-supervised recipes; supervised ones, k-NN and linear need one folder per class"
         inside = _classes_inside(data)
@@ -164,7 +170,7 @@ def _classes_inside(data: ImageFolder) -> str:
     return found.most_common(1)[0][0] if found else ""
 
 
-def _agreement(train: ImageFolder, val: ImageFolder) -> list[Finding]:
+def _agreement(train: Folder, val: Folder) -> list[Finding]:
     if train.classes is None or val.classes is None:
         if (train.classes is None) == (val.classes is None):
             return []
@@ -248,7 +254,7 @@ def _kind(mode: str) -> str:
     return known.get(mode, "gray (16 or 32 bits)" if mode.startswith("I") else mode)
 
 
-def _in_both(splits: dict[str, ImageFolder]) -> list[Finding]:
+def _in_both(splits: dict[str, Folder]) -> list[Finding]:
     """Equal files in train and val; reads only files of equal size."""
     sizes: dict[int, list[tuple[str, str]]] = {}
     for name, data in splits.items():

@@ -9,6 +9,9 @@ is taken up again:
     step s            = global batch s mod S of epoch s div S, S steps per epoch
     rank r of W       = the r-th of W contiguous slices of the global batch, cut into `accumulate` parts
 
+Labels of a batch are `[B]` class ids. Where the samples of a set have any number of `labels`, they are `[B, C]`, 1 for
+each of an image's labels and 0 for the set's other classes.
+
 An unreadable image is replaced by the next readable one in the data set, which does not depend on anything
 else, and noted in `Loader.skipped`.
 """
@@ -38,6 +41,8 @@ from vitrail.data.transforms import Picture
 
 Transform = Callable[[Picture], Tensor | tuple[Tensor, ...]]
 """PIL image -> float tensor `[3, H, W]`, or a tuple of them: the image and further views of it."""
+
+_Label = int | tuple[int, ...] | None
 
 TOLERATED = 0.01
 """Share of a data set that may be unreadable before training stops."""
@@ -264,7 +269,7 @@ class _Reader(Dataset[_Loaded]):
 
     def __getitem__(self, request: _Request) -> _Loaded:
         images: list[Tensor | tuple[Tensor, ...]] = []
-        labels: list[int | None] = []
+        labels: list[_Label] = []
         kept: list[int] = []
         skipped: dict[int, tuple[str, str]] = {}
         with _generators_kept():
@@ -274,7 +279,7 @@ class _Reader(Dataset[_Loaded]):
                     continue
                 _seed_generators(sample_seed(self.seed, request.epoch, index))
                 kept.append(found[0])
-                labels.append(found[1].label)
+                labels.append(found[1].label if found[1].labels is None else found[1].labels)
                 images.append(self.transform(found[1].image))
         complete = len(kept) == len(request.indices)
         if not kept or (self.replace and not complete):
@@ -294,13 +299,30 @@ class _Reader(Dataset[_Loaded]):
             index = (index + 1) % len(self.data)
         return None
 
-    def _joined(self, images: list[Tensor | tuple[Tensor, ...]], labels: list[int | None], kept: list[int]) -> Batch:
-        indices = torch.tensor(kept)
-        given = [label for label in labels if label is not None]
-        if given and len(given) < len(labels):
-            raise ValueError(f"images {[i for i, label in zip(kept, labels) if label is None][:8]} have no label")
+    def _joined(self, images: list[Tensor | tuple[Tensor, ...]], labels: list[_Label], kept: list[int]) -> Batch:
+        known = _labels(labels, kept, len(self.data.classes or ()))
         first, *views = (_stacked(slot, kept) for slot in _slots(images, kept))
-        return Batch(first, torch.tensor(given) if given else None, indices, tuple(views))
+        return Batch(first, known, torch.tensor(kept), tuple(views))
+
+
+def _labels(labels: list[_Label], kept: list[int], classes: int) -> Tensor | None:
+    """Labels `[B]`; `[B, C]` with 1 for each of an image's labels, where images have any number of them; or None."""
+    given = [label for label in labels if label is not None]
+    if given and len(given) < len(labels):
+        raise ValueError(f"images {[i for i, label in zip(kept, labels) if label is None][:8]} have no label")
+    if not any(isinstance(label, tuple) for label in given):
+        return torch.tensor(given) if given else None
+    if not all(isinstance(label, tuple) for label in given):
+        raise ValueError(
+            f"of images {kept[:8]} some have one label and some a tuple of labels; a set has the one or the other"
+        )
+    several = torch.zeros(len(given), classes)
+    for row, (index, label) in enumerate(zip(kept, given)):
+        assert isinstance(label, tuple)  # as was checked
+        if label and not 0 <= min(label) <= max(label) < classes:
+            raise ValueError(f"image {index} has labels {label}, and the set has {classes} classes, 0 to {classes - 1}")
+        several[row, list(label)] = 1
+    return several
 
 
 def _slots(images: list[Tensor | tuple[Tensor, ...]], kept: list[int]) -> list[tuple[Tensor, ...]]:

@@ -114,7 +114,8 @@ class SyntheticScenes:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, which, index]))).random(_DRAWS)
 
     def _sample(self, image: NDArray[np.uint8], label: int, mask: NDArray[np.uint8], path: str) -> Sample:
-        return Sample(Image.fromarray(image), label, mask, _boxes(mask), path)
+        boxes = _boxes(mask)
+        return Sample(Image.fromarray(image), label, mask, boxes, path, np.full(len(boxes), 1 + label, np.int64))
 
 
 _X, _Y, _RADIUS, _TURN, _HUE, _LIGHT, _PERIOD, _DARK = range(8)

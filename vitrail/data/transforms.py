@@ -213,7 +213,8 @@ class EvalTransform:
     def with_targets(self, sample: Sample) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Image `[3, h, w]` float32, mask `[h, w]` uint8 (255 where padded), boxes `[n, 4]` float32.
 
-        Boxes keep their number and order; one that lies outside of the crop has no area left.
+        A uint16 mask comes back as int32, 65535 where padded. Boxes keep their number and order; one that lies
+        outside of the crop has no area left.
         """
         height, width = _size(sample.image)
         geometry = self.geometry(height, width)
@@ -221,8 +222,10 @@ class EvalTransform:
         if sample.mask is not None:
             if sample.mask.shape != (height, width):
                 raise ValueError(f"{sample.path}: mask {sample.mask.shape} and image {(height, width)} differ in size")
-            picture = Image.fromarray(np.ascontiguousarray(sample.mask, dtype=np.uint8))
-            mask = torch.from_numpy(np.array(_moved(picture, geometry, Image.Resampling.NEAREST, 255)))
+            wide = sample.mask.dtype == np.uint16
+            picture = Image.fromarray(np.ascontiguousarray(sample.mask, dtype=np.int32 if wide else np.uint8))
+            moved = _moved(picture, geometry, Image.Resampling.NEAREST, 65535 if wide else 255)
+            mask = torch.from_numpy(np.array(moved))
         if sample.boxes is not None:
             boxes = torch.from_numpy(geometry.boxes(sample.boxes.reshape(-1, 4)))
         return self(sample.image), mask, boxes

@@ -63,7 +63,8 @@ class VocSegmentation:
         split: name of a list in ImageSets/Segmentation, such as "train", "val" or "trainval".
         classes: names of the mask values 1, 2, ...; a set of another domain in this layout has others.
 
-    A sample's `boxes` are those of all objects, difficult ones too; `objects(index)` tells them apart.
+    A sample's `boxes` are those of all objects, difficult ones too; `box_hard` tells them apart, and `box_labels` says
+    what they are, by the ids of the masks.
 
     Raises:
         ValueError: no such layout or split, or images, masks or XML files that the split names and that are
@@ -102,8 +103,10 @@ class VocSegmentation:
             raise UnreadableImage(
                 mask_path, f"holds class ids {strange.tolist()[:5]} beyond {len(self._numbers)} classes"
             )
-        boxes = self.objects(index).boxes if self.has_boxes else None
-        return Sample(image, None, mask, boxes, str(image_path))
+        if not self.has_boxes:
+            return Sample(image, None, mask, None, str(image_path))
+        objects = self.objects(index)
+        return Sample(image, None, mask, objects.boxes, str(image_path), objects.classes, objects.difficult)
 
     def paths(self, index: int) -> tuple[Path, Path]:
         """Where the image and the mask lie."""

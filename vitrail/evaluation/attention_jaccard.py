@@ -61,7 +61,7 @@ SOURCES = {
     "dino": "DINO, Caron et al. 2021, arXiv 2104.14294",
     "intriguing": "Intriguing properties of vision transformers, Naseer et al. 2021, arXiv 2105.10497",
 }
-BACKGROUND, VOID = 0, 255
+BACKGROUND, VOID, WIDE_VOID = 0, 255, 65535
 Void = Literal["excluded", "counted"]
 
 
@@ -128,7 +128,8 @@ def image_jaccard(regions: Tensor, mask: Tensor, void: Void = "excluded") -> Ten
 
     Args:
         regions: Bool `[H, Y, X]` on the patch grid; each cell becomes a block of pixels.
-        mask: class ids `[h, w]`, multiples of Y and X; 0 is background, 255 void.
+        mask: class ids `[h, w]`, multiples of Y and X; 0 is background, 255 void (65535 in an int32 mask, which is how
+            sets of more than 254 classes come).
         void: "excluded" leaves void pixels out of the union, "counted" does not.
 
     Returns:
@@ -147,11 +148,12 @@ def image_jaccard(regions: Tensor, mask: Tensor, void: Void = "excluded") -> Ten
     if height % rows or width % columns:
         raise ValueError(f"a mask of {height} x {width} px does not divide into a grid of {rows} x {columns} patches")
     large = regions.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)
-    present = [value for value in mask.unique().tolist() if value not in (BACKGROUND, VOID)]
+    nothing = WIDE_VOID if mask.dtype == torch.int32 else VOID
+    present = [value for value in mask.unique().tolist() if value not in (BACKGROUND, nothing)]
     if not present:
         return torch.zeros(0, heads, dtype=torch.float64)
     objects = torch.stack([mask == value for value in present])[:, None]
-    return iou(large, objects, ignore=mask == VOID if void == "excluded" else None)
+    return iou(large, objects, ignore=mask == nothing if void == "excluded" else None)
 
 
 def evaluate(

@@ -56,7 +56,7 @@ class Features(NamedTuple):
     """What `extract` returns, in the data set's order; unreadable images are left out."""
 
     values: Tensor  # [N, D] float32, on the CPU
-    labels: Tensor | None  # [N] int64; None where no image has a label
+    labels: Tensor | None  # [N] int64, or [N, C] for several labels an image; None where no image has a label
     indices: Tensor  # [N] int64, positions in the data set
     notes: tuple[str, ...] = ()  # what went otherwise than planned, in words
 
@@ -191,7 +191,12 @@ def pixel_statistics(backbone: object) -> dict[str, tuple[float, ...]]:
 
 
 def require_labels(features: Features, role: str) -> Tensor:
-    """The labels `[N]`. Raises `ValueError` where images have none."""
+    """The labels `[N]`. Raises `ValueError` where images have none, or several each."""
+    if features.labels is not None and features.labels.ndim > 1:
+        raise ValueError(
+            f"images of {role} have any number of labels each, of {features.labels.shape[1]} classes, and this "
+            "protocol wants one; give class folders"
+        )
     if features.labels is None or bool((features.labels < 0).any()):
         without = "all" if features.labels is None else int((features.labels < 0).sum())
         raise ValueError(f"{without} of {role}'s {len(features.values)} images have no label; give class folders")

@@ -40,6 +40,7 @@ class Labels:
         """Images, and targets: `[B]` int64, or `[B, classes]` where images were mixed."""
         if batch.labels is None:
             raise ValueError("a classifier needs labels; put the images into one folder per class")
+        check_single(batch.labels)
         if self.mixing is None:
             return batch.images, batch.labels
         self.check_batch(len(batch.images))
@@ -61,6 +62,15 @@ class Labels:
                 "(train.global_batch_size / devices / train.accumulate), or set method.labels.mixup=0 "
                 "method.labels.cutmix=0"
             )
+
+
+def check_single(labels: Tensor) -> None:
+    """Raise `ValueError` for labels `[B, C]`, of images with any number of them, where one each is wanted."""
+    if labels.ndim != 1:
+        raise ValueError(
+            f"images have any number of labels each, of {labels.shape[1]} classes, and cross entropy wants one; "
+            "finetune_kept_multi_label learns from several, with method.keep=1 from whole images"
+        )
 
 
 def mixing(mixup: float, cutmix: float, smoothing: float, classes: int) -> Any:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
-from vitrail.methods.labels import mixing
+from vitrail.methods.labels import check_single, mixing
 from vitrail.nn.groups import parameter_groups
 from vitrail.regularizers import RegularizerConfig, Regularizers
 
@@ -75,6 +75,7 @@ class Supervised(nn.Module):
         """Cross entropy plus weighted regularizers; parts: `cross_entropy`, each regularizer, `top1` where unmixed."""
         if batch.labels is None:
             raise ValueError("supervised training needs labels; put the images into one folder per class")
+        check_single(batch.labels)
         images, targets = self._mix(batch.images, batch.labels)
         tokens = self.backbone(images, layers=self.regularizers.layers, scores=self.regularizers.scores)
         logits = self.classify(tokens).float()

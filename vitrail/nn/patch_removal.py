@@ -12,45 +12,107 @@ Deviations from the paper
 - Algorithm 1 takes the mean over all patches; by default only those that were hidden count, as in the released code.
 - The last layer is linear: A - R_i is that layer, without its bias, of the difference of what it reads. So half
   precision rounds the change, not two predictions that nearly agree.
+- SSIM, PSNR and a network's features, which the released code scales by the smallest and largest of a batch, are
+  distances of one image by itself.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone
+from vitrail.nn.chunks import chunk_of
 from vitrail.nn.masked_autoencoder import MaskedDecoder
+from vitrail.nn.partial_decoding import partial_pass, whole_pass
+from vitrail.nn.picture_change import PictureChange
 
 
 class RemovalConfig(Config):
     """What it means to remove a patch, and how the change is measured."""
 
-    removal: Literal["delete"] = "delete"
-    """delete: the decoder has no token for the patch; the encoder has seen it."""
-    metric: Literal["l1"] = "l1"
-    """l1: mean absolute difference, in what the decoder predicts."""
+    removal: Literal["delete", "mask_token", "reencode"] = "delete"
+    """delete: the decoder has no token for the patch; the encoder has seen it. mask_token: the decoder has a mask token
+    in its place. reencode: the encoder does not see it either, and the decoder has no token for it; slow."""
+    region: Literal["masked", "all"] = "masked"
+    """masked: the hidden patches count; all: every patch for which the decoder has a token."""
+    metric: Literal["l1", "ssim", "psnr", "perceptual"] = "l1"
+    """l1: mean absolute difference, in what the decoder predicts; the others compare pictures: see `PictureChange`."""
+    mode: Literal["exact", "approximate"] = "exact"
+    """exact: the decoder runs anew on all tokens. approximate: on the visible ones and on `sample` hidden ones, for l1
+    of deletion; see `PatchRemoval`."""
+    sample: int = Field(8, gt=0)
+    """For approximate labels: hidden patches that are decoded anew and looked at; all of them make labels exact."""
     chunk: int | None = Field(None, gt=0)
-    """Sequences that are decoded at once; None for as many as fit well into memory."""
+    """Sequences that are decoded at once; null for as many as fit well into memory."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        asked = (self.removal, self.region, self.metric)
+        if self.mode == "approximate" and asked != ("delete", "masked", "l1"):
+            raise ValueError(
+                "mode approximate is for removal=delete, region=masked and metric=l1, not for "
+                f"removal={asked[0]}, region={asked[1]} and metric={asked[2]}; choose mode=exact"
+            )
+        return self
+
+
+class Anchor(NamedTuple):
+    """What stays the same for all removals from a batch of images."""
+
+    images: Tensor  # [B, 3, H, W]
+    visible: Tensor  # [B, V]
+    grid: tuple[int, int]
+    sequence: Tensor  # [B, 1 + N, W], what the decoder's blocks see
+    blank: Tensor  # [B, 1 + N, W], the same with every patch hidden
+    counted: Tensor  # [B, M], ids of the patches that are looked at
+    features: Tensor  # [B, M, W], what the decoder's last layer reads there
 
 
 class PatchRemoval(nn.Module):
     """Images and their visible patches to a label for each of these. It learns nothing, and stays in evaluation mode.
 
-    Attributes: `backbone`, `decoder`, `config`.
+    Approximate labels, which the paper does not have, decode the class token, the visible patches and a few hidden ones
+    anew, with the keys and values of all other hidden patches as the anchor has them; the change is the mean over the
+    few. They are spread evenly over the hidden patches in raster order, so labels are a function of the images. With 8
+    of them Kendall's tau to the exact labels was TAU: measure it on weights of your own with benchmarks/ltrp_labels.py.
+
+    Attributes: `backbone`, `decoder`, `config`, and `pictures` (a `PictureChange`; None for l1).
     """
 
-    def __init__(self, backbone: Backbone, decoder: MaskedDecoder, config: RemovalConfig | None = None) -> None:
-        """Take a masked autoencoder. Its modules are shared, not copied, and put into evaluation mode."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        decoder: MaskedDecoder,
+        config: RemovalConfig | None = None,
+        perceptual: Backbone | None = None,
+        *,
+        normalized_targets: bool = False,
+    ) -> None:
+        """Take a masked autoencoder. Its modules are shared, not copied, and put into evaluation mode.
+
+        Args:
+            backbone, decoder: trained together.
+            config: see there.
+            perceptual: for that metric, the network whose patch features are compared.
+            normalized_targets: the decoder predicts pixels normalized within each patch. Metrics of pictures put the
+                true patch's mean and spread back; l1 stays in units of what is predicted.
+
+        Raises:
+            ValueError: the metric "perceptual" without a network.
+        """
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
         self.config = config or RemovalConfig()
+        metric = self.config.metric
+        self.pictures = None if metric == "l1" else PictureChange(metric, backbone, perceptual, normalized_targets)
         self.eval()
 
     def train(self, mode: bool = True) -> PatchRemoval:
@@ -73,25 +135,105 @@ class PatchRemoval(nn.Module):
                 that is hidden; labels that are NaN or infinite, as those of images that are.
         """
         _check(images, visible)
-        tokens = self.backbone(images, keep=visible)
-        hidden = _others(visible, tokens.grid[0] * tokens.grid[1])
-        sequence = self.decoder.sequence(tokens.cls, tokens.patches, visible, tokens.grid)
-        anchor = wide(self.decoder.features(sequence, hidden + 1))
-        batch, count = visible.shape
-        labels = anchor.new_empty(batch * count)
-        chunk = self.config.chunk or _chunk(self.decoder, sequence, batch * count)
-        for start in range(0, batch * count, chunk):
-            item = torch.arange(start, min(start + chunk, batch * count), device=images.device)
-            image, place = item // count, visible.flatten()[item].unsqueeze(1)
-            found = self.decoder.features(*_without(sequence, image, place, hidden))
-            labels[start : start + chunk] = self._change(anchor[image], wide(found))
-        labels = labels.view(batch, count)
+        labels = (
+            self._approximate(images, visible) if self.config.mode == "approximate" else self._exact(images, visible)
+        )
         _check_labels(labels)
         return labels
 
-    def _change(self, anchor: Tensor, found: Tensor) -> Tensor:
-        """`[C]` of features `[C, M, W]`."""
-        return wide(functional.linear(found - anchor, self.decoder.predict.weight)).abs().mean((1, 2))
+    def _exact(self, images: Tensor, visible: Tensor) -> Tensor:
+        anchor = self.anchor(images, visible)
+        measure = self._by_values if self.pictures is None else self._by_pictures(anchor, self.pictures)
+        labels = anchor.features.new_empty(visible.numel())
+        for item, image in self._chunks(visible, anchor.sequence, anchor.counted.shape[1]):
+            labels[item] = measure(image, self.change(anchor, image, visible.flatten()[item]))
+        return labels.view_as(visible)
+
+    def _approximate(self, images: Tensor, visible: Tensor) -> Tensor:
+        tokens = self.backbone(images, keep=visible)
+        hidden = _hidden(visible, tokens.grid[0] * tokens.grid[1])
+        sequence = self.decoder.sequence(tokens.cls, tokens.patches, visible, tokens.grid)
+        sample, others = _spread(hidden, self.config.sample)
+        whole, kept = whole_pass(self.decoder, sequence, others + 1)
+        anchor = wide(self.decoder.norm(_at(whole, sample + 1)))
+        labels, count = anchor.new_empty(visible.numel()), visible.shape[1]
+        for item, image in self._chunks(visible, sequence[:, : count + sample.shape[1]], sample.shape[1]):
+            rest = _all_but_one(visible)[image, item % count]
+            places = torch.cat((rest.new_zeros(len(rest), 1), rest + 1, sample[image] + 1), dim=1)
+            found = partial_pass(self.decoder, sequence[image.unsqueeze(1), places], kept, image)
+            change = wide(self.decoder.norm(found[:, count:])) - anchor[image]
+            labels[item] = self._by_values(image, change)
+        return labels.view_as(visible)
+
+    def _chunks(self, visible: Tensor, sequence: Tensor, predicted: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Which removals of `[B, V]` are decoded at once, counted through, and whose images they are."""
+        chunk = self.config.chunk or chunk_of(self.decoder, sequence, predicted)
+        for item in torch.arange(visible.numel(), device=visible.device).split(chunk):
+            yield item, item // visible.shape[1]
+
+    @torch.no_grad()
+    def anchor(self, images: Tensor, visible: Tensor) -> Anchor:
+        """Encode images `[B, 3, H, W]` and decode them with all patches that are `visible`, `[B, V]`."""
+        _check(images, visible)
+        tokens = self.backbone(images, keep=visible)
+        patches = tokens.grid[0] * tokens.grid[1]
+        sequence = self.decoder.sequence(tokens.cls, tokens.patches, visible, tokens.grid)
+        blank = self.decoder.sequence(tokens.cls, tokens.patches[:, :0], visible[:, :0], tokens.grid)
+        if self.config.region == "all":
+            counted = torch.arange(patches, device=visible.device).expand(len(visible), -1)
+        else:
+            counted = _hidden(visible, patches)
+        features = wide(self.decoder.features(sequence, counted + 1))
+        return Anchor(images, visible, tokens.grid, sequence, blank, counted, features)
+
+    @torch.no_grad()
+    def change(self, anchor: Anchor, image: Tensor, removed: Tensor) -> Tensor:
+        """What a removal adds to `anchor.features`, `[C, M, W]`; 0 for a patch that has no token any more.
+
+        Args:
+            anchor: of a batch.
+            image: which of its images, int64 `[C]`.
+            removed: id of the patch that each loses, one of the image's visible ones, int64 `[C]`.
+        """
+        counted, sequence = anchor.counted[image], self._sequences(anchor, image, removed)
+        if self.config.removal == "mask_token":
+            return wide(self.decoder.features(sequence, counted + 1)) - anchor.features[image]
+        removed = removed.unsqueeze(1)
+        kept = torch.arange(sequence.shape[1] - 1, device=removed.device)
+        kept = kept + (kept > removed)  # the patch stands at 1 + its id
+        found = wide(self.decoder.features(_at(sequence, kept), counted + (counted < removed).long()))
+        return (found - anchor.features[image]).masked_fill((counted == removed).unsqueeze(2), 0)
+
+    def _sequences(self, anchor: Anchor, image: Tensor, removed: Tensor) -> Tensor:
+        """Of whole length, `[C, 1 + N, W]`; where a patch is to be deleted, it does not matter what stands there."""
+        if self.config.removal == "reencode":
+            which = (anchor.visible[image] == removed.unsqueeze(1)).int().argmax(1)
+            rest = _all_but_one(anchor.visible)[image, which]
+            tokens = self.backbone(anchor.images[image], keep=rest)
+            return self.decoder.sequence(tokens.cls, tokens.patches, rest, anchor.grid)
+        sequence = anchor.sequence[image]
+        if self.config.removal == "mask_token":
+            row = torch.arange(len(image), device=image.device)
+            sequence[row, removed + 1] = anchor.blank[image, removed + 1]
+        return sequence
+
+    def _by_values(self, image: Tensor, change: Tensor) -> Tensor:
+        """Mean absolute change `[C]` of predicted values."""
+        values = wide(functional.linear(change, self.decoder.predict.weight)).abs()
+        gone = self.config.region == "all" and self.config.removal != "mask_token"
+        return values.mean(2).sum(1) / (values.shape[1] - gone)
+
+    def _by_pictures(self, anchor: Anchor, pictures: PictureChange) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function of image and change to `[C]`, the difference of pictures."""
+        predictions = wide(self.decoder.predict(anchor.features))
+        reference = pictures.seen(pictures.pictures(anchor.images, anchor.counted, predictions, anchor.grid))
+
+        def measure(image: Tensor, change: Tensor) -> Tensor:
+            changed = predictions[image] + wide(functional.linear(change, self.decoder.predict.weight))
+            drawn = pictures.pictures(anchor.images[image], anchor.counted[image], changed, anchor.grid)
+            return pictures(reference[image], pictures.seen(drawn))
+
+        return measure
 
 
 def wide(values: Tensor) -> Tensor:
@@ -99,36 +241,37 @@ def wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _without(sequence: Tensor, image: Tensor, removed: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Sequences that lack the token of one patch each, and where the hidden patches stand in them.
-
-    Args:
-        sequence: `[B, L, W]`, the class token first.
-        image: `[C]`, which of the sequences.
-        removed: `[C, 1]`, id of the patch.
-        hidden: `[B, M]`.
-
-    Returns:
-        `[C, L - 1, W]` and `[C, M]`.
-    """
-    length = sequence.shape[1]
-    kept = torch.arange(length - 1, device=sequence.device)
-    kept = kept + (kept > removed)  # the patch stands at 1 + its id
-    rest = sequence.flatten(0, 1)[image.unsqueeze(1) * length + kept]
-    places = hidden[image]
-    return rest, places + 1 - (places > removed).long()
+def _at(sequence: Tensor, places: Tensor) -> Tensor:
+    return sequence.gather(1, places.unsqueeze(2).expand(-1, -1, sequence.shape[2]))
 
 
-def _others(ids: Tensor, patches: int) -> Tensor:
-    """Of N patches those that are not named, ascending: `[B, N - V]` of ids `[B, V]`."""
-    if ids.shape[1] >= patches:
-        raise ValueError(f"{ids.shape[1]} of {patches} patches are visible; labels look at those that are hidden")
-    named = torch.zeros(len(ids), patches, dtype=torch.uint8, device=ids.device).scatter(1, ids, 1)
-    return named.argsort(dim=1, stable=True)[:, : patches - ids.shape[1]]
+def _all_but_one(ids: Tensor) -> Tensor:
+    """`[B, V, V - 1]` of ids `[B, V]`: each row lacks another one."""
+    count = ids.shape[1]
+    row, column = torch.arange(count, device=ids.device).unsqueeze(1), torch.arange(count - 1, device=ids.device)
+    return ids[:, column + (column >= row)]
 
 
-def _chunk(decoder: MaskedDecoder, sequence: Tensor, most: int) -> int:
-    return min(most, 16)
+def _spread(ids: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """So many of the ids `[B, M]`, at most all, at even steps, and the others."""
+    total = ids.shape[1]
+    count = min(count, total)
+    steps = ((torch.arange(count, device=ids.device) + 0.5) * total / count).long()
+    chosen = torch.zeros(total, dtype=torch.bool, device=ids.device).scatter(0, steps, True)
+    order = chosen.to(torch.uint8).argsort(descending=True, stable=True)
+    return ids[:, order[:count]], ids[:, order[count:]]
+
+
+def _hidden(visible: Tensor, patches: int) -> Tensor:
+    """Of N patches those that are not visible, ascending: `[B, N - V]`."""
+    count = visible.shape[1]
+    if count >= patches:
+        raise ValueError(
+            f"{count} of {patches} patches are visible; labels look at those that are hidden: hide some, or choose "
+            "region=all"
+        )
+    seen = torch.zeros(len(visible), patches, dtype=torch.uint8, device=visible.device).scatter(1, visible, 1)
+    return seen.argsort(dim=1, stable=True)[:, : patches - count]
 
 
 def _check(images: Tensor, visible: Tensor) -> None:

@@ -63,6 +63,38 @@ def dpc_knn(points: Tensor, clusters: int, neighbors: int = 5) -> Clusters:
     return Clusters(centers, assignment.scatter(1, centers, own), density, distance)
 
 
+@torch.no_grad()
+def draw_members(assignment: Tensor, clusters: int, generator: torch.Generator | None = None) -> Tensor:
+    """One member of each cluster, all members alike likely.
+
+    Args:
+        assignment: int64 `[B, N]`, 0 to k - 1, each of them at least once in every row.
+        clusters: k.
+        generator: of the chance; torch's global one by default.
+
+    Returns:
+        int64 `[B, k]`, indices of points; place c holds a member of cluster c.
+
+    Raises:
+        ValueError: where a cluster has no member.
+    """
+    place = generator.device if generator is not None else assignment.device
+    order = torch.rand(assignment.shape, generator=generator, device=place).argsort(dim=1).to(assignment.device)
+    shuffled = assignment.gather(1, order)
+    sizes = member_counts(assignment, clusters)
+    if not bool(sizes.all()):
+        row, empty = (sizes == 0).nonzero()[0].tolist()
+        raise ValueError(f"cluster {empty} of set {row} has no member; number the clusters 0 to {clusters - 1}")
+    firsts = sizes.cumsum(1) - sizes  # where each cluster begins once the shuffled points stand cluster by cluster
+    return order.gather(1, shuffled.argsort(dim=1, stable=True).gather(1, firsts))
+
+
+def member_counts(assignment: Tensor, clusters: int) -> Tensor:
+    """How many points each of k clusters has: int64 `[B, k]` of an assignment `[B, N]`."""
+    counts = torch.zeros(len(assignment), clusters, dtype=torch.int64, device=assignment.device)
+    return counts.scatter_add(1, assignment, torch.ones_like(assignment))
+
+
 def _to_denser(apart: Tensor, density: Tensor) -> Tensor:
     """The distance `[B, N]` to the nearest denser point, of equally dense ones to those of smaller index."""
     place = density.argsort(dim=-1, descending=True, stable=True).argsort(-1)  # 0: the densest

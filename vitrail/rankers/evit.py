@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from vitrail.backbones import TimmViT, load
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.nn.open_block import OpenBlock, attend
+from vitrail.ops.patches import grid_of
 from vitrail.rankers.source import Source, need_weights, variant_of
 from vitrail.rankers.stages import blocks_of, by_level, rate_for, take
 
@@ -163,7 +164,7 @@ class EvitRanker(nn.Module):
     def forward(self, images: Tensor, *, number: int | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Scores `[B, Y, X]`: attention in [0, 1], or of `staged` the stages survived, then the attention's place."""
         if self.variant == "staged":
-            rows, columns = (side // patch for side, patch in zip(images.shape[-2:], self.patch_size, strict=True))
+            rows, columns = grid_of(images.shape[-2], images.shape[-1], self.patch_size)
             keep = rate_for(number, rows * columns, "evit, variant staged,", len(self.blocks))
             return staged_scores(thin(self.backbone, images, keep, self.blocks, fuse=self.fuse))
         thinned = thin(self.backbone, images, 1.0, self.blocks[:1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from vitrail.ops.selection import check_number
+
 
 class Source(NamedTuple):
     """Weights and words, as a user gives them. Each ranker's file has a `from_source` that reads what it needs."""
@@ -33,3 +35,11 @@ def variant_of(source: Source, ranker: str, known: tuple[str, ...]) -> str:
     if source.variant not in known:
         raise ValueError(f"the ranker {ranker} has no variant {source.variant!r}; known: {', '.join(known)}")
     return source.variant
+
+
+def need_number(number: int | None, patches: int, ranker: str) -> int:
+    """How many patches will be kept; `ValueError` where that was not said, or is outside 1 to N."""
+    if number is None:
+        raise ValueError(f"the scores of the ranker {ranker} depend on how many patches are kept; pass number=")
+    check_number(number, patches)
+    return number

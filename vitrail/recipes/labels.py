@@ -83,7 +83,7 @@ def make_labels(found: Autoencoder, wanted: Wanted, out: Path, draws: int, *, de
     if draws < 1:
         raise ValueError(f"draws is {draws}; each image is labeled at least once")
     place = pick_device(device)
-    labeler = PatchRemoval(found.backbone.to(place), found.decoder.to(place), wanted.method.removal)  # type: ignore[arg-type]
+    labeler = PatchRemoval(found.backbone.to(place), found.decoder.to(place), wanted.method.removal)
     about = {**about_labels(wanted, found), "draws": draws, "seed": wanted.seed, "images": len(wanted.data)}
     augment = wanted.augment.model_copy(update={**FIXED, "mean": found.backbone.mean, "std": found.backbone.std})
     transform, skipped = build_train_transform(augment), dict[int, tuple[str, str]]()

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -172,16 +172,17 @@ def _names(images: Sequence[Path], picture: str) -> list[str]:
 
 
 def different(data: ImageSet, count: int) -> list[int]:
-    """Positions of images of different classes, spread over the set."""
+    """Positions of images of different classes, or of any where they have none, spread over the set."""
     if data.classes is None or len(data.classes) < 2:
         readable = (index for index in range(len(data)) if _readable(data, index) is not None)
         return list(itertools.islice(readable, count))
-    chosen: dict[int | None, int] = {}
+    chosen: dict[Any, int] = {}
     step = max(len(data) // 200, 1)
     for index in range(0, len(data), step):
         sample = _readable(data, index)
         if sample is not None:
-            chosen.setdefault(sample.label, index)
+            label = sample.label if sample.labels is None else sample.labels
+            chosen.setdefault(("unlabeled", index) if label is None else label, index)
         if len(chosen) == count:
             break
     return list(chosen.values())

@@ -191,7 +191,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
         method = Ltrp(recipe.method, ranker, None, open_labels(wanted, given), fresh=fresh)
     else:
         found = given or _untrained(recipe)
-        labeler = PatchRemoval(found.backbone, found.decoder, recipe.method.removal)  # type: ignore[arg-type]
+        labeler = PatchRemoval(found.backbone, found.decoder, recipe.method.removal)
         method = Ltrp(recipe.method, ranker, labeler, fresh=fresh)
     workers = capped(recipe.workers)
     loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)

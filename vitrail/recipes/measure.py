@@ -8,16 +8,18 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from torch import nn
 
 from vitrail import catalog
 from vitrail.backbones import TimmViT, load_classifier
 from vitrail.config import Config, read_yaml
+from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
+from vitrail.recipes.rankers import open_rankers
 from vitrail.recipes.sources import DataConfig, open_data
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
@@ -26,10 +28,11 @@ log = logging.getLogger("vitrail")
 
 def measure(
     protocol: str,
-    weights: str,
+    weights: str | None,
     data: str,
     settings: Sequence[str],
     *,
+    rankers: Sequence[str] = (),
     model: str | None = None,
     key: str = "auto",
     device: str = "auto",
@@ -39,41 +42,112 @@ def measure(
     """Run a protocol and save its report.
 
     The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json
-    beside the weights' name in the current folder. A protocol that compares masks leaves their curves, too: among the
-    run's pictures, where the page finds them, or as a PNG beside the JSON.
+    beside the weights' name in the current folder. A protocol that has curves leaves them, too: among the run's
+    pictures, where the page finds them, or as a PNG beside the JSON.
+
+    Args:
+        weights: of the backbone or classifier that is measured; of the ranker, for a protocol that measures one.
+        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
-    backbone, head, classes, pool = _model(evaluate, weights, model, key, device)
-    named = any(setting.startswith("preset=") for setting in settings)
-    config = native(config_of(evaluate), backbone, preset=named).override(settings)
-    folder = run_folder_of(weights)
+    subject = _subject(protocol, evaluate, weights, rankers, model, key, device)
+    config = config_of(evaluate)
+    if subject.backbone is not None:
+        config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
+    config = config.override(settings)
+    folder = run_folder_of(weights) if weights is not None else None
     splits = open_data(data, data_of(folder))
-    place = pick_device(device)
-    report = call(evaluate, backbone, splits.train, splits.val, config, head, classes, cache, place, pool)
-    path = out or _place(folder / "evaluation" if folder else Path("evaluation") / Path(weights).stem, report)
+    report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
+    own = Path("evaluation") / (Path(weights).stem if weights is not None else "-".join(subject.rankers))
+    path = out or _place(folder / "evaluation" if folder else own, report)
     report.save(path)
     _draw(report, path, folder if folder and out is None else None)
     return report, path
 
 
-def _draw(report: Report, path: Path, folder: Path | None) -> None:
-    """The curves of a report that compares masks."""
-    if report.protocol != "alignment_diversity":
-        return
-    from vitrail.recipes.look import keep_sheet
-    from vitrail.viz.alignment_curve import alignment_curve
+class _Subject(NamedTuple):
+    """What is measured."""
 
-    picture = alignment_curve(report.details["strategies"], floor=report.numbers.get("floor_other_image"))
-    if folder is not None:
-        settings = "".join(f"; {words}" for words in report.card["deviations"])
-        caption = f"Alignment and diversity of masks on {report.details['images']} images, bars of two standard errors"
-        caption += f"{settings}."
-        keep_sheet(folder / "pictures", f"{path.stem}.png", picture, caption)
-        log.info("curve: %s", folder / "pictures" / f"{path.stem}.png")
-    else:
-        picture.save(path.with_suffix(".png"))
-        log.info("curve: %s", path.with_suffix(".png"))
+    backbone: TimmViT | None
+    head: nn.Module | None = None
+    classes: tuple[str, ...] | None = None
+    pool: str = "cls"
+    rankers: Mapping[str, Ranker] = {}
+
+
+def _subject(
+    protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], model: str | None, key: str, device: str
+) -> _Subject:
+    wanted = inspect.signature(evaluate).parameters
+    known = ", ".join(each.name for each in catalog.rankers())
+    if not {"ranker", "rankers"} & set(wanted):
+        if rankers:
+            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
+    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
+        count = "one ranker" if "ranker" in wanted else "at least one ranker"
+        raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
+    if "ranker" in wanted:
+        return _Subject(None, rankers=open_rankers(rankers, weights, model=model, key=key, device=pick_device(device)))
+    if weights is None:
+        raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    subject = _Subject(*_model(evaluate, weights, model, key, device))
+    if not rankers or subject.backbone is None:
+        return subject
+    shape: dict[str, Any] = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
+    return subject._replace(rankers=open_rankers(rankers, device=pick_device(device), **shape))
+
+
+def _run(
+    evaluate: Any, subject: _Subject, train: Any, val: Any, config: Config, cache: Path | None, device: str
+) -> Report:
+    backbone, head, classes, pool, rankers = subject
+    if backbone is not None:
+        return call(evaluate, backbone, train, val, config, head, classes, cache, device, pool, rankers)
+    name, ranker = next(iter(rankers.items()))
+    return evaluate(ranker, val, config, name=name, device=device)
+
+
+def _draw(report: Report, path: Path, folder: Path | None) -> None:
+    """The curves of a report that has some."""
+    from vitrail.recipes.look import keep_sheet
+
+    settings = "".join(f"; {words}" for words in report.card["deviations"])
+    for suffix, picture, caption in _curves(report):
+        name = f"{path.stem}{suffix}.png"
+        if folder is not None:
+            keep_sheet(folder / "pictures", name, picture, f"{caption}{settings}.")
+        else:
+            picture.save(path.with_name(name))
+        log.info("curve: %s", folder / "pictures" / name if folder is not None else path.with_name(name))
+
+
+def _curves(report: Report) -> list[tuple[str, Any, str]]:
+    """Of each picture: what is added to the file's name, the pixels, the caption."""
+    details = report.details
+    if report.protocol == "alignment_diversity":
+        from vitrail.viz.alignment_curve import alignment_curve
+
+        caption = f"Alignment and diversity of masks on {details['images']} images, bars of two standard errors"
+        drawn = alignment_curve(details["strategies"], floor=report.numbers.get("floor_other_image"))
+        return [("", drawn, caption)]
+    if report.protocol == "patch_recall":
+        from vitrail.viz.recall_curve import lines_of, recall_curve
+
+        caption = (
+            f"Patch recall of the ranker {details['ranker']} on {details['images']} images, by {details['labels']}"
+        )
+        return [("", recall_curve(lines_of(details["curves"], details["ranker"])), caption)]
+    if report.protocol == "selection_accuracy":
+        from vitrail.viz.selection_curve import selection_curve
+
+        caption = f"Top-1 of a classifier that sees the patches a ranker keeps, {details['images']} images"
+        rows, full = details["rows"], details["full"]
+        found = [("", selection_curve(rows, full), f"{caption}, against the share that is kept")]
+        if full["images_per_second"] is not None:
+            found.append(("-speed", selection_curve(rows, full, over="speed"), f"{caption}, against speed"))
+        return found
+    return []
 
 
 def _place(folder: Path, report: Report) -> Path:
@@ -110,8 +184,9 @@ def call(
     cache: Path | None = None,
     device: str = "auto",
     pool: str = "cls",
+    rankers: Mapping[str, Ranker] | None = None,
 ) -> Report:
-    """Give a protocol what it asks for by name: `train`, `val` or `data`, `head`, `classes`, `pool`."""
+    """Give a protocol what it asks for by name: `train`, `val` or `data`, `head`, `classes`, `pool`, `rankers`."""
     offers = {
         "backbone": backbone,
         "train": train,
@@ -121,6 +196,7 @@ def call(
         "head": head,
         "classes": classes,
         "pool": pool,
+        "rankers": rankers or {},
         "cache": cache,
         "device": device,
     }

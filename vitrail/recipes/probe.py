@@ -11,7 +11,7 @@ from torch import Tensor
 from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.contracts import ImageSet
-from vitrail.data import EvalTransformConfig, build_eval_transform, ordered_batches
+from vitrail.data import EvalTransformConfig, build_eval_transform, is_multi_label, ordered_batches
 from vitrail.evaluation.features import FeatureConfig, read_features
 from vitrail.evaluation.knn import classify
 from vitrail.recipes.sources import Part, Splits
@@ -40,9 +40,9 @@ def knn_probe(
     workers: int,
     ranks: Ranks,
 ) -> Callable[[], Mapping[str, float]] | None:
-    """A function that gives `knn_top1`, percent; None where images have no classes."""
+    """A function that gives `knn_top1`, percent; None where images have no classes, or several labels each."""
     classes = splits.train.classes
-    if classes is None or len(classes) < 2:
+    if classes is None or len(classes) < 2 or is_multi_label(splits.train):
         return None
     bank, queries = spread(splits.train, config.train), spread(splits.val, config.val)
     told: dict[str, set[int]] = {"train": set(), "val": set()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,34 +17,14 @@ from vitrail.contracts import Ranker
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
 from vitrail.data.images import EXTENSIONS
 from vitrail.ops.selection import number_kept, select
-from vitrail.rankers import open_ranker
 from vitrail.recipes.look import open_images, whole_patches
+from vitrail.recipes.rankers import RankerWords, open_words
 from vitrail.recipes.weights import pick_device
 from vitrail.viz.canvas import heading, stacked
 from vitrail.viz.patches import Ranked, ranked_picture, rankers_gallery
 
 
-class Asked(NamedTuple):
-    """A ranker as the command line names it."""
-
-    name: str
-    weights: str | None = None
-    variant: str | None = None
-
-    @classmethod
-    def parse(cls, words: str) -> Asked:
-        """From `NAME`, `NAME=WEIGHTS`, `NAME:VARIANT` or `NAME:VARIANT=WEIGHTS`."""
-        head, _, weights = words.partition("=")
-        name, _, variant = head.partition(":")
-        return cls(name, weights or None, variant or None)
-
-    @property
-    def title(self) -> str:
-        """For captions."""
-        return self.name if self.variant is None else f"{self.name} ({self.variant})"
-
-
-class Opened(NamedTuple):
+class Shown(NamedTuple):
     """How rankers are opened, and images shown to them."""
 
     model: str | None = None
@@ -53,17 +33,10 @@ class Opened(NamedTuple):
     patch_size: int | None = None
     device: str = "auto"
 
-    def open(self, asked: Asked) -> Any:
+    def open(self, words: RankerWords) -> Ranker:
         """The ranker on its device."""
-        return open_ranker(
-            asked.name,
-            asked.weights,
-            model=self.model,
-            key=self.key,
-            patch_size=self.patch_size,
-            variant=asked.variant,
-            device=pick_device(self.device),
-        )
+        device = pick_device(self.device)
+        return open_words(words, model=self.model, key=self.key, patch_size=self.patch_size, device=device)
 
 
 @torch.no_grad()
@@ -84,7 +57,7 @@ def rank(ranker: Ranker, image: Image.Image, keep: float, size: int | None = Non
     return fitted, Ranked(scores[0].float().cpu(), select(scores, number)[0].cpu())
 
 
-def rank_files(paths: Sequence[Path], asked: Asked, opened: Opened, keep: float, out: Path) -> Iterator[Path]:
+def rank_files(paths: Sequence[Path], asked: RankerWords, shown: Shown, keep: float, out: Path) -> Iterator[Path]:
     """Rank images one after the other; yields the picture of each as soon as its three files are written.
 
     For `photo.jpg` and the ranker `dino`: `photo-dino.npy` with scores, float32 `[Y, X]`; `photo-dino.json` with the
@@ -96,13 +69,13 @@ def rank_files(paths: Sequence[Path], asked: Asked, opened: Opened, keep: float,
     """
     number_kept(keep, 1)  # a wrong share is told before weights are read
     files = image_files(paths)
-    ranker = opened.open(asked)
+    ranker = shown.open(asked)
     out.mkdir(parents=True, exist_ok=True)
     names = _names(files, asked)
     done = 0
     for path, name in zip(files, names):
         for image in _readable(path):
-            fitted, ranked = rank(ranker, image, keep, opened.size)
+            fitted, ranked = rank(ranker, image, keep, shown.size)
             np.save(out / f"{name}.npy", ranked.scores.numpy())
             about = _about(path, image, fitted, asked, ranker, keep, ranked)
             (out / f"{name}.json").write_text(json.dumps(about))
@@ -113,12 +86,13 @@ def rank_files(paths: Sequence[Path], asked: Asked, opened: Opened, keep: float,
         raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
 
 
-def draw_patches(paths: Sequence[Path], asked: Sequence[Asked], opened: Opened, keep: float, out: Path) -> list[Path]:
+def draw_patches(
+    paths: Sequence[Path], asked: Mapping[str, RankerWords], shown: Shown, keep: float, out: Path
+) -> list[Path]:
     """What each ranker keeps of each image, with its score maps, on one page: patches.png, whose path is returned."""
     images = open_images(image_files(paths))
-    found = gallery_of(list(images.values()), asked, opened, keep)
-    shown = [whole_patches(image, 320, (1, 1)) for image in images.values()]
-    gallery = rankers_gallery(shown, found, titles=[path.name for path in images])
+    found = gallery_of(list(images.values()), asked, shown, keep)
+    gallery = rankers_gallery(list(images.values()), found, titles=[path.name for path in images])
     out.mkdir(parents=True, exist_ok=True)
     words = f"The {100 * keep:g}\u00a0% of the patches that each ranker keeps, and its scores below"
     stacked([heading(words, gallery.width), gallery]).save(out / "patches.png")
@@ -126,16 +100,13 @@ def draw_patches(paths: Sequence[Path], asked: Sequence[Asked], opened: Opened, 
 
 
 def gallery_of(
-    images: Sequence[Image.Image], asked: Sequence[Asked], opened: Opened, keep: float
+    images: Sequence[Image.Image], asked: Mapping[str, RankerWords], shown: Shown, keep: float
 ) -> dict[str, list[Ranked]]:
-    """Each ranker's view of each image, by the ranker's title; one ranker is in memory at a time."""
-    titles = [each.title for each in asked]
-    if len(set(titles)) < len(titles):
-        titles = [f"{title} {number + 1}" for number, title in enumerate(titles)]
+    """Each ranker's view of each image, by the rankers' titles; one ranker is in memory at a time."""
     found = {}
-    for title, each in zip(titles, asked):
-        ranker = opened.open(each)
-        found[title] = [rank(ranker, image, keep, opened.size)[1] for image in images]
+    for title, words in asked.items():
+        ranker = shown.open(words)
+        found[title] = [rank(ranker, image, keep, shown.size)[1] for image in images]
     return found
 
 
@@ -175,7 +146,7 @@ def _readable(path: Path) -> Iterator[Image.Image]:
 
 
 def _about(
-    path: Path, image: Image.Image, fitted: Image.Image, asked: Asked, ranker: Ranker, keep: float, ranked: Ranked
+    path: Path, image: Image.Image, fitted: Image.Image, asked: RankerWords, ranker: Ranker, keep: float, ranked: Ranked
 ) -> dict[str, Any]:
     """What a program needs to find the kept patches in the file again."""
     return {
@@ -194,7 +165,7 @@ def _about(
     }
 
 
-def _names(files: Sequence[Path], asked: Asked) -> list[str]:
+def _names(files: Sequence[Path], asked: RankerWords) -> list[str]:
     """A name for each, also where two folders hold files of the same name."""
     ranker = asked.name if asked.variant is None else f"{asked.name}-{asked.variant}"
     names: list[str] = []

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrail.backbones import TimmViT, need_part
 from vitrail.contracts import Backbone, ImageSet, Mask
@@ -28,7 +28,7 @@ class Autoencoder(NamedTuple):
     """A backbone with the decoder that was trained beside it."""
 
     backbone: TimmViT
-    decoder: nn.Module  # a MaskedDecoder
+    decoder: MaskedDecoder
     normalized: bool  # it predicts pixels normalized within each patch
 
 
@@ -64,7 +64,7 @@ def draw_reconstructions(
     """
     opened = open_images(images)
     found = open_autoencoder(weights, model=model, key=key, heads=heads, normalized=normalized, device=device)
-    pixels = _pixels(found.backbone, list(opened.values()), size)
+    pixels = pixels_of(found.backbone, list(opened.values()), size)
     masks = {
         "random": MaskConfig(),
         f"DPPMask, tau\u00a0{asked.tau:g}": MaskConfig(kind="dpp", tau=asked.tau),
@@ -151,7 +151,7 @@ def reconstruction_sheet(
     modes = found.backbone.training, found.decoder.training
     found.backbone.eval()
     found.decoder.eval()
-    pixels = _pixels(found.backbone, [data[index].image for index in different(data, count)])
+    pixels = pixels_of(found.backbone, [data[index].image for index in different(data, count)])
     page = _page(found, pixels, masks, Asked(hidden, seed=seed), untrained=untrained)
     found.backbone.train(modes[0])
     found.decoder.train(modes[1])
@@ -202,7 +202,7 @@ def _page(
     )
 
 
-def _pixels(backbone: TimmViT, images: Sequence[Image.Image], size: int | None = None) -> Tensor:
+def pixels_of(backbone: TimmViT, images: Sequence[Image.Image], size: int | None = None) -> Tensor:
     """`[B, 3, H, W]`, cut out of the middle and normalized."""
     config = EvalTransformConfig(image_size=size or backbone.image_size, mean=backbone.mean, std=backbone.std)
     transform = build_eval_transform(config)

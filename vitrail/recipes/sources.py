@@ -1,19 +1,32 @@
-"""Where images come from: generated scenes, a folder with or without splits, or a VOC tree."""
+"""Where images come from: generated scenes, a folder with or without splits, or a tree of VOC, COCO or ADE20K."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from vitrail.config import Config
 from vitrail.contracts import ImageSet, Sample
-from vitrail.data import SPLITS, ImageFolder, SyntheticScenes, VocSegmentation
+from vitrail.data import (
+    SPLITS,
+    Ade20k,
+    CocoInstances,
+    ImageFolder,
+    MultiLabelFolder,
+    ObjectLabels,
+    SyntheticScenes,
+    VocSegmentation,
+    is_multi_label,
+)
+from vitrail.data.ade20k import is_ade20k
+from vitrail.data.coco import is_coco
+from vitrail.data.multi_label import has_table
 
 log = logging.getLogger("vitrail")
 
@@ -37,7 +50,7 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class."""
+    """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     scenes: ScenesConfig = ScenesConfig()
@@ -53,6 +66,7 @@ class Part:
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
         self.has_boxes = getattr(data, "has_boxes", True)
+        self.multi_label = is_multi_label(data)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -63,6 +77,36 @@ class Part:
     def digest(self) -> str:
         """Digest of the whole set and of the chosen positions."""
         return hashlib.sha256(f"{self.data.digest()}{self.positions}".encode()).hexdigest()[:16]
+
+
+class Later:
+    """A set that is opened when something of it is asked for; COCO's training split alone takes minutes to read.
+
+    Fulfills `vitrail.contracts.ImageSet`, and has what the set itself has.
+    """
+
+    def __init__(self, opening: Callable[[], ImageSet]) -> None:
+        self._opened = functools.cache(opening)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """As the set says."""
+        return self._opened().classes
+
+    def __len__(self) -> int:
+        return len(self._opened())
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._opened()[index]
+
+    def digest(self) -> str:
+        """As the set says."""
+        return self._opened().digest()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while it is unpickled, when there is no set yet
+            raise AttributeError(name)
+        return getattr(self._opened(), name)
 
 
 class Splits(NamedTuple):
@@ -77,11 +121,15 @@ def open_splits(config: DataConfig) -> Splits:
     if config.root is None:
         return scenes(config.scenes)
     root = existing(config.root)
-    if is_voc(root):
+    kind = tree_of(root)
+    if kind is not None:
         raise ValueError(
-            f"{config.root} is a VOC tree, whose images have several objects and no class each; "
-            "train on one folder per class, and use the tree with `vitrail evaluate`"
+            f"{config.root} is a {kind} tree, whose images have several objects and no class each; train on one folder "
+            "per class, without labels on the folder of images in the tree, or with several labels by "
+            "finetune_kept_multi_label, and use the tree with `vitrail evaluate`"
         )
+    if has_table(root):
+        return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
     if names["train"] is None:
         everything = ImageFolder(root)
@@ -90,6 +138,41 @@ def open_splits(config: DataConfig) -> Splits:
     if names["val"] is None:
         return hold_out(train, config.held_out)
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+
+
+def open_several(config: DataConfig) -> Splits:
+    """Training and validation images with any number of labels each: by tables, or by the objects of VOC or COCO.
+
+    Every object counts, difficult ones and crowds as well. A folder of another kind is opened as `open_splits` does.
+    Raises `ValueError` as that, and for VOC without XML files.
+    """
+    root = None if config.root is None else existing(config.root)
+    kind = None if root is None else tree_of(root)
+    if root is None or kind not in ("VOC", "COCO"):
+        return open_splits(config)
+    if kind == "COCO":
+        found = Splits(CocoInstances(root, "train", crowds=True), CocoInstances(root, "val", crowds=True))
+    else:
+        voc = [VocSegmentation(root, split) for split in ("train", "val")]
+        if not all(each.has_boxes for each in voc):
+            raise ValueError(f"{config.root} has no folder Annotations, so nothing says which objects its images show")
+        found = Splits(*voc)
+    if found.train.classes != found.val.classes:
+        raise ValueError(
+            f"train and val of {config.root} list other categories, so that their labels differ in meaning"
+        )
+    return Splits(ObjectLabels(found.train), ObjectLabels(found.val))
+
+
+def _tables(root: Path, held_out: float) -> Splits:
+    """Images with several labels each, by their tables."""
+    names = {part: _split_name(root, options) for part, options in SPLITS.items()}
+    if names["train"] is None:
+        return hold_out(MultiLabelFolder(root), held_out)
+    train = MultiLabelFolder(root, names["train"])
+    if names["val"] is None:
+        return hold_out(train, held_out)
+    return Splits(train, MultiLabelFolder(root, names["val"], classes=train.classes))
 
 
 @functools.lru_cache(maxsize=2)
@@ -103,7 +186,7 @@ def scenes(config: ScenesConfig) -> Splits:
 
 
 def open_data(where: str, trained: DataConfig | None = None) -> Splits:
-    """What `--data` names: `scenes`, a VOC tree, or an image folder.
+    """What `--data` names: `scenes`, a tree of VOC, COCO or ADE20K, or an image folder.
 
     `trained` is what the weights were trained on. Where that are the same images, they are split in the same way, so
     that nothing that was trained on is measured with.
@@ -111,8 +194,12 @@ def open_data(where: str, trained: DataConfig | None = None) -> Splits:
     if where == "scenes":
         return scenes(trained.scenes if trained else ScenesConfig())
     root = existing(where)
-    if is_voc(root):
+    kind = tree_of(root)
+    if kind == "VOC":
         return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
+    if kind is not None:
+        tree: type[CocoInstances] | type[Ade20k] = CocoInstances if kind == "COCO" else Ade20k
+        return Splits(Later(lambda: tree(root, "train")), tree(root, "val"))
     same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
     return open_splits(trained if trained and same else DataConfig(root=where))
 
@@ -139,11 +226,19 @@ def is_voc(root: Path) -> bool:
     return any((top / "ImageSets" / "Segmentation").is_dir() for top in tops)
 
 
+def tree_of(root: Path) -> str | None:
+    """VOC, COCO or ADE20K, by the folders that they have; None for any other folder."""
+    trees = {"VOC": is_voc, "COCO": is_coco, "ADE20K": is_ade20k}
+    return next((name for name, fits in trees.items() if fits(root)), None)
+
+
 def existing(where: str) -> Path:
     """The folder as a path. Raises `ValueError` where it is none."""
     root = Path(where).expanduser()
     if not root.is_dir():
-        raise ValueError(f"there is no folder {where!r}; give a folder of images, a VOC tree, or `scenes`")
+        raise ValueError(
+            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO or ADE20K, or `scenes`"
+        )
     return root
 
 

@@ -5,7 +5,7 @@
     vitrail train folder_evit data.root=photos method.keep=0.5 method.anneal_until=60 --out runs/photos-evit
 
 Which method is one word, `method.kind`. A further method is a class in `METHODS`, its settings, with a `kind` and
-`epochs` of their own, in the union `Recipe.method`, and functions that return recipes; what such a class has to have
+`epochs` of their own, in the union `Method`, and functions that return recipes; what such a class has to have
 says `Sparse`. A classifier of the same classes in the weights that
 training starts from is taken over, and so are the method's own parts.
 """
@@ -30,8 +30,12 @@ from vitrail.data import (
     build_train_transform,
     ordered_batches,
 )
+from vitrail.methods.ada_vit import AdaVit, AdaVitConfig
 from vitrail.methods.answer import Answer
+from vitrail.methods.dge import Dge, DgeConfig
+from vitrail.methods.dynamic_vit import DynamicVit, DynamicVitConfig
 from vitrail.methods.evit import Evit, EvitConfig
+from vitrail.methods.ia_red2 import IaRed2, IaRed2Config
 from vitrail.methods.labels import LabelConfig, Labels
 from vitrail.recipes.heads import take_over
 from vitrail.recipes.run import Parts
@@ -53,16 +57,29 @@ from vitrail.train import Ranks, TrainConfig
 log = logging.getLogger("vitrail")
 PLAIN = LabelConfig(smoothing=0, mixup=0, cutmix=0)
 """For a few epochs on scenes: no mixing, no smoothing."""
-METHODS: dict[str, Callable[..., Sparse]] = {"evit": Evit}
+METHODS: dict[str, Callable[..., Sparse]] = {
+    "evit": Evit,
+    "dynamic_vit": DynamicVit,
+    "ada_vit": AdaVit,
+    "ia_red2": IaRed2,
+    "dge": Dge,
+}
 """By `method.kind`: called with (config, backbone, classes, head), head None where it is to start fresh."""
+
+Method = EvitConfig | DynamicVitConfig | AdaVitConfig | IaRed2Config | DgeConfig
+"""Settings of a method, told apart by their `kind`."""
 
 
 class Sparse(Protocol):
     """What a method of this family has beside what `vitrail.contracts.Method` wants."""
 
-    backbone: TimmViT
     head: nn.Linear
     labels: Labels
+
+    @property
+    def backbone(self) -> TimmViT:
+        """What is trained, exported and drawn."""
+        ...
 
     def answer(self, images: Tensor) -> Answer:
         """Logits as after training, and the shares that were used; validation averages both."""
@@ -82,7 +99,7 @@ class Recipe(Config):
     init_from: str | None = None
     """Weights to start from; the architecture follows them, `backbone` adds drop path alone. "" asks for some."""
     augment: TrainTransformConfig = TrainTransformConfig()
-    method: EvitConfig = Field(EvitConfig())
+    method: Method = Field(EvitConfig(), discriminator="kind")
     train: TrainConfig = TrainConfig()
     workers: int = Field(8, ge=0)
     """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
@@ -121,6 +138,119 @@ def evit_small() -> Recipe:
     deit_small_patch16_224.pth. Expect: the authors' models have 79.5 top-1 (78.5 with method.keep=0.5); not run here.
     """
     return _published("vit_small_patch16_224", EvitConfig(anneal_from=0, anneal_until=0, weight_decay=1e-6))
+
+
+def scenes_dynamic_vit() -> Recipe:
+    """Generated scenes, tiny ViT with DynamicViT: 70 %, 49 % and 34 % of the patches are left after three stages.
+
+    Everything learns from scratch, without a teacher. Command: vitrail train scenes_dynamic_vit. Time: twice that of
+    `scenes`.
+    """
+    return _scenes(DynamicVitConfig(teacher="none", backbone_rate=1, frozen_epochs=0, labels=PLAIN))
+
+
+def folder_dynamic_vit() -> Recipe:
+    """Your own folder of small images with DynamicViT: ViT-Ti with patches of 8 at 64 pixels.
+
+    From scratch, or from a trained classifier by --init-from, which then is the teacher. Command: vitrail train
+    folder_dynamic_vit data.root=photos --init-from runs/photos. Expect: not yet measured.
+    """
+    return _folder(DynamicVitConfig(backbone_rate=1, frozen_epochs=0))
+
+
+def dynamic_vit_small() -> Recipe:
+    """DynamicViT-DeiT-S at 224 pixels, from DeiT-S for 30 epochs; 34 % of the patches are left in the end.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train dynamic_vit_small data.root=imagenet --init-from
+    deit_small_patch16_224.pth. Expect: 79.3 top-1 (published); not run here.
+    """
+    train = {"learning_rate": 1e-3, "min_learning_rate": 1e-6, "warmup_epochs": 0}
+    return _published("vit_small_patch16_224", DynamicVitConfig(), train)
+
+
+def scenes_ada_vit() -> Recipe:
+    """Generated scenes, tiny ViT with AdaViT: blocks are to use 60 % of the patches, and all heads and layers.
+
+    In so few steps hard decisions on whole layers cost more than they save; the budget is that of the decisions after
+    training. Command: vitrail train scenes_ada_vit. Time: twice that of `scenes`.
+    """
+    return _scenes(AdaVitConfig(tokens=0.6, heads=1, layers=1, usage="decided", usage_weight=2, labels=PLAIN))
+
+
+def folder_ada_vit() -> Recipe:
+    """Your own folder of small images with AdaViT: ViT-Ti with patches of 8 at 64 pixels.
+
+    From scratch, or from a trained classifier by --init-from. Command: vitrail train folder_ada_vit data.root=photos.
+    Expect: not yet measured.
+    """
+    return _folder(AdaVitConfig(tokens=0.7, heads=0.8, layers=0.8, usage="decided"))
+
+
+def ada_vit_small() -> Recipe:
+    """AdaViT on DeiT-S at 224 pixels, from DeiT-S for 150 epochs, budgets of one half.
+
+    Rate and length are what we know of the paper's; its T2T-ViT is another backbone. Command: torchrun
+    --nproc-per-node=8 -m vitrail train ada_vit_small data.root=imagenet --init-from deit_small_patch16_224.pth. Expect:
+    no number of these settings is known to us; not run here.
+    """
+    train = {"epochs": 150, "learning_rate": 5e-4, "min_learning_rate": 1e-5, "warmup_epochs": 5}
+    return _published("vit_small_patch16_224", AdaVitConfig(usage_weight=2), train)
+
+
+def scenes_ia_red2() -> Recipe:
+    """Generated scenes, tiny ViT with IA-RED2: interpreters drop patches after a warm-up without.
+
+    Command: vitrail train scenes_ia_red2. Time: about four times `scenes`.
+    """
+    recipe = _scenes(IaRed2Config(warmup=0.4, labels=PLAIN))
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 8})})
+
+
+def folder_ia_red2() -> Recipe:
+    """Your own folder of small images with IA-RED2: ViT-Ti with patches of 8 at 64 pixels.
+
+    From a trained classifier by --init-from, and then method.warmup=0; or from scratch. Command: vitrail train
+    folder_ia_red2 data.root=photos. Expect: not yet measured.
+    """
+    return _folder(IaRed2Config(warmup=0.5))
+
+
+def ia_red2_small() -> Recipe:
+    """IA-RED2 on DeiT-S at 224 pixels, from a trained DeiT-S, its three groups one after another.
+
+    The number of epochs and the rates are EViT's. Command: torchrun --nproc-per-node=8 -m vitrail train ia_red2_small
+    data.root=imagenet --init-from deit_small_patch16_224.pth. Expect: no number is known to us; not run here.
+    """
+    return _published("vit_small_patch16_224", IaRed2Config())
+
+
+def scenes_dge() -> Recipe:
+    """Generated scenes, tiny ViT with DGE: half of the multiplications.
+
+    Command: vitrail train scenes_dge. Time: about twice `scenes`.
+    """
+    return _scenes(DgeConfig(labels=PLAIN))
+
+
+def folder_dge() -> Recipe:
+    """Your own folder of small images with DGE: ViT-Ti with patches of 8 at 64 pixels.
+
+    From scratch, or from a trained classifier by --init-from. Command: vitrail train folder_dge data.root=photos.
+    Expect: not yet measured.
+    """
+    return _folder(DgeConfig())
+
+
+def dge_small() -> Recipe:
+    """DGE on DeiT-S at 256 pixels from scratch, 300 epochs of DeiT's recipe with 20 of warm-up.
+
+    Command: torchrun --nproc-per-node=8 -m vitrail train dge_small data.root=imagenet. Expect: no number is known to
+    us; not run here.
+    """
+    recipe = _published("vit_small_patch16_224", DgeConfig())
+    rates = {"learning_rate": 1e-3, "min_learning_rate": 1e-5, "warmup_epochs": 20, "warmup_learning_rate": 1e-6}
+    train = recipe.train.model_copy(update={"epochs": 300, **rates})
+    return recipe.model_copy(update={"init_from": None, "augment": TrainTransformConfig.deit(256), "train": train})
 
 
 def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Parts:
@@ -223,7 +353,7 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
-def _scenes(method: EvitConfig) -> Recipe:
+def _scenes(method: Method) -> Recipe:
     return Recipe(
         backbone=BackboneConfig(patch_size=6, embed_dim=96, depth=4, heads=3),
         augment=TrainTransformConfig(image_size=48, scale=None, mean=HALF, std=HALF),
@@ -233,7 +363,7 @@ def _scenes(method: EvitConfig) -> Recipe:
     )
 
 
-def _folder(method: EvitConfig) -> Recipe:
+def _folder(method: Method) -> Recipe:
     return Recipe(
         backbone=BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, drop_path=0.1),
         augment=TrainTransformConfig(image_size=64, scale=(0.35, 1.0), color_jitter=(0.3, 0.3, 0.3, 0.0)),
@@ -243,19 +373,13 @@ def _folder(method: EvitConfig) -> Recipe:
     )
 
 
-def _published(name: str, method: EvitConfig) -> Recipe:
-    """30 epochs from a trained classifier, with DeiT's augmentation."""
+def _published(name: str, method: Method, train: Mapping[str, Any] | None = None) -> Recipe:
+    """30 epochs from a trained classifier, with DeiT's augmentation; rates, unless given, are EViT's."""
+    values = {"epochs": 30, "learning_rate": 2e-5, "min_learning_rate": 2e-6, "warmup_epochs": 0} | dict(train or {})
     return Recipe(
         backbone=BackboneConfig(name=name, drop_path=0.1),
         init_from="",
         augment=TrainTransformConfig.deit(224),
         method=method,
-        train=TrainConfig(
-            epochs=30,
-            global_batch_size=1024,
-            learning_rate=2e-5,
-            min_learning_rate=2e-6,
-            warmup_epochs=0,
-            precision="bf16",
-        ),
+        train=TrainConfig(global_batch_size=1024, precision="bf16", **values),
     )

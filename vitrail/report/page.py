@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from vitrail import __version__
+from vitrail.evaluation.result import Report
 from vitrail.report.chart import Chart, make_chart
 from vitrail.report.collect import RunRecord, read_run, read_runs
 from vitrail.report.compare import (
@@ -99,6 +100,48 @@ def write_page(
         )
     text = _render(values, *embed(sources, limit - bare - 400 * len(sources)))
     return _write(Path(path), text)
+
+
+def write_sections(
+    path: str | Path,
+    sections: Sequence[Section],
+    *,
+    title: str,
+    reports: Mapping[str, Report] | None = None,
+    limit: int = LIMIT,
+) -> Path:
+    """Write a page that is about no run: sections, and below them the protocol cards of reports.
+
+    Args:
+        path: the HTML file; written whole or not at all.
+        sections: in their order, at least one.
+        title: text.
+        reports: by the names under which their cards stand.
+        limit: bytes, as in `write_page`.
+
+    Raises:
+        ValueError: no section, HTML that would fetch something from outside, or a page that exceeds the limit.
+    """
+    if not sections:
+        raise ValueError("a page needs at least one section")
+    for section in sections:
+        _refuse_outside(section.html)
+    extra = _section_pictures(sections)
+    pictures = [picture for part in extra for picture in part]
+    cards = [(name, _notes(report), table_of([report.card])) for name, report in (reports or {}).items()]
+    values: dict[str, Any] = {"title": title, "introduction": "", "version": __version__, "cards": cards}
+    values |= {"sections": list(zip(sections, extra)), "all_pictures": pictures}
+    bare = len(_render(values, [Embedded("", problem="x" * 60)] * len(pictures), "x" * 400, "sections.html").encode())
+    if bare > limit:
+        raise ValueError(f"the page would have {bare / 1e6:.1f} MB without any picture, the limit is {limit / 1e6} MB")
+    sources = [picture["source"] for picture in pictures]
+    text = _render(values, *embed(sources, limit - bare - 400 * len(sources)), "sections.html")
+    return _write(Path(path), text)
+
+
+def _notes(report: Report) -> list[str]:
+    given = report.details.get("notes")
+    return [words_of(note) for note in given] if isinstance(given, list) else []
 
 
 def _records(runs: Sequence[str | Path | RunRecord]) -> list[RunRecord]:
@@ -287,7 +330,7 @@ def _refuse_outside(html: str) -> None:
         raise ValueError(f"the page must stay self-contained, but its HTML has {part!r}; embed it as a data: URI")
 
 
-def _render(values: dict[str, Any], embedded: Sequence[Embedded], fitted: str) -> str:
+def _render(values: dict[str, Any], embedded: Sequence[Embedded], fitted: str, template: str = "page.html") -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -300,7 +343,7 @@ def _render(values: dict[str, Any], embedded: Sequence[Embedded], fitted: str) -
     environment.filters["breakable"] = _breakable
     for picture, one in zip(values["all_pictures"], embedded):
         picture["embedded"] = one
-    return environment.get_template("page.html").render(values, fitted=fitted)
+    return environment.get_template(template).render(values, fitted=fitted)
 
 
 def _breakable(text: str) -> Any:

@@ -238,8 +238,10 @@ def _schedule(run: Run) -> None:
 
 def _leave_resting(run: Run, step: Step) -> None:
     """Groups whose time has not come have no gradient: optimizers pass them by."""
+    now = step.progress + 1e-9
     for group in run.optimizer.param_groups:
-        if step.progress + 1e-9 < group.get("frozen_until", 0):
+        spans = [(0, group.get("frozen_until", 0)), *group.get("frozen", ())]
+        if any(start <= now < stop for start, stop in spans):
             for value in group["params"]:
                 value.grad = None
 

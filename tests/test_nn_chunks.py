@@ -1,0 +1,27 @@
+"""How many sequences are decoded at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vitrail.nn import chunks
+from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
+
+
+def test_the_budget_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = MaskedDecoder(DecoderConfig(embed_dim=16, depth=1, heads=2), 8, (2, 2), (3, 3))
+    sequence = torch.zeros(4, 10, 16)
+    each = 4 * (10 * 16 * 16 + 5 * (4 * 16 + 3 * 12))
+    monkeypatch.setattr(chunks, "_free", lambda device: 10**12)
+    monkeypatch.setitem(chunks.BUDGET, "cpu", 7 * each + 1)
+    assert chunks.chunk_of(decoder, sequence, 5) == 7
+    assert chunks.chunk_of(decoder, sequence.double(), 5) == 3
+    monkeypatch.setattr(chunks, "_free", lambda device: 4 * each)
+    assert chunks.chunk_of(decoder, sequence, 5) == 2
+    monkeypatch.setattr(chunks, "_free", lambda device: 0)
+    assert chunks.chunk_of(decoder, sequence, 5) == 1
+
+
+def test_something_is_free_here() -> None:
+    assert chunks._free(torch.device("cpu")) > 2**20

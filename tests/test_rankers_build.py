@@ -1,0 +1,48 @@
+"""Rankers by name: what the catalog finds, and what does not open."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vitrail.rankers
+from vitrail import catalog
+from vitrail.rankers import open_ranker
+from vitrail.rankers.center import Center
+
+
+def test_the_catalog_names_the_files_that_can_be_opened() -> None:
+    entries = {entry.name: entry for entry in catalog.rankers()}
+    assert {"center", "dino", "grad_cam", "moco", "random", "tome"} <= set(entries)
+    assert not {"build", "source", "convnet", "vit"} & set(entries)
+    folder = Path(vitrail.rankers.__file__).parent
+    for name, entry in entries.items():
+        assert "\ndef from_source(source: Source) -> " in (folder / f"{name}.py").read_text()
+        assert entry.module == f"vitrail.rankers.{name}"
+        assert 10 < len(entry.summary) < 100
+        assert not entry.summary.endswith(".")
+
+
+def test_opened_by_name() -> None:
+    ranker = open_ranker("center", image_size=(32, 48), patch_size=8)
+    assert isinstance(ranker, Center)
+    assert (ranker.image_size, ranker.patch_size) == ((32, 48), (8, 8))
+    assert not ranker.training
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="there is no ranker 'dyno'; did you mean 'dino'"):
+        open_ranker("dyno")
+    with pytest.raises(ValueError, match="there is no ranker 'source'"):
+        open_ranker("source")
+    with pytest.raises(AttributeError, match="has no attribute 'open'"):
+        vitrail.rankers.open  # noqa: B018
+
+
+def test_the_room_is_light() -> None:
+    code = "import sys, vitrail.rankers; print('timm' in sys.modules or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

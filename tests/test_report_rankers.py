@@ -1,0 +1,112 @@
+"""The page that compares rankers: what is measured, what stands on it, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vitrail.backbones import BackboneConfig, create, save_exported
+from vitrail.data import SyntheticScenes
+from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.recipes.rank import Shown
+from vitrail.report import Section
+from vitrail.report.page import write_sections
+from vitrail.report.rankers import Wanted, compare_rankers, table_html
+
+CPU = Shown(device="cpu")
+
+
+def voc(root: Path) -> Path:
+    """A tree of two images, each with one object in its upper left quarter."""
+    for name in ("JPEGImages", "SegmentationClass", "SegmentationObject", "Annotations", "ImageSets/Segmentation"):
+        (root / name).mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.effect_noise((64, 64), 60).convert("RGB").save(root / "JPEGImages" / f"{name}.jpg")
+        mask = Image.new("P", (64, 64))
+        mask.putpalette([0, 0, 0, 255, 0, 0])
+        mask.paste(15, (0, 0, 32, 32))
+        mask.save(root / "SegmentationClass" / f"{name}.png")
+        (root / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><object><name>person</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>1</ymin>"
+            "<xmax>32</xmax><ymax>32</ymax></bndbox></object></annotation>"
+        )
+    for split in ("train", "val"):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\nb\n")
+    return root
+
+
+def classifier(folder: Path, data: SyntheticScenes) -> str:
+    assert data.classes is not None
+    backbone = create(BackboneConfig(image_size=48, patch_size=16, embed_dim=12, depth=2, heads=2))
+    save_exported(Supervised(SupervisedConfig(), backbone, data.classes).export(), folder / "head.safetensors")
+    return str(folder / "head.safetensors")
+
+
+def folder_of(root: Path, data: SyntheticScenes, count: int = 12) -> Path:
+    assert data.classes is not None
+    for number in range(count):
+        sample = data[number]
+        assert sample.label is not None
+        place = root / "val" / data.classes[sample.label]
+        place.mkdir(parents=True, exist_ok=True)
+        sample.image.save(place / f"{number}.png")
+    for name in data.classes:
+        for part in ("train", "val"):
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+        data[0].image.save(root / "train" / name / "x.png")
+    return root
+
+
+def test_recall_and_pictures_where_objects_are_marked(tmp_path: Path) -> None:
+    wanted = Wanted(str(voc(tmp_path / "voc")), images=2, settings=("keeps=0.25,1",))
+    page = compare_rankers(["center"], wanted, CPU, tmp_path / "out")
+    text = page.read_text()
+    for words in ("What they keep", "Patch recall", "random, expected", "Protocol card"):
+        assert words in text
+    assert text.count("<img") >= 2
+    numbers = json.loads((tmp_path / "out" / "patch_recall-center.json").read_text())["numbers"]
+    assert numbers["recall_1"] == 100
+    assert f"<td>{numbers['recall_0.25']:.1f}</td>" in text
+
+
+def test_accuracy_where_there_is_a_classifier(tmp_path: Path) -> None:
+    data = SyntheticScenes(12, image_size=48, classes=3, split="val")
+    photos = folder_of(tmp_path / "photos", data)
+    wanted = Wanted(str(photos), classifier(tmp_path, data), settings=("keeps=0.5", "rounds=1"), images=0)
+    text = compare_rankers(["center"], wanted, CPU, tmp_path / "out").read_text()
+    assert "Accuracy on kept patches" in text
+    assert "Patch recall" not in text
+    rows = json.loads((tmp_path / "out" / "selection_accuracy.json").read_text())["details"]["rows"]
+    assert {row["ranker"] for row in rows} == {"center", "random"}
+    assert all(f"<td>{row['top1']:.1f}</td>" in text for row in rows)
+
+
+def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
+    data = SyntheticScenes(4, image_size=48, classes=3, split="val")
+    photos = str(folder_of(tmp_path / "photos", data, 4))
+    with pytest.raises(ValueError, match="neither boxes nor masks"):
+        compare_rankers(["center"], Wanted(photos), CPU, tmp_path)
+    with pytest.raises(ValueError, match="name rankers"):
+        compare_rankers([], Wanted(photos), CPU, tmp_path)
+    with pytest.raises(ValueError, match="named twice"):
+        compare_rankers(["center", "center"], Wanted(photos), CPU, tmp_path)
+    tree = Wanted(str(voc(tmp_path / "voc")), settings=("kept=1",))
+    with pytest.raises(ValueError, match="'kept=1' is no setting of patch_recall"):
+        compare_rankers(["center"], tree, CPU, tmp_path)
+
+
+def test_tables_escape_what_they_hold() -> None:
+    assert "&lt;b&gt;" in table_html(["<b>"], [["x", "1"]])
+
+
+def test_a_page_of_sections_stays_inside_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one section"):
+        write_sections(tmp_path / "p.html", [], title="x")
+    with pytest.raises(ValueError, match="self-contained"):
+        write_sections(tmp_path / "p.html", [Section("a", '<img src="http://x/y.png">')], title="x")
+    with pytest.raises(ValueError, match="limit"):
+        write_sections(tmp_path / "p.html", [Section("a", "word " * 4000)], title="x", limit=10_000)
+    assert not (tmp_path / "p.html").exists()

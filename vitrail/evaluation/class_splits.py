@@ -1,0 +1,35 @@
+"""Which classes a ranker trained on ImageNet-1k has not seen, as LTRP lists them for COCO and VOC.
+
+Source: LTRP, supplement, Appendix B. For ADE20K it leaves none out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vitrail.data.voc import VOC_CLASSES
+
+COCO_CLASSES = 80
+COCO_UNSEEN = (
+    *("person", "traffic light", "fire hydrant", "stop sign", "giraffe", "frisbee", "surfboard"),
+    *("fork", "sandwich", "carrot", "toothbrush", "sink", "potted plant"),
+)
+"""13 of COCO's 80 classes."""
+VOC_UNSEEN = ("person",)
+"""1 of VOC's 20 classes."""
+
+
+def unseen_of(classes: Sequence[str]) -> tuple[str, ...] | None:
+    """The paper's list, for sets that have COCO's or VOC's classes; None for others."""
+    if set(classes) == set(VOC_CLASSES):
+        return VOC_UNSEEN
+    if len(classes) == COCO_CLASSES and set(COCO_UNSEEN) <= set(classes):
+        return COCO_UNSEEN
+    return None
+
+
+def named(name: str, asked: Iterable[str]) -> bool:
+    """Whether a class is among those asked for: by its whole name, or by one of the words for it that commas part, as
+    in ADE20K's "sidewalk, pavement"."""
+    words = {name, *(word.strip() for word in name.split(","))}
+    return not words.isdisjoint(asked)

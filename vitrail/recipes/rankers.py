@@ -1,0 +1,64 @@
+"""Rankers by the words of a command line: `NAME[:VARIANT][=WEIGHTS]`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from vitrail.contracts import Ranker
+from vitrail.rankers import open_ranker
+
+
+class RankerWords(NamedTuple):
+    """What a user says of a ranker."""
+
+    name: str
+    variant: str | None  # one of the words that the ranker's file names
+    weights: str | None  # a file, a run folder, or "pretrained"
+
+    @property
+    def title(self) -> str:
+        """`NAME` or `NAME:VARIANT`."""
+        return self.name if self.variant is None else f"{self.name}:{self.variant}"
+
+
+def parse_ranker(text: str) -> RankerWords:
+    """Read `center`, `dino=dino.pth` or `dino:mass_vote=dino.pth`. Raises `ValueError` where a part is empty."""
+    title, equals, weights = text.partition("=")
+    name, colon, variant = title.partition(":")
+    if not name.strip() or (equals and not weights.strip()) or (colon and not variant.strip()):
+        raise ValueError(f"--ranker {text!r} is not NAME, NAME=WEIGHTS or NAME:VARIANT=WEIGHTS")
+    return RankerWords(name.strip(), variant.strip() or None, weights.strip() or None)
+
+
+def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, RankerWords]:
+    """What is said of rankers, by their titles; where two have one title, the names of their weights are added.
+
+    Args:
+        texts: see the module.
+        weights: of those that name none.
+
+    Raises:
+        ValueError: the same ranker twice, or words that are none.
+    """
+    words = [each._replace(weights=each.weights or weights) for each in map(parse_ranker, texts)]
+    often = Counter(each.title for each in words)
+    found: dict[str, RankerWords] = {}
+    for each in words:
+        title = each.title if often[each.title] == 1 else f"{each.title} {Path(each.weights or '').stem}".strip()
+        if title in found:
+            raise ValueError(f"the ranker {title} is named twice; give weights whose files have other names")
+        found[title] = each
+    return found
+
+
+def open_words(words: RankerWords, **how: Any) -> Ranker:
+    """The ranker that words name; `how` as for `vitrail.rankers.open_ranker`."""
+    return cast(Ranker, open_ranker(words.name, words.weights, variant=words.variant, **how))
+
+
+def open_rankers(texts: Sequence[str], weights: str | None = None, **how: Any) -> dict[str, Ranker]:
+    """Rankers by their titles, see `titled`; `how` as for `vitrail.rankers.open_ranker`."""
+    return {title: open_words(each, **how) for title, each in titled(texts, weights).items()}
