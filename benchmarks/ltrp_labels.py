@@ -6,8 +6,8 @@ Two ways to the same labels, of the same weights: the library's `PatchRemoval`, 
 written here as a class of its own: the whole batch is decoded once for each visible patch, with minus infinity in the
 row and the column of that patch in unfused attention over all 197 tokens, predictions of all patches, and the
 predictions of all removals kept until the end. Rounds are pairs of both, first the one and then the other in turn; the
-ratio is the median of the ratios of pairs. Labels of both are compared. Peak memory is that of the GPU, or of a fresh
-process on the CPU less what it had before, for several numbers of visible patches. All times are kept.
+ratio is the median of the ratios of pairs. Labels of both are compared. Peak memory is that of the GPU, or on
+Linux that of a fresh process, less what it had before, for several numbers of visible patches. All times are kept.
 
 Weights are fresh: what is measured does not depend on them. How far the approximate labels agree with the exact ones
 does: give a trained masked autoencoder as --trained, and images as --images; Kendall's tau is the mean over images.
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -180,9 +179,16 @@ def _peak(options: argparse.Namespace, visible: int, way: str) -> float:
         before = torch.cuda.memory_allocated()
         work.run(way)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew; a spawned process has its parent's
+    before = _resident("VmRSS")
     work.run(way)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(name: str) -> int:
+    """KiB, of Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def agreement(options: argparse.Namespace) -> dict[str, Any]:

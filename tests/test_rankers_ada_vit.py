@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones import BackboneConfig, TimmViT, create, load_part
+from vitrail.backbones import BackboneConfig, TimmViT, create, load_part, save_exported, with_part
 from vitrail.contracts import Ranker
 from vitrail.rankers import open_ranker
 from vitrail.rankers.ada_vit import AdaVitRanker, Used, adapt, decide, decisions, votes
@@ -30,6 +30,18 @@ def network(config: BackboneConfig = TINY) -> tuple[TimmViT, nn.ModuleDict]:
 
 def images(size: int = 24, count: int = 4) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def deciding_file(folder: Path) -> dict[str, Any]:
+    vit, parts = network()
+    save_exported(with_part(vit.export(), "decisions", parts, {"threshold": 0.5}), folder / "x.safetensors")
+    return {"weights": str(folder / "x.safetensors")}
+
+
+OPENINGS = {
+    "last_block": deciding_file,
+    "summed": lambda folder: deciding_file(folder) | {"variant": "summed"},
+}
 
 
 def by_hand(vit: TimmViT, parts: nn.ModuleDict, image: Tensor, threshold: float) -> tuple[Tensor, list[list[int]]]:

@@ -29,6 +29,15 @@ def network(bias: list[float] | None = None, spread: float = 0.0) -> GrainedVit:
     return found.eval().requires_grad_(False)
 
 
+def grained_file(folder: Path, **more: str) -> dict[str, str]:
+    found = network([0.3, 0.2, 0.0], spread=0.5)
+    save_exported(with_part(found.backbone.export(), PART, found.gates, found.config), folder / "x.safetensors")
+    return {"weights": str(folder / "x.safetensors")} | more
+
+
+OPENINGS = {"crop": grained_file, "resize": lambda folder: grained_file(folder, variant="resize")}
+
+
 def one_hot(choices: list[list[int]]) -> Tensor:
     return F.one_hot(torch.tensor(choices), 3).float()[None]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones import BackboneConfig, TimmViT, create, load_part
+from vitrail.backbones import BackboneConfig, TimmViT, create, load_part, save_exported, with_part
 from vitrail.contracts import Ranker
 from vitrail.ops.selection import select
 from vitrail.rankers import open_ranker
@@ -30,6 +30,15 @@ def network(config: BackboneConfig = TINY) -> tuple[TimmViT, nn.ModuleList]:
 
 def images(size: int = 24, count: int = 3) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def pruning_file(folder: Path) -> dict[str, Any]:
+    vit, parts = network()
+    save_exported(with_part(vit.export(), "score_predictor", parts, {}), folder / "x.safetensors")
+    return {"weights": str(folder / "x.safetensors")}
+
+
+OPENINGS = {"staged": pruning_file}
 
 
 def test_a_predictor_by_hand() -> None:

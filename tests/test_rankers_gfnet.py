@@ -38,6 +38,15 @@ def network(config: GfNetConfig = TINY) -> GfNet:
     return found.eval().requires_grad_(False)
 
 
+def focusing_file(folder: Path, **more: str) -> dict[str, str]:
+    method = Method(GfnetConfig(network=TINY), network(), ("a", "b", "c"))
+    save_exported(method.export(), folder / "x.safetensors")
+    return {"weights": str(folder / "x.safetensors")} | more
+
+
+OPENINGS = {"window": focusing_file, "indicator": lambda folder: focusing_file(folder, variant="indicator")}
+
+
 def batch(size: int = 3) -> Tensor:
     return torch.randn(size, 3, 28, 28, generator=torch.Generator().manual_seed(1))
 

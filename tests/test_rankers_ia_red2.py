@@ -33,6 +33,18 @@ def network(**config: object) -> IaRed2Vit:
     return found.eval().requires_grad_(False)
 
 
+def interpreted_file(folder: Path, **more: str) -> dict[str, str]:
+    found = network()
+    save_exported(with_part(found.backbone.export(), PART, found.interpreters, found.config), folder / "x.safetensors")
+    return {"weights": str(folder / "x.safetensors")} | more
+
+
+OPENINGS = {
+    "group2": interpreted_file,
+    "group1": lambda folder: interpreted_file(folder, variant="group1"),
+}
+
+
 def released(found: IaRed2Vit) -> dict[str, Tensor]:
     """The names of a released file: every block twice, and interpreters with values that nothing reads."""
     vit = found.backbone.vit.state_dict()

@@ -33,6 +33,19 @@ def images(*size: int, count: int = 2) -> Tensor:
     return torch.randn(count, 3, *(size or (24, 24)), generator=torch.Generator().manual_seed(1))
 
 
+def ltrp_file(folder: Path, ranker: LtrpRanker) -> dict[str, Any]:
+    save_exported(ranker.export(), folder / "ltrp.safetensors")
+    return {"weights": str(folder / "ltrp.safetensors")}
+
+
+OPENINGS = {
+    "cls": lambda folder: ltrp_file(folder, tiny("cls")),
+    "patch": lambda folder: ltrp_file(folder, tiny("patch")),
+    "convolutional": lambda folder: ltrp_file(folder, LtrpRanker(FeatureMap(CNN), "patch").eval()),
+    "another size": lambda folder: ltrp_file(folder, tiny("cls")) | {"image_size": (36, 24)},
+}
+
+
 def test_the_published_size() -> None:
     ranker = LtrpRanker(create(BackboneConfig(name="vit_small_patch16_224")))
     assert round(sum(value.numel() for value in ranker.parameters()) / 1e6, 2) == 21.74

@@ -94,11 +94,16 @@ def test_the_published_values_of_evit() -> None:
 
 
 def test_words_that_cannot_be() -> None:
+    """Keys are called as one writes them, and near ones are of the method at hand."""
     recipe = resolve("scenes_evit")
     with pytest.raises(ConfigError, match=r"method\.epochs is 3 and train\.epochs is 4"):
         recipe.override(["method.epochs=3"])
-    with pytest.raises(ConfigError, match=r"method\.keep"):
+    with pytest.raises(ConfigError, match=r"method\.keep = 0: "):
         recipe.override(["method.keep=0"])
+    with pytest.raises(ConfigError, match=r"method\.labels\.mixup = -1: "):
+        recipe.override(["method.labels.mixup=-1"])
+    with pytest.raises(ConfigError, match=r"unknown key 'method\.ratio_wait'; did you mean 'method\.ratio_weight'"):
+        resolve("scenes_dynamic_vit").override(["method.ratio_wait=1"])
     with pytest.raises(ConfigError, match=r"unknown key .*method.*kep"):
         recipe.override(["method.kep=0.5"])
     with pytest.raises(ConfigError, match=r"unknown key 'method\.budgt'; did you mean 'method\.budget'\?"):

@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
@@ -531,3 +532,23 @@ def test_a_group_that_rests_is_left_alone_until_its_time(tmp_path):
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     steps = [int(entry["step"]) for entry in state["optimizer"]["state"].values()]
     assert set(steps) == {12, 6}
+
+
+def test_a_group_that_rests_in_between_goes_on_where_it_was(tmp_path):
+    """The second of four epochs: nothing moves; before and after it trains."""
+
+    class Resting(tiny.Tiny):
+        def parameter_groups(self):
+            blocks, head = super().parameter_groups()
+            return [blocks, head | {"frozen": ((0.25, 0.5),), "weight_decay": 0.1}]
+
+    method, seen = Resting(), []
+
+    def evaluate():
+        seen.append(method.head.weight.detach().clone())
+        return {"answer": 1.0}
+
+    tiny.train(tmp_path / "run", method=method, epochs=4, evaluate=evaluate)
+    assert [torch.equal(*pair) for pair in pairwise(seen)] == [True, False, False]
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert {int(entry["step"]) for entry in state["optimizer"]["state"].values()} == {12, 9}

@@ -277,6 +277,17 @@ def evaluate(
 
 
 RANKER = "NAME, NAME=WEIGHTS or NAME:VARIANT=WEIGHTS; `vitrail list rankers` names them."
+Normalized = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalized-targets/--plain-targets",
+        help="For reconstruction and removal, where the file does not say: what its decoder predicts.",
+    ),
+]
+DecoderHeads = Annotated[
+    int | None,
+    typer.Option("--decoder-heads", help="For these, likewise: how many attention heads its decoder has."),
+]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
@@ -306,26 +317,14 @@ def show(
     ] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
-    ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of patches that masks and reconstructions hide, default 0.75, or removal, 0.9."),
-    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
     patch_size: Annotated[
         int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
     ] = None,
-    normalized: Annotated[
-        bool | None,
-        typer.Option(
-            "--normalized-targets/--plain-targets",
-            help="For reconstruction, where the file does not say: what its decoder predicts.",
-        ),
-    ] = None,
-    heads: Annotated[
-        int | None,
-        typer.Option("--decoder-heads", help="For reconstruction, likewise: how many attention heads its decoder has."),
-    ] = None,
+    normalized: Normalized = None,
+    heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
     ranker: Annotated[
         list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")

@@ -46,6 +46,7 @@ from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.classification import topk_correct
 from vitrail.ops.patches import grid_of
+from vitrail.ops.pixels import Normalization, renormalize
 from vitrail.ops.selection import number_kept, select
 
 SOURCE = "LTRP; operations by torch.utils.flop_counter, 2 a multiply-add"
@@ -114,12 +115,11 @@ def flops_of(run: Callable[[], object]) -> int:
 
 
 def renormalized(images: Tensor, seen: object, wanted: object) -> Tensor:
-    """Images `[B, 3, H, W]` in another's `mean` and `std`; as they are where both are the same or one has none."""
-    of = [[getattr(one, name, None) for name in ("mean", "std")] for one in (seen, wanted)]
-    if any(value is None for pair in of for value in pair) or all(tuple(a) == tuple(b) for a, b in zip(*of)):
+    """Images `[B, 3, H, W]` in another's `mean` and `std`; as they are where one of the two does not say its own."""
+    of = [tuple(getattr(one, name, None) for name in ("mean", "std")) for one in (seen, wanted)]
+    if any(value is None for pair in of for value in pair):
         return images
-    (mean, std), (new_mean, new_std) = [[images.new_tensor(value).view(3, 1, 1) for value in pair] for pair in of]
-    return (images * std + mean - new_mean) / new_std
+    return renormalize(images, Normalization(*of[0]), Normalization(*of[1]))  # type: ignore[arg-type]
 
 
 def evaluate(

@@ -58,6 +58,8 @@ class AdaVitConfig(Config):
     """A patch is used where its sigmoid is above this; heads and layers above 0.5."""
     partial_heads: bool = False
     """A head that is not used hands each token its own value, instead of nothing."""
+    decision_rate: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the decision networks; a short training from a trained classifier wants 10."""
     epochs: int | None = Field(None, ge=1)
     """Of the whole training; nothing refers to it, recipes fill it in."""
     labels: LabelConfig = LabelConfig()
@@ -109,9 +111,11 @@ class AdaVit(nn.Module):
         return {PART: self.decisions}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Everything at one rate; biases, norms and tokens undecayed."""
-        modules = (self.backbone, self.head, self.decisions)
-        return [group for each in modules for group in parameter_groups(each, weight_decay=self.config.weight_decay)]
+        """Backbone and head at one rate, decision networks at theirs; biases, norms and tokens undecayed."""
+        decay, groups = self.config.weight_decay, []
+        for module, rate in ((self.backbone, 1.0), (self.head, 1.0), (self.decisions, self.config.decision_rate)):
+            groups += [group | {"lr_scale": rate} for group in parameter_groups(module, weight_decay=decay)]
+        return groups
 
     def after_step(self, step: Step) -> None:
         """Nothing moves between steps."""

@@ -42,6 +42,7 @@ from vitrail.nn.groups import parameter_groups
 from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
 from vitrail.ops.asymmetric_loss import asymmetric_loss
 from vitrail.ops.patches import grid_of, patchify
+from vitrail.ops.pixels import Normalization, renormalize
 from vitrail.ops.selection import mixed, number_kept, select
 
 PART = "ml_decoder"
@@ -163,7 +164,8 @@ class KeptPatches(nn.Module):
         if number == grid[0] * grid[1]:
             return None
         _check_ranker(self.ranker, self.backbone, share)
-        scores = self.ranker(_renormalized(images, self.backbone, self.ranker), number=number)
+        mine, theirs = (Normalization(each.mean, each.std) for each in (self.backbone, self.ranker))
+        scores = self.ranker(renormalize(images, mine, theirs), number=number)
         if scores.shape != (len(images), *grid):
             raise ValueError(
                 f"the ranker's scores are {list(scores.shape)}, and {len(images)} images have {grid[0]} x {grid[1]} "
@@ -238,13 +240,3 @@ def _check_ranker(ranker: Ranker | None, backbone: TimmViT, keep: float) -> None
             f"the ranker scores patches of {theirs} pixels and the backbone has patches of {ours}, so its scores "
             "choose none of them; take a ranker and a backbone with patches of one size"
         )
-
-
-def _renormalized(images: Tensor, backbone: TimmViT, ranker: Ranker) -> Tensor:
-    """Pixels normalized for the backbone, normalized for the ranker."""
-    if tuple(backbone.mean) == tuple(ranker.mean) and tuple(backbone.std) == tuple(ranker.std):
-        return images
-    mine, spread, theirs, wanted = (
-        images.new_tensor(values).view(-1, 1, 1) for values in (backbone.mean, backbone.std, ranker.mean, ranker.std)
-    )
-    return (images * spread + mine - theirs) / wanted

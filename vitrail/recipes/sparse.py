@@ -5,9 +5,9 @@
     vitrail train folder_evit data.root=photos method.keep=0.5 method.anneal_until=60 --out runs/photos-evit
 
 Which method is one word, `method.kind`. A further method is a class in `METHODS`, its settings, with a `kind` and
-`epochs` of their own, in the union `Method`, and functions that return recipes; what such a class has to have
-says `Sparse`. A classifier of the same classes in the weights that
-training starts from is taken over, and so are the method's own parts.
+`epochs` of their own, in the union `Method`, and functions that return recipes; what such a class has to have says
+`Sparse`. A classifier of the same classes in the weights that training starts from is taken over, and so are the
+method's own parts.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def scenes_ada_vit() -> Recipe:
     In so few steps hard decisions on whole layers cost more than they save; the budget is that of the decisions after
     training. Command: vitrail train scenes_ada_vit. Time: twice that of `scenes`.
     """
-    return _scenes(AdaVitConfig(tokens=0.6, heads=1, layers=1, usage="decided", usage_weight=2, labels=PLAIN))
+    return _scenes(AdaVitConfig(tokens=0.6, heads=1, layers=1, usage="decided", usage_weight=10, labels=PLAIN))
 
 
 def folder_ada_vit() -> Recipe:
