@@ -40,8 +40,8 @@ from vitrail.recipes.reconstructions import Autoencoder
 SIZE, KEPT = 36, 9
 HALF = (0.5, 0.5, 0.5)
 BACKBONE = BackboneConfig(image_size=SIZE, patch_size=6, embed_dim=48, depth=2, heads=2)
-HIDDEN, DRAWS = 0.75, 2
-MAE_STEPS, STEPS = 800, 500
+HIDDEN, DRAWS = 0.75, 1
+MAE_STEPS, STEPS = 700, 320
 
 
 def batches(data: SyntheticScenes, size: int, steps: int) -> Iterator[Batch]:
