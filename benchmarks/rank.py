@@ -20,10 +20,9 @@ from startup import seconds
 
 def files(folder: Path) -> tuple[Path, Path]:
     """A photo and a ranking model."""
-    from vitrail.rankers.ltrp import LtrpRanker
-
     from vitrail.backbones import BackboneConfig, create, save_exported
     from vitrail.data import SyntheticScenes
+    from vitrail.rankers.ltrp import LtrpRanker
 
     SyntheticScenes(1, image_size=224, split="val")[0].image.save(folder / "photo.jpg")
     ranker = LtrpRanker(create(BackboneConfig(name="vit_small_patch16_224")))

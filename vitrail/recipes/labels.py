@@ -168,6 +168,12 @@ def open_labeler(weights: str, heads: int | None = None, device: str = "cpu") ->
     return open_autoencoder(where, heads=heads, normalized=bool(said), device=device)
 
 
+def removal_by(found: Autoencoder, config: RemovalConfig) -> PatchRemoval:
+    """What labels patches by this autoencoder."""
+    decoder: Any = found.decoder
+    return PatchRemoval(found.backbone, decoder, config, normalized_targets=found.normalized)
+
+
 def digest_of(found: Autoencoder) -> str:
     """16 hex digits over encoder, decoder and the normalization of pixels."""
     total = hashlib.sha256(digest(found.backbone).encode())

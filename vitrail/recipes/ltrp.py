@@ -25,13 +25,12 @@ from vitrail.data import EvalTransformConfig, TrainTransformConfig, build_eval_t
 from vitrail.methods.ltrp import Ltrp, LtrpConfig
 from vitrail.methods.mae import Mae, MaeConfig
 from vitrail.nn.masked_autoencoder import DecoderConfig
-from vitrail.nn.patch_removal import PatchRemoval
 from vitrail.ops.patches import grid_of, patchify
 from vitrail.ops.selection import mask_of, number_kept, select
 from vitrail.rankers.ltrp import PART, LtrpRanker, from_source, ranking_network
 from vitrail.rankers.source import Source
 from vitrail.recipes import mae as autoencoders
-from vitrail.recipes.labels import Wanted, check_fixed, open_labeler, open_labels
+from vitrail.recipes.labels import Wanted, check_fixed, open_labeler, open_labels, removal_by
 from vitrail.recipes.look import different, keep_sheet
 from vitrail.recipes.probe import ProbeConfig, spread
 from vitrail.recipes.rank import rank
@@ -190,8 +189,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     if recipe.method.labels is not None:
         method = Ltrp(recipe.method, ranker, None, open_labels(wanted, given), fresh=fresh)
     else:
-        found = given or _untrained(recipe)
-        labeler = PatchRemoval(found.backbone, found.decoder, recipe.method.removal)
+        labeler = removal_by(given or _untrained(recipe), recipe.method.removal)
         method = Ltrp(recipe.method, ranker, labeler, fresh=fresh)
     workers = capped(recipe.workers)
     loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
