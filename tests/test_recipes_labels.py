@@ -15,7 +15,7 @@ from tiny_autoencoder import SETTINGS, autoencoder
 from vitrail.config import ConfigError
 from vitrail.data import TooManyUnreadable, patch_labels
 from vitrail.data.patch_labels import PatchLabels
-from vitrail.nn.patch_removal import PatchRemoval
+from vitrail.nn.patch_removal import PatchRemoval, RemovalConfig
 from vitrail.recipes import labels as made
 from vitrail.recipes.labels import label_by, open_labeler
 from vitrail.recipes.ltrp import build, scenes_ltrp
@@ -57,6 +57,23 @@ def test_labels_are_those_that_training_would_compute(mae: Path, tmp_path: Path)
     found = open_labeler(str(mae))
     expected = PatchRemoval(found.backbone, found.decoder)(batch.images, ids)  # type: ignore[arg-type]
     torch.testing.assert_close(values, expected)
+
+
+def test_pictures_may_be_compared_by_a_network_s_features(mae: Path, tmp_path: Path) -> None:
+    words = ["method.removal.metric=perceptual", f"perceptual={mae}"]
+    out, _ = label(mae, tmp_path / "labels", *words, draws=1)
+    parts = build(recipe(mae, out, *words), 0, 1)
+    (batch,) = next(iter(parts.loader.batches(0, 1)))
+    ids, values = parts.method.labeled(batch)
+    found = open_labeler(str(mae))
+    config = RemovalConfig(metric="perceptual")
+    expected = PatchRemoval(found.backbone, found.decoder, config, found.backbone)(batch.images, ids)  # type: ignore[arg-type]
+    torch.testing.assert_close(values, expected)
+    with pytest.raises(ValueError, match="of something else: perceptual"):
+        build(recipe(mae, out, words[0], f"perceptual={autoencoder(tmp_path / 'other.safetensors', seed=1)}"), 0, 1)
+    for wrong in (words[:1], words[1:]):
+        with pytest.raises(ConfigError, match=r"method\.removal\.metric is .* and perceptual is"):
+            label(mae, tmp_path / "wrong", *wrong)
 
 
 def test_after_a_kill_it_goes_on_and_ends_in_the_same_bits(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vitrail.backbones import digest, need_part
+from vitrail.backbones import digest, load, need_part
 from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import TrainTransformConfig, build_train_transform, ordered_batches
@@ -44,6 +44,7 @@ class Wanted(NamedTuple):
     precision: str = "fp32"  # of autocast, as in `TrainConfig`
     seed: int = 0
     workers: int = 0
+    perceptual: str | None = None  # weights of the network whose features the metric of this name compares
 
 
 def label_by(name: str, settings: Sequence[str], out: Path, draws: int, *, device: str = "auto") -> tuple[Path, str]:
@@ -59,7 +60,7 @@ def label_by(name: str, settings: Sequence[str], out: Path, draws: int, *, devic
         raise ConfigError("labels are made by a masked autoencoder; set mae=RUN, a run of folder_mae, or a file of MAE")
     train, workers = recipe.train, capped(recipe.workers)
     data = open_splits(recipe.data).train
-    wanted = Wanted(data, recipe.augment, recipe.method, train.precision, train.seed, workers)
+    wanted = Wanted(data, recipe.augment, recipe.method, train.precision, train.seed, workers, recipe.perceptual)
     make_labels(open_labeler(recipe.mae, recipe.decoder_heads), wanted, out, draws, device=device)
     return out, " ".join([f"method.labels={out}", *_fixing(recipe.augment)])
 
@@ -83,7 +84,7 @@ def make_labels(found: Autoencoder, wanted: Wanted, out: Path, draws: int, *, de
     if draws < 1:
         raise ValueError(f"draws is {draws}; each image is labeled at least once")
     place = pick_device(device)
-    labeler = PatchRemoval(found.backbone.to(place), found.decoder.to(place), wanted.method.removal)
+    labeler = removal_by(found, wanted.method.removal, wanted.perceptual).to(place)
     about = {**about_labels(wanted, found), "draws": draws, "seed": wanted.seed, "images": len(wanted.data)}
     augment = wanted.augment.model_copy(update={**FIXED, "mean": found.backbone.mean, "std": found.backbone.std})
     transform, skipped = build_train_transform(augment), dict[int, tuple[str, str]]()
@@ -111,6 +112,8 @@ def about_labels(wanted: Wanted, found: Autoencoder | None) -> dict[str, Any]:
         "hidden": method.hidden,
         "removal": _of_removal(method.removal),
     }
+    if wanted.perceptual is not None:
+        about["perceptual"] = digest(load(None, find_weights(wanted.perceptual)))
     if found is not None:
         about["autoencoder"] = digest_of(found)
         about["grid"] = list(grid_of(*sides, found.backbone.patch_size))
@@ -168,10 +171,25 @@ def open_labeler(weights: str, heads: int | None = None, device: str = "cpu") ->
     return open_autoencoder(where, heads=heads, normalized=bool(said), device=device)
 
 
-def removal_by(found: Autoencoder, config: RemovalConfig) -> PatchRemoval:
-    """What labels patches by this autoencoder."""
+def removal_by(found: Autoencoder, config: RemovalConfig, perceptual: str | None = None) -> PatchRemoval:
+    """What labels patches by this autoencoder.
+
+    Args:
+        found: the autoencoder.
+        config: what is removed, and how the change is measured.
+        perceptual: for the metric of this name, weights of the network whose features are compared.
+
+    Raises:
+        ConfigError: that metric without weights, or weights that another metric would pass over.
+    """
+    if (config.metric == "perceptual") != (perceptual is not None):
+        raise ConfigError(
+            f"method.removal.metric is {config.metric} and perceptual is {perceptual}; the metric perceptual compares "
+            "features of a network: set perceptual=WEIGHTS for it, and leave it out for the others"
+        )
+    network = None if perceptual is None else load(None, find_weights(perceptual))
     decoder: Any = found.decoder
-    return PatchRemoval(found.backbone, decoder, config, normalized_targets=found.normalized)
+    return PatchRemoval(found.backbone, decoder, config, network, normalized_targets=found.normalized)
 
 
 def digest_of(found: Autoencoder) -> str:

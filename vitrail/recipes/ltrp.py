@@ -62,6 +62,8 @@ class Recipe(Config):
     """The masked autoencoder behind the labels: a run folder of MAE, or a file that has its decoder."""
     decoder_heads: int | None = Field(None, ge=1)
     """Attention heads of its decoder, for files that do not say."""
+    perceptual: str | None = None
+    """For method.removal.metric=perceptual: weights of the network whose patch features are compared."""
     autoencoder: AutoencoderConfig | None = None
     """Trained first, into OUT/mae, where `mae` is null; null where one has to be given."""
     backbone: BackboneConfig = BackboneConfig()
@@ -184,12 +186,12 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     ranker, fresh = _start(recipe, own)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     augment = recipe.augment.model_copy(update={"mean": tuple(ranker.mean), "std": tuple(ranker.std)})
-    wanted = Wanted(splits.train, augment, recipe.method)
+    wanted = Wanted(splits.train, augment, recipe.method, perceptual=recipe.perceptual)
     given = open_labeler(recipe.mae, recipe.decoder_heads) if recipe.mae is not None else None
     if recipe.method.labels is not None:
         method = Ltrp(recipe.method, ranker, None, open_labels(wanted, given), fresh=fresh)
     else:
-        labeler = removal_by(given or _untrained(recipe), recipe.method.removal)
+        labeler = removal_by(given or _untrained(recipe), recipe.method.removal, recipe.perceptual)
         method = Ltrp(recipe.method, ranker, labeler, fresh=fresh)
     workers = capped(recipe.workers)
     loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
