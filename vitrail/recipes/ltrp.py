@@ -24,8 +24,9 @@ from vitrail.contracts import ImageSet, Ranker
 from vitrail.data import EvalTransformConfig, TrainTransformConfig, build_eval_transform, build_train_transform
 from vitrail.methods.ltrp import Ltrp, LtrpConfig
 from vitrail.methods.mae import Mae, MaeConfig
+from vitrail.metrics.patch_recall import positive_of_mask
 from vitrail.nn.masked_autoencoder import DecoderConfig
-from vitrail.ops.patches import grid_of, patchify
+from vitrail.ops.patches import grid_of
 from vitrail.ops.selection import mask_of, number_kept, select
 from vitrail.rankers.ltrp import PART, LtrpRanker, from_source, ranking_network
 from vitrail.rankers.source import Source
@@ -239,8 +240,8 @@ def recall(ranker: Ranker, data: ImageSet, image_size: int | tuple[int, int], ke
 
 def touching(mask: Tensor, patch: tuple[int, int]) -> Tensor:
     """Patches that touch an object, bool `[Y, X]`, of a mask `[H, W]` of class ids, where 0 and 255 are none."""
-    inside = ((mask > 0) & (mask != 255)).float()
-    return (patchify(inside[None, None], patch)[0].amax(1) > 0).view(grid_of(mask.shape[0], mask.shape[1], patch))
+    inside = ((mask > 0) & (mask != 255)).long()
+    return positive_of_mask(inside, [1], grid_of(mask.shape[0], mask.shape[1], patch))[0]
 
 
 def ranking_sheet(ranker: LtrpRanker, data: ImageSet, keep: float, count: int = 4) -> Any:
