@@ -149,3 +149,13 @@ def test_missing_weights(name: str) -> None:
         open_ranker(name)
     with pytest.raises(ValueError, match=r"there is no file of weights at /nowhere\.pth"):
         open_ranker(name, "/nowhere.pth")
+
+
+def test_nan_pixels_are_told_not_ranked(ranker: Ranker, request: pytest.FixtureRequest) -> None:
+    """By the ranker, or by `select`, which refuses scores that are NaN."""
+    if request.node.callspec.params["ranker"][0] in WITHOUT_WEIGHTS:
+        pytest.skip("reads no pixels as numbers")
+    x = images(ranker)
+    x[1] = torch.nan
+    with torch.no_grad(), pytest.raises(ValueError, match="NaN|nan"):
+        select(ranker(x, number=number_for(ranker, x)), 3)

@@ -19,6 +19,7 @@ Deviations from the paper
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any, Literal
 
@@ -106,6 +107,12 @@ class Ltrp(nn.Module):
             raise ValueError(
                 f"method.hidden {config.hidden:g} leaves {self.visible} of {rows * columns} patches visible, and one "
                 f"has no order; set it to {1 - 2 / (rows * columns):.3g} or less"
+            )
+        if config.loss == "top_focused" and (config.top or 20) >= self.visible:
+            warnings.warn(
+                f"method.loss top_focused looks at the first {config.top or 20} of {self.visible} visible patches, so "
+                "it is listmle; set method.top to fewer",
+                stacklevel=2,
             )
         _check_labels(labels, ranker, self.visible) if labels is not None else _check_grids(labeler, ranker)
         network = ranker.backbone

@@ -300,6 +300,8 @@ def _check(images: Tensor, visible: Tensor) -> None:
             f"visible is {list(visible.shape)} of {visible.dtype}; it holds the ids of the visible patches, int64 "
             f"[B, V] with B = {len(images)} and V from 1 on"
         )
+    if bool((visible.sort(dim=1).values.diff(dim=1) == 0).any()) or bool((visible < 0).any()):
+        raise ValueError("visible names a patch twice in one image, or one below 0; each has one token")
 
 
 def _check_labels(labels: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""DGE's keys: patches like the class token, in a network that spends few queries on plain regions.
+"""DGE's keys, patches like the class token first.
 
 Each block of a ViT gets a gate. The patches x, on their grid, stand in regions of 4 x 4. A region's gate chooses a
 granularity g of 1, 2 or 4 by its mean patch: it asks one query for each cell of g x g patches, which is their mean q.

@@ -98,7 +98,13 @@ class Masked(NamedTuple):
 
 
 def drop(
-    backbone: TimmViT, parts: nn.ModuleList, images: Tensor, keep: float, blocks: Sequence[int] | None = None
+    backbone: TimmViT,
+    parts: nn.ModuleList,
+    images: Tensor,
+    keep: float,
+    blocks: Sequence[int] | None = None,
+    *,
+    stop: bool = False,
 ) -> Sparse:
     """Run a ViT that drops patches by its predictors: of N are left `int(N keep^s)` after stage s, at least one.
 
@@ -108,6 +114,7 @@ def drop(
         images: `[B, 3, H, W]`, normalized.
         keep: r, in (0, 1].
         blocks: before which patches are dropped, counted from 0; None for 3, 6, 9 of 12 and in that proportion.
+        stop: run no block after the last drop, for those who look at the stages alone.
     """
     chosen = _stages(backbone, parts, blocks)
     x, grid = backbone.embed(images)
@@ -124,6 +131,8 @@ def drop(
             stages.append(Stage(ids, says, kept))
             ids = ids.gather(1, kept)
             x = torch.cat((x[:, :prefix], take(left, kept)), dim=1)
+            if stop and len(stages) == len(chosen):
+                break
         x = backbone.run_block(block, x)
         worked += x.shape[1] - prefix
     x = backbone.norm(x)
@@ -223,4 +232,4 @@ class DynamicVitRanker(nn.Module):
         """Scores `[B, Y, X]`: the stages survived, 0 to their number, and a place in [0, 1) by log probability."""
         rows, columns = grid_of(images.shape[-2], images.shape[-1], self.patch_size)
         keep = rate_for(number, rows * columns, "dynamic_vit", len(self.blocks))
-        return staged_scores(drop(self.backbone, self.predictors, images, keep, self.blocks))
+        return staged_scores(drop(self.backbone, self.predictors, images, keep, self.blocks, stop=True))

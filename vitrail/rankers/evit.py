@@ -56,7 +56,13 @@ class Thinned(NamedTuple):
 
 
 def thin(
-    backbone: TimmViT, images: Tensor, keep: float, blocks: Sequence[int] | None = None, *, fuse: bool = True
+    backbone: TimmViT,
+    images: Tensor,
+    keep: float,
+    blocks: Sequence[int] | None = None,
+    *,
+    fuse: bool = True,
+    stop: bool = False,
 ) -> Thinned:
     """Run a ViT that drops tokens. With `keep` 1 it is the plain one.
 
@@ -66,6 +72,7 @@ def thin(
         keep: share of the tokens to keep at each stage, in (0, 1].
         blocks: at which to drop, counted from 0; None for 3, 6, 9 of 12 and in that proportion.
         fuse: leave one token for those that are dropped.
+        stop: run no block after the last of `blocks`, for those who look at the stages alone.
 
     Raises:
         ValueError: a share outside (0, 1], blocks that are not there or cannot be opened.
@@ -80,7 +87,8 @@ def thin(
     prefix, patches = backbone.prefix_tokens, grid[0] * grid[1]
     ids = torch.arange(patches, device=x.device).expand(len(x), -1)
     stages, worked = [], 0.0
-    for index, block in enumerate(backbone.vit.blocks):
+    last = chosen[-1] if stop else backbone.depth
+    for index, block in enumerate(backbone.vit.blocks[: last + 1]):
         before = x.shape[1] - prefix
         if index in chosen:
             way = partial(_thin_block, keep=keep, prefix=prefix, fuse=fuse)
@@ -166,6 +174,6 @@ class EvitRanker(nn.Module):
         if self.variant == "staged":
             rows, columns = grid_of(images.shape[-2], images.shape[-1], self.patch_size)
             keep = rate_for(number, rows * columns, "evit, variant staged,", len(self.blocks))
-            return staged_scores(thin(self.backbone, images, keep, self.blocks, fuse=self.fuse))
-        thinned = thin(self.backbone, images, 1.0, self.blocks[:1])
+            return staged_scores(thin(self.backbone, images, keep, self.blocks, fuse=self.fuse, stop=True))
+        thinned = thin(self.backbone, images, 1.0, self.blocks[:1], stop=True)
         return thinned.stages[0].attention.float().unflatten(1, thinned.grid)

@@ -1,4 +1,4 @@
-"""GFNet's last look: the window where a network that glances and then focuses looks last, its center first.
+"""GFNet's last look, the window's center first.
 
 A small view of the whole image (the glance) and then windows of the same size, cut out of the image, go through two
 CNNs; a recurrent classifier reads their mean features one after another. Where the next window is, a recurrent policy
@@ -194,7 +194,16 @@ class GfNet(nn.Module):
 
 
 def top_left(actions: Tensor, grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
-    """First row and column of windows, int64 `[B, 2]`: floor(a * (grid - window)) of actions `[B, 2]` in [0, 1]."""
+    """First row and column of windows, int64 `[B, 2]`: floor(a * (grid - window)) of actions `[B, 2]` in [0, 1].
+
+    Raises:
+        ValueError: for actions that are NaN.
+    """
+    if bool(actions.isnan().any()):
+        images = actions.isnan().any(1).nonzero().flatten().tolist()
+        raise ValueError(
+            f"GFNet's policy says NaN of images {images[:5]} of the batch; look at their pixels and at the weights"
+        )
     space = actions.new_tensor([grid[0] - window[0], grid[1] - window[1]])
     return (actions.clamp(0, 1) * space).floor().long()
 

@@ -1,4 +1,4 @@
-"""LTRP's ranking model, which has learned from what a masked autoencoder misses when a patch is taken away.
+"""LTRP's ranking model, which has learned what a masked autoencoder misses without a patch.
 
     scores = W norm(class token) + b,  one for each patch of the grid that it was trained with          head "cls"
     score of a patch = w . norm(its token) + b                                                            head "patch"

@@ -48,12 +48,14 @@ def by_level(level: Tensor, soft: Tensor) -> Tensor:
         soft: `[B, N]`, any finite values; of equal ones the smaller id comes first.
 
     Returns:
-        float32; the level is the whole part, the place `(N - 1 - rank) / N` is in [0, 1).
+        float32; the level is the whole part, the place `(N - 1 - rank) / N` is in [0, 1). Where `soft` is NaN, the
+        score is, too: it has no place.
     """
     count = soft.shape[1]
     order = soft.argsort(dim=1, descending=True, stable=True)
     places = (count - 1 - torch.arange(count, device=soft.device)).float() / count
-    return level.float() + torch.zeros_like(soft, dtype=torch.float32).scatter(1, order, places.expand_as(order))
+    scores = level.float() + torch.zeros_like(soft, dtype=torch.float32).scatter(1, order, places.expand_as(order))
+    return scores.masked_fill(soft.isnan(), torch.nan)
 
 
 def take(tokens: Tensor, places: Tensor) -> Tensor:
