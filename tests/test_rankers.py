@@ -157,5 +157,5 @@ def test_nan_pixels_are_told_not_ranked(ranker: Ranker, request: pytest.FixtureR
         pytest.skip("reads no pixels as numbers")
     x = images(ranker)
     x[1] = torch.nan
-    with torch.no_grad(), pytest.raises(ValueError, match="NaN|nan"):
+    with torch.no_grad(), pytest.raises(ValueError, match=r"NaN|nan"):
         select(ranker(x, number=number_for(ranker, x)), 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from PIL import Image
 
 from vitrail.backbones import BackboneConfig, create, save_exported
 from vitrail.data import SyntheticScenes
+from vitrail.evaluation.result import Report
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.recipes.rank import Shown
 from vitrail.report import Section
 from vitrail.report.page import write_sections
-from vitrail.report.rankers import Wanted, compare_rankers, table_html
+from vitrail.report.rankers import Wanted, compare_rankers, recall_section, table_html
 
 CPU = Shown(device="cpu")
 
@@ -70,6 +72,20 @@ def test_recall_and_pictures_where_objects_are_marked(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "out" / "patch_recall-center.json").read_text())["numbers"]
     assert numbers["recall_1"] == 100
     assert f"<td>{numbers['recall_0.25']:.1f}</td>" in text
+
+
+def test_grids_that_differ_stand_in_the_names_with_floors_of_their_own() -> None:
+    def report(patches: int, recall: float) -> Report:
+        curves = {"keep": [0.5], "recall": [recall], "random": [patches / 10], "center": [patches / 5]}
+        return Report("patch_recall", {}, {}, {"patches": patches, "curves": curves, "images": 3, "labels": "boxes"})
+
+    section = recall_section({"a": report(64, 30.0), "b": report(196, 40.0), "c": report(64, 50.0)})
+    for words in ("a, 64 patches", "b, 196 patches", "random, expected, 196 patches", "center, 64 patches"):
+        assert words in section.html
+    cells = re.findall(r"<td>([\d.]+)</td>", section.html)
+    assert cells == ["30.0", "40.0", "50.0", "6.4", "12.8", "19.6", "39.2"]
+    assert "not comparable" in section.pictures[0][0]
+    assert "patches" not in recall_section({"a": report(64, 30.0), "c": report(64, 50.0)}).html
 
 
 def test_accuracy_where_there_is_a_classifier(tmp_path: Path) -> None:

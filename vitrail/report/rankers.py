@@ -97,20 +97,32 @@ def _recall(words: Mapping[str, RankerWords], wanted: Wanted, shown: Shown, out:
 
 
 def recall_section(reports: Mapping[str, Report]) -> Section:
-    """Recall in percent, a row for each share and a column for each ranker, and as curves; floors stand beside."""
-    curves = {title: report.details["curves"] for title, report in reports.items()}
+    """Recall in percent, a row for each share and a column for each ranker, and as curves; floors stand beside.
+
+    Rankers whose networks cut images into different numbers of patches look for different ones: each number then stands
+    in the columns' names, and has floors of its own.
+    """
     first = next(iter(reports.values())).details
-    table = {title: found["recall"] for title, found in curves.items()}
-    if "center" not in table:
-        table["center"] = first["curves"]["center"]
-    lines = {title: Curve(first["curves"]["keep"], values) for title, values in table.items()}
-    table["random, expected"] = first["curves"]["random"]
-    rows = [
-        [f"{keep:g}", *(f"{values[row]:.1f}" for values in table.values())]
-        for row, keep in enumerate(first["curves"]["keep"])
-    ]
+    counts = {title: report.details["patches"] for title, report in reports.items()}
+    several = len(set(counts.values())) > 1
+    marks = {count: f", {count} patches" if several else "" for count in counts.values()}
+    table: dict[str, list[float]] = {}
+    floors: dict[str, list[float]] = {}
+    for title, report in reports.items():
+        curves, mark = report.details["curves"], marks[counts[title]]
+        table[f"{title}{mark}"] = curves["recall"]
+        floors.setdefault(f"random, expected{mark}", curves["random"])
+        if title != "center":
+            floors.setdefault(f"center{mark}", curves["center"])
+    lines = table | {name: values for name, values in floors.items() if name.startswith("center")}
+    table |= {name: values for name, values in floors.items() if name not in table}
+    keeps = first["curves"]["keep"]
+    rows = [[f"{keep:g}", *(f"{values[row]:.1f}" for values in table.values())] for row, keep in enumerate(keeps)]
     caption = f"{first['images']} images, by {first['labels']}"
-    return Section("Patch recall", table_html(["kept", *table], rows), [(caption, recall_curve(lines))])
+    if several:
+        caption += "; numbers of different grids are not comparable, since their patches are of different sizes"
+    picture = recall_curve({title: Curve(keeps, values) for title, values in lines.items()})
+    return Section("Patch recall", table_html(["kept", *table], rows), [(caption, picture)])
 
 
 def _accuracy(texts: Sequence[str], wanted: Wanted, shown: Shown, out: Path) -> Report:
