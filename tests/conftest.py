@@ -18,6 +18,16 @@ if not torch.cuda.is_available():
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
+LONG = ("test_methods_learn", "test_methods_ltrp_learns")  # minutes each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes start with a half of the tests each: the long ones first in both, so that none waits at the end."""
+    long = [item for item in items if item.path.stem in LONG]
+    rest = [item for item in items if item.path.stem not in LONG]
+    half = len(items) // 2 - len(long[::2])
+    items[:] = long[::2] + rest[:half] + long[1::2] + rest[half:]
+
 
 @pytest.fixture
 def oracle() -> Callable[[str], dict[str, np.ndarray]]:
