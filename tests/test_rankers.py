@@ -159,3 +159,10 @@ def test_nan_pixels_are_told_not_ranked(ranker: Ranker, request: pytest.FixtureR
     x[1] = torch.nan
     with torch.no_grad(), pytest.raises(ValueError, match=r"NaN|nan"):
         select(ranker(x, number=number_for(ranker, x)), 3)
+
+
+@pytest.mark.parametrize(("name", "word"), CASES, ids=[" ".join(case) for case in CASES])
+def test_a_variant_that_is_not_there_is_refused(name: str, word: str, tmp_path: Path) -> None:
+    given = openings(name)[word](tmp_path) | {"variant": "no such"}
+    with pytest.raises(ValueError, match=rf"the ranker {name} has no variants?.*'no such'"):
+        open_ranker(name, **given)

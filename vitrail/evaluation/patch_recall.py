@@ -59,7 +59,7 @@ from vitrail.ops.selection import mask_of, number_kept, select
 from vitrail.rankers.center import Center
 
 SOURCE = "LTRP, Figures 5, 9 and 12, supplement, Appendix B; positive rule and average chosen here"
-KEEPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+KEEPS = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BACKGROUND = 0
 
 

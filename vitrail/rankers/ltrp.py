@@ -32,7 +32,7 @@ from vitrail.contracts import Exported
 from vitrail.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vitrail.ops.patches import grid_of
 from vitrail.rankers.feature_map import FeatureMap
-from vitrail.rankers.source import Source, need_weights
+from vitrail.rankers.source import Source, need_weights, no_variant
 
 Head = Literal["cls", "patch"]
 PART = "ranker"  # of our own files
@@ -109,6 +109,7 @@ def from_source(source: Source) -> LtrpRanker:
     Raises:
         ValueError: no weights, a file of another kind, or a head that does not fit the patches.
     """
+    no_variant(source, "ltrp")
     path = weights_file(_given(source))
     content, own = read_file(path)
     if own is None:

@@ -37,6 +37,12 @@ def variant_of(source: Source, ranker: str, known: tuple[str, ...]) -> str:
     return source.variant
 
 
+def no_variant(source: Source, ranker: str) -> None:
+    """For rankers that have none: `ValueError` where one is asked for."""
+    if source.variant is not None:
+        raise ValueError(f"the ranker {ranker} has no variants; leave {source.variant!r} out")
+
+
 def need_number(number: int | None, patches: int, ranker: str) -> int:
     """How many patches will be kept; `ValueError` where that was not said, or is outside 1 to N."""
     if number is None:
