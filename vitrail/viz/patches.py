@@ -90,7 +90,7 @@ def rankers_gallery(
 
 
 def _share(ranked: Ranked) -> str:
-    return f"{100 * len(ranked.ids) / ranked.scores.numel():.0f}\u00a0% kept"
+    return f"{len(ranked.ids)} of\u00a0{ranked.scores.numel()}"
 
 
 def _range(ranked: Ranked) -> str:
