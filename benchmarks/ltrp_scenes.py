@@ -6,7 +6,7 @@ Each seed gives other scenes, weights and order. `vitrail train scenes_ltrp` tra
 model; recall is the share of the patches touching the object that are among the quarter with the highest scores, mean
 over 1,000 held-out scenes. Beside it random and center, and the same ranking model before training. With --controls two
 more models are trained on the same autoencoder: by labels of other images, which know where patches lie and not what is
-there, and by labels in any order. What was interrupted goes on, what is finished is measured alone.
+there, and by labels in any order. What was interrupted goes on where the commit is the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import record
+from record import folder_of_commit, record
 
 from vitrail.contracts import Batch
 from vitrail.data.patch_labels import Drawn
@@ -137,14 +137,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--controls", action="store_true", help="train the two controls, too")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--runs", type=Path, default=Path("runs/ltrp_scenes"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/ltrp_scenes"), help="one folder a commit")
     parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    options.runs.mkdir(parents=True, exist_ok=True)
+    runs = folder_of_commit(options.runs)
     found = []
     for seed in options.seeds:
-        found.append(measure(seed, options.runs, options.controls))
+        found.append(measure(seed, runs, options.controls))
         words = [f"{name} {numbers['recall_0.25']:.1f}" for name, numbers in found[-1].items()]
         print(f"seed {seed}: {', '.join(words)}", flush=True)
     models = {name: summary([row[name] for row in found]) for name in found[0]}
