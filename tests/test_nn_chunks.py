@@ -10,17 +10,19 @@ from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
 
 
 def test_the_budget_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = MaskedDecoder(DecoderConfig(embed_dim=16, depth=1, heads=2), 8, (2, 2), (3, 3))
+    decoder = MaskedDecoder(DecoderConfig(embed_dim=16, depth=3, heads=2), 8, (2, 2), (3, 3))
     sequence = torch.zeros(4, 10, 16)
-    each = 4 * (10 * 16 * 16 + 5 * (4 * 16 + 3 * 12))
+    each = 4 * (6 * 16 * 16 + 10 * 16 * 4 + 5 * (4 * 16 + 3 * 12))
     monkeypatch.setattr(chunks, "_free", lambda device: 10**12)
     monkeypatch.setitem(chunks.BUDGET, "cpu", 7 * each + 1)
-    assert chunks.chunk_of(decoder, sequence, 5) == 7
-    assert chunks.chunk_of(decoder, sequence.double(), 5) == 3
+    assert chunks.chunk_of(decoder, sequence, 6, 10, 5) == 7
+    assert chunks.chunk_of(decoder, sequence.double(), 6, 10, 5) == 3
     monkeypatch.setattr(chunks, "_free", lambda device: 4 * each)
-    assert chunks.chunk_of(decoder, sequence, 5) == 2
+    assert chunks.chunk_of(decoder, sequence, 6, 10, 5) == 2
     monkeypatch.setattr(chunks, "_free", lambda device: 0)
-    assert chunks.chunk_of(decoder, sequence, 5) == 1
+    assert chunks.chunk_of(decoder, sequence, 6, 10, 5) == 1
+    monkeypatch.setattr(chunks, "_free", lambda device: 2 * 3 * 4 * 10 * 16 * (3 * 3 + 16))
+    assert chunks.images_of(decoder, sequence) == 3
 
 
 def test_something_is_free_here() -> None:

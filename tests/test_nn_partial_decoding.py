@@ -26,14 +26,30 @@ def test_nothing_changes_where_nothing_is_left_out(decoder: MaskedDecoder) -> No
     torch.testing.assert_close(decoder.norm(whole), decoder.features(sequence), atol=1e-12, rtol=0)
     image, fresh = torch.tensor([1, 0, 1]), torch.tensor([[0, 4, 7], [9, 2, 1], [3, 4, 5]])
     still = torch.tensor([[place for place in range(10) if place not in row] for row in fresh.tolist()])
-    found = partial_pass(decoder, sequence[image[:, None], fresh], kept, image, still)
-    torch.testing.assert_close(found, whole[image[:, None], fresh], atol=1e-12, rtol=0)
+    wanted = torch.tensor([[2, 0], [1, 1], [0, 2]])
+    found = partial_pass(decoder, sequence, kept, image, still, fresh, wanted)
+    expected = whole[image[:, None], fresh.gather(1, wanted)]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@torch.no_grad()
+def test_without_a_token_all_others_are_computed(decoder: MaskedDecoder, depth: int) -> None:
+    decoder.blocks = decoder.blocks[:depth]
+    sequence = torch.randn(2, 10, 16, dtype=torch.float64)
+    _, kept = whole_pass(decoder, sequence, blocks=1)
+    assert len(kept) == 1
+    image, fresh = torch.tensor([1, 0]), torch.tensor([[0, 1, 2, 4, 5, 6, 7, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7, 9]])
+    wanted = torch.tensor([[8, 1, 3], [0, 2, 4]])
+    found = partial_pass(decoder, sequence, kept, image, fresh[:, :0], fresh, wanted)
+    expected = decoder.features(sequence[image[:, None], fresh], wanted)
+    torch.testing.assert_close(decoder.norm(found), expected, atol=1e-12, rtol=0)
 
 
 @torch.no_grad()
 def test_influence_is_the_length_of_the_attention_s_step(decoder: MaskedDecoder) -> None:
     sequence, sources = torch.randn(2, 10, 16, dtype=torch.float64), torch.tensor([[1, 7], [3, 9]])
-    found = first_influence(decoder, sequence, sources)
+    found = first_influence(whole_pass(decoder, sequence, blocks=1)[1][0], sources)
     block = decoder.blocks[0]
     qkv = block.get_submodule("attn.qkv")(block.get_submodule("norm1")(sequence))  # type: ignore[operator]
     q, k, v = (part.unflatten(2, (2, 8)).transpose(1, 2) for part in qkv.chunk(3, -1))

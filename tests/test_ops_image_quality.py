@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from vitrail.ops.image_quality import psnr, ssim
+from vitrail.ops.image_quality import dissimilarity, psnr, ssim
 
 
 def draw(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -39,6 +39,17 @@ class TestPsnr:
 
 
 class TestSsim:
+    def test_float32_orders_what_nearly_agrees(self) -> None:
+        """Changes of a ten thousandth and less, whose SSIM is 1 in float32."""
+        first, _ = draw(1, 3, 24, 24, seed=2)
+        noise = torch.randn(12, 3, 24, 24, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        second = first + noise * torch.linspace(1e-5, 1e-4, 12, dtype=torch.float64).view(-1, 1, 1, 1)
+        first = first.expand_as(second)
+        exact, found = dissimilarity(first, second), dissimilarity(first.float(), second.float())
+        assert exact.max() < 1e-6
+        torch.testing.assert_close(found.double(), exact, rtol=0.02, atol=0)
+        assert found.argsort().tolist() == exact.argsort().tolist()
+
     def test_identical(self) -> None:
         first, _ = draw(2, 3, 16, 12)
         torch.testing.assert_close(ssim(first, first), torch.ones(2, dtype=torch.float64), atol=1e-12, rtol=0)

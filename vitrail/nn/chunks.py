@@ -12,17 +12,31 @@ BUDGET = {"cpu": 64 * 2**20, "cuda": 2**30}
 """Bytes. More is no faster; the same number on every run, so that rounding is, too."""
 
 
-def chunk_of(decoder: MaskedDecoder, sequence: torch.Tensor, predicted: int) -> int:
-    """Sequences `[., L, W]` that MAE's decoder runs at once, of which it predicts so many patches: 1 or more.
+def chunk_of(decoder: MaskedDecoder, like: torch.Tensor, tokens: int, kept: int, predicted: int) -> int:
+    """Sequences that MAE's decoder runs at once: 1 or more, as many as `BUDGET` or half of the free memory holds.
 
-    As many as `BUDGET` holds, or half of the memory that is free where that is less.
+    Args:
+        decoder: whose sizes count.
+        like: anything of its device and type.
+        tokens: that are computed in each sequence.
+        kept: tokens whose keys and values are read from a pass before, 0 for none.
+        predicted: patches.
     """
-    _, length, wide = sequence.shape
+    wide = decoder.config.embed_dim
     # In float32: queries, keys, values and the MLP's two are 11 times the width, the stream and its norm some more.
-    values = length * wide * 16 + predicted * (4 * wide + 3 * decoder.predict.out_features)
-    bytes_each = 4 * values * (2 if sequence.dtype == torch.float64 else 1)
-    budget = min(BUDGET.get(sequence.device.type, BUDGET["cuda"]), _free(sequence.device) // 2)
-    return max(budget // bytes_each, 1)
+    values = tokens * wide * 16 + kept * wide * 4 + predicted * (4 * wide + 3 * decoder.predict.out_features)
+    return _number(values, like)
+
+
+def images_of(decoder: MaskedDecoder, sequence: torch.Tensor) -> int:
+    """Images `[B, L, W]` of which all blocks' queries, keys and values are kept at once: 1 or more."""
+    _, length, wide = sequence.shape
+    return _number(length * wide * (3 * len(decoder.blocks) + 16), sequence)
+
+
+def _number(values: int, like: torch.Tensor) -> int:
+    budget = min(BUDGET.get(like.device.type, BUDGET["cuda"]), _free(like.device) // 2)
+    return max(budget // (values * (8 if like.dtype == torch.float64 else 4)), 1)
 
 
 def _free(device: torch.device) -> int:

@@ -1,7 +1,8 @@
-"""MAE's decoder on some of its tokens, where the others are taken to be as they were in a whole pass before.
+"""MAE's decoder on some of its tokens, where others are taken to be as they were in a whole pass before.
 
-The others still are looked at: their keys and values of each block are kept from that pass. What is left out of both
-groups is there for nobody.
+These are still looked at: their keys and values of each block are kept from that pass. What is in neither group is
+there for nobody. A whole sequence without one token is the case in which all others are fresh; its first block reads
+what the whole pass has computed already, and its last one computes only what is asked for.
 """
 
 from __future__ import annotations
@@ -17,64 +18,98 @@ from vitrail.nn.open_block import why_closed
 
 
 class Kept(NamedTuple):
-    """Keys and values of one block, `[B, L, H, d]` each."""
+    """Of one block, `[B, L, H, d]` each."""
 
+    queries: Tensor
     keys: Tensor
     values: Tensor
 
 
-def whole_pass(decoder: MaskedDecoder, sequence: Tensor) -> tuple[Tensor, list[Kept]]:
-    """The blocks on whole sequences `[B, L, W]`: what is before the decoder's norm, and each block's keys and values.
-
-    Raises:
-        ValueError: for blocks other than timm's plain ones.
+def need_plain(decoder: MaskedDecoder) -> None:
+    """Raises:
+    ValueError: for a decoder of blocks other than timm's plain ones.
     """
-    kept = []
     for block in decoder.blocks:
         reason = why_closed(block)
         if reason is not None:
             raise ValueError(f"the decoder cannot run on some of its tokens: {reason}")
-        query, key, value = _projected(block, sequence)
-        kept.append(Kept(key, value))
-        sequence = _attended(block, sequence, query, key, value)
+
+
+def whole_pass(decoder: MaskedDecoder, sequence: Tensor, blocks: int | None = None) -> tuple[Tensor, list[Kept]]:
+    """The blocks on whole sequences.
+
+    Args:
+        decoder: of timm's plain blocks.
+        sequence: `[B, L, W]`.
+        blocks: how many blocks' queries, keys and values are kept, from the first on; None for all.
+
+    Returns:
+        What is before the decoder's norm, `[B, L, W]`, and what is kept.
+    """
+    kept: list[Kept] = []
+    for number, block in enumerate(decoder.blocks):
+        found = _projected(block, sequence)
+        if blocks is None or number < blocks:
+            kept.append(found)
+        sequence = _attended(block, sequence, *found)
     return sequence, kept
 
 
-def partial_pass(decoder: MaskedDecoder, tokens: Tensor, kept: list[Kept], image: Tensor, still: Tensor) -> Tensor:
+def partial_pass(
+    decoder: MaskedDecoder,
+    sequence: Tensor,
+    kept: list[Kept],
+    image: Tensor,
+    still: Tensor,
+    fresh: Tensor,
+    wanted: Tensor,
+) -> Tensor:
     """The blocks on some tokens.
 
     Args:
         decoder: as before.
-        tokens: `[C, T, W]`, of the same kind as a sequence's.
-        kept: from `whole_pass`.
-        image: which of its sequences each belongs to, int64 `[C]`.
+        sequence: `[B, L, W]`, as before.
+        kept: from `whole_pass`: of all blocks, or of the first where nothing is `still`.
+        image: which sequence each belongs to, int64 `[C]`.
         still: places there of the tokens that are as they were, int64 `[C, U]`.
+        fresh: places there of the tokens that are computed, int64 `[C, T]`.
+        wanted: of which of these, int64 `[C, M]` below T.
 
     Returns:
-        `[C, T, W]` before the decoder's norm.
+        `[C, M, W]` before the decoder's norm.
     """
-    image = image.unsqueeze(1)
-    for block, (keys, values) in zip(decoder.blocks, kept, strict=True):
-        query, key, value = _projected(block, tokens)
-        key, value = torch.cat((keys[image, still], key), dim=1), torch.cat((values[image, still], value), dim=1)
+    row, places = image.unsqueeze(1), torch.cat((still, fresh), dim=1)
+    tokens = sequence[row, fresh]
+    for number, block in enumerate(decoder.blocks):
+        if number == 0:  # no token has changed yet
+            query, key, value = kept[0].queries[row, fresh], kept[0].keys[row, places], kept[0].values[row, places]
+        else:
+            query, key, value = _projected(block, tokens)
+            if still.shape[1]:
+                key, value = (
+                    _beside(kept[number].keys, key, row, places),
+                    _beside(kept[number].values, value, row, places),
+                )
+        if number == len(decoder.blocks) - 1:
+            each = torch.arange(len(image), device=image.device).unsqueeze(1)
+            tokens, query = tokens[each, wanted], query[each, wanted]
         tokens = _attended(block, tokens, query, key, value)
     return tokens
 
 
-def first_influence(decoder: MaskedDecoder, sequence: Tensor, sources: Tensor) -> Tensor:
+def first_influence(first: Kept, sources: Tensor) -> Tensor:
     """How far the attention of the first block moves in each place where one token is left out.
 
         o_j without i = o_j + p_ji / (1 - p_ji) (o_j - v_i)
 
     Args:
-        decoder: as before.
-        sequence: `[B, L, W]`.
+        first: the first block's, from `whole_pass`.
         sources: places of the tokens that are left out, one at a time, int64 `[B, V]`.
 
     Returns:
-        `[B, V, L]`, the length of that step over all heads.
+        `[B, V, L]`, the length of that step over all heads, float32.
     """
-    query, key, value = (part.transpose(1, 2) for part in _projected(decoder.blocks[0], sequence))
+    query, key, value = (part.transpose(1, 2) for part in first)
     index = sources[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
     scores = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5
     weights = scores.float().softmax(-1)
@@ -86,10 +121,15 @@ def first_influence(decoder: MaskedDecoder, sequence: Tensor, sources: Tensor) -
     return steps.sum(1).sqrt().transpose(1, 2)
 
 
-def _projected(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, `[B, T, H, d]` each."""
-    query, key, value = block.attn.qkv(block.norm1(x)).unflatten(2, (3, block.attn.num_heads, -1)).unbind(2)
-    return query, key, value
+def _beside(old: Tensor, new: Tensor, row: Tensor, places: Tensor) -> Tensor:
+    """`[C, U + T, H, d]`: of places that are still what was kept, then what is new."""
+    both = old[row, places]
+    both[:, -new.shape[1] :] = new
+    return both
+
+
+def _projected(block: Any, x: Tensor) -> Kept:
+    return Kept(*block.attn.qkv(block.norm1(x)).unflatten(2, (3, block.attn.num_heads, -1)).unbind(2))
 
 
 def _attended(block: Any, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -28,9 +28,11 @@ from torch.nn import functional
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone
+from vitrail.nn.approximate_removal import Few, approximate_labels, others
 from vitrail.nn.chunks import chunk_of
 from vitrail.nn.masked_autoencoder import MaskedDecoder
-from vitrail.nn.partial_decoding import first_influence, partial_pass, whole_pass
+from vitrail.nn.open_block import why_closed
+from vitrail.nn.partial_decoding import Kept, partial_pass, whole_pass
 from vitrail.nn.picture_change import PictureChange
 
 
@@ -45,11 +47,13 @@ class RemovalConfig(Config):
     metric: Literal["l1", "ssim", "psnr", "perceptual"] = "l1"
     """l1: mean absolute difference, in what the decoder predicts; the others compare pictures: see `PictureChange`."""
     mode: Literal["exact", "approximate"] = "exact"
-    """exact: the decoder runs anew on all tokens. approximate: on the visible ones and on a few hidden ones, for l1 of
-    deletion; see `PatchRemoval`."""
-    strongest: int = Field(12, ge=0)
-    """For approximate labels: how many hidden patches are decoded anew that a removal concerns most."""
-    sample: int = Field(4, gt=0)
+    """exact: the decoder runs anew on all tokens. approximate: on a few of them, for l1 of deletion; see
+    `vitrail.nn.approximate_removal`."""
+    companions: int = Field(12, ge=0)
+    """For approximate labels: how many other visible patches are decoded anew, those that a removal concerns most."""
+    strongest: int = Field(4, ge=0)
+    """For approximate labels: how many hidden patches that a removal concerns most."""
+    sample: int = Field(6, gt=0)
     """For approximate labels: how many of the other hidden patches, which stand for all of these."""
     chunk: int | None = Field(None, gt=0)
     """Sequences that are decoded at once; null for as many as fit well into memory."""
@@ -75,17 +79,14 @@ class Anchor(NamedTuple):
     blank: Tensor  # [B, 1 + N, W], the same with every patch hidden
     counted: Tensor  # [B, M], ids of the patches that are looked at
     features: Tensor  # [B, M, W], what the decoder's last layer reads there
+    first: list[Kept]  # the first block's queries, keys and values, where the decoder's blocks are plain ones
 
 
 class PatchRemoval(nn.Module):
     """Images and their visible patches to a label for each of these. It learns nothing, and stays in evaluation mode.
 
-    Approximate labels, which the paper does not have, decode the class token, the visible patches and a few hidden ones
-    anew, with the keys and values of all other hidden patches as the anchor has them. The few are those that the
-    removal concerns most in the first block, and some that stand for all the rest. How well their order agrees with the
-    exact one depends on the weights: on two small networks, whose images helped to choose the settings, Kendall's tau
-    was 0.92 to 0.93 with 10, 12 and 18 visible patches and 0.85 with 6 of 64. So they are off by default;
-    `benchmarks/ltrp_labels.py` tells of weights of your own.
+    Approximate labels, which are not the paper's, are off by default: `vitrail.nn.approximate_removal` says how they
+    come about, docs/ltrp.md how well they agree, and `benchmarks/ltrp_labels.py` tells it of weights of your own.
 
     Attributes: `backbone`, `decoder`, `config`, and `pictures` (a `PictureChange`; None for l1).
     """
@@ -157,42 +158,12 @@ class PatchRemoval(nn.Module):
         tokens = self.backbone(images, keep=visible)
         hidden = _hidden(visible, tokens.grid[0] * tokens.grid[1])
         sequence = self.decoder.sequence(tokens.cls, tokens.patches, visible, tokens.grid)
-        whole, kept = whole_pass(self.decoder, sequence)
-        looked, weights = self._looked(sequence, visible, hidden)
-        anchor = wide(self.decoder.norm(whole))
-        labels, count = anchor.new_empty(visible.numel()), visible.shape[1]
-        for item, image in self._chunks(visible, sequence[:, : count + looked.shape[2]], looked.shape[2]):
-            place = item % count
-            rest = _all_but_one(visible)[image, place]
-            at = looked[image, place]
-            fresh = torch.cat((rest.new_zeros(len(rest), 1), rest + 1, at), dim=1)
-            gone = torch.cat((fresh, visible.flatten()[item].unsqueeze(1) + 1), dim=1)
-            row = image.unsqueeze(1)
-            found = partial_pass(self.decoder, sequence[row, fresh], kept, image, _others(gone, sequence.shape[1]))
-            change = wide(self.decoder.norm(found[:, count:])) - anchor[row, at]
-            values = wide(functional.linear(change, self.decoder.predict.weight)).abs().mean(2)
-            labels[item] = (values * weights).sum(1)
-        return labels.view_as(visible)
-
-    def _looked(self, sequence: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in the sequence that are looked at for each removal, `[B, V, K]`, and their weights `[K]`."""
-        total = hidden.shape[1]
-        strongest = min(self.config.strongest, total)
-        sample = min(self.config.sample, total - strongest)
-        influence = first_influence(self.decoder, sequence, visible + 1)
-        here = influence.gather(2, (hidden + 1).unsqueeze(1).expand(-1, visible.shape[1], -1))
-        first = here.topk(strongest, dim=2).indices
-        # The golden ratio's multiples are spread evenly, however many of them are taken.
-        turn = (torch.arange(total, device=hidden.device) * (5**0.5 - 1) / 2) % 1
-        second = (-turn).expand_as(here).scatter(2, first, -2.0).topk(sample, dim=2).indices
-        row = torch.arange(len(hidden), device=hidden.device).view(-1, 1, 1)
-        weights = sequence.new_full((strongest + sample,), 1 / total, dtype=wide(sequence).dtype)
-        weights[strongest:] *= (total - strongest) / max(sample, 1)
-        return hidden[row, torch.cat((first, second), dim=2)] + 1, weights
+        few = Few(self.config.companions, self.config.strongest, self.config.sample)
+        return approximate_labels(self.decoder, sequence, visible, hidden, few, self.config.chunk)
 
     def _chunks(self, visible: Tensor, sequence: Tensor, predicted: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Which removals of `[B, V]` are decoded at once, counted through, and whose images they are."""
-        chunk = self.config.chunk or chunk_of(self.decoder, sequence, predicted)
+        chunk = self.config.chunk or chunk_of(self.decoder, sequence, sequence.shape[1], 0, predicted)
         for item in torch.arange(visible.numel(), device=visible.device).split(chunk):
             yield item, item // visible.shape[1]
 
@@ -208,8 +179,13 @@ class PatchRemoval(nn.Module):
             counted = torch.arange(patches, device=visible.device).expand(len(visible), -1)
         else:
             counted = _hidden(visible, patches)
-        features = wide(self.decoder.features(sequence, counted + 1))
-        return Anchor(images, visible, tokens.grid, sequence, blank, counted, features)
+        if any(why_closed(block) for block in self.decoder.blocks):
+            first: list[Kept] = []
+            found = self.decoder.features(sequence, counted + 1)
+        else:
+            whole, first = whole_pass(self.decoder, sequence, blocks=1)
+            found = self.decoder.norm(_at(whole, counted + 1))
+        return Anchor(images, visible, tokens.grid, sequence, blank, counted, wide(found), first)
 
     @torch.no_grad()
     def change(self, anchor: Anchor, image: Tensor, removed: Tensor) -> Tensor:
@@ -220,14 +196,21 @@ class PatchRemoval(nn.Module):
             image: which of its images, int64 `[C]`.
             removed: id of the patch that each loses, one of the image's visible ones, int64 `[C]`.
         """
-        counted, sequence = anchor.counted[image], self._sequences(anchor, image, removed)
+        counted = anchor.counted[image]
         if self.config.removal == "mask_token":
+            sequence = self._sequences(anchor, image, removed)
             return wide(self.decoder.features(sequence, counted + 1)) - anchor.features[image]
         removed = removed.unsqueeze(1)
-        kept = torch.arange(sequence.shape[1] - 1, device=removed.device)
+        kept = torch.arange(anchor.sequence.shape[1] - 1, device=removed.device)
         kept = kept + (kept > removed)  # the patch stands at 1 + its id
-        found = wide(self.decoder.features(_at(sequence, kept), counted + (counted < removed).long()))
-        return (found - anchor.features[image]).masked_fill((counted == removed).unsqueeze(2), 0)
+        places = counted + (counted < removed).long()
+        if self.config.removal == "delete" and anchor.first:
+            found = self.decoder.norm(
+                partial_pass(self.decoder, anchor.sequence, anchor.first, image, kept[:, :0], kept, places)
+            )
+        else:
+            found = self.decoder.features(_at(self._sequences(anchor, image, removed.squeeze(1)), kept), places)
+        return (wide(found) - anchor.features[image]).masked_fill((counted == removed).unsqueeze(2), 0)
 
     def _sequences(self, anchor: Anchor, image: Tensor, removed: Tensor) -> Tensor:
         """Of whole length, `[C, 1 + N, W]`; where a patch is to be deleted, it does not matter what stands there."""
@@ -285,13 +268,7 @@ def _hidden(visible: Tensor, patches: int) -> Tensor:
             f"{count} of {patches} patches are visible; labels look at those that are hidden: hide some, or choose "
             "region=all"
         )
-    return _others(visible, patches)
-
-
-def _others(ids: Tensor, total: int) -> Tensor:
-    """Of `total` ids those that are not named, ascending: `[B, total - V]` of ids `[B, V]`, none of them twice."""
-    named = torch.zeros(len(ids), total, dtype=torch.uint8, device=ids.device).scatter(1, ids, 1)
-    return named.argsort(dim=1, stable=True)[:, : total - ids.shape[1]]
+    return others(visible, patches)
 
 
 def _check(images: Tensor, visible: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail.contracts import Backbone
-from vitrail.ops.image_quality import psnr, ssim
+from vitrail.ops.image_quality import dissimilarity, psnr
 from vitrail.ops.patches import patchify, unpatchify
 
 PictureMetric = Literal["ssim", "psnr", "perceptual"]
@@ -66,10 +66,11 @@ class PictureChange(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Of what `seen` gave, `[B]`, 0 where it is the same: 1 - SSIM, dB of PSNR below `LIMIT`, or 1 - cosine."""
         if self.metric == "ssim":
-            return 1 - ssim(first, second)
+            return dissimilarity(first, second)
         if self.metric == "psnr":
             return LIMIT - psnr(first, second, limit=LIMIT)
-        return (1 - functional.cosine_similarity(first, second, dim=-1)).mean(1)
+        # 1 - cosine, so that float32 tells features apart that nearly agree.
+        return (functional.normalize(first, dim=-1) - functional.normalize(second, dim=-1)).square().sum(-1).mean(1) / 2
 
 
 def _pixels(backbone: Any) -> tuple[Sequence[float], Sequence[float]]:

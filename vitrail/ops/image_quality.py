@@ -3,7 +3,10 @@
     PSNR = 10 log10(range^2 / mean squared difference)
     SSIM = mean over windows of (2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2))
 
-with means m, variances s^2 and covariance s_ab under a Gaussian window; c1 = (0.01 range)^2, c2 = (0.03 range)^2.
+with means m, variances s^2 and covariance s_ab under a Gaussian window; c1 = (0.01 range)^2, c2 = (0.03 range)^2. Of
+images that nearly agree it is computed from what it lacks to 1, so that float32 can tell which agree better:
+
+    1 - (first factor) = (m_a - m_b)^2 / (m_a^2 + m_b^2 + c1),   1 - (second) = s_(a-b)^2 / (s_a^2 + s_b^2 + c2)
 
 Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", 2004: a window of 11
 pixels and sigma 1.5, only where the whole window lies within the image, color channels by themselves and then averaged.
@@ -36,7 +39,14 @@ def psnr(first: Tensor, second: Tensor, *, data_range: float = 1.0, limit: float
 
 
 def ssim(first: Tensor, second: Tensor, *, data_range: float = 1.0, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity.
+    """Structural similarity, `[B]`, at most 1, which identical images have: 1 less `dissimilarity`; see there."""
+    return 1 - dissimilarity(first, second, data_range=data_range, window=window, sigma=sigma)
+
+
+def dissimilarity(
+    first: Tensor, second: Tensor, *, data_range: float = 1.0, window: int = 11, sigma: float = 1.5
+) -> Tensor:
+    """What SSIM lacks to 1.
 
     Args:
         first, second: `[B, C, H, W]`, of one shape; computed in float32 or wider, also under autocast.
@@ -45,7 +55,7 @@ def ssim(first: Tensor, second: Tensor, *, data_range: float = 1.0, window: int 
         sigma: of the Gaussian, pixels.
 
     Returns:
-        `[B]`, at most 1, which identical images have.
+        `[B]`, 0 for identical images, and at most 2.
 
     Raises:
         ValueError: shapes that differ, images smaller than the window, an even window, or a sigma or range that is not
@@ -62,15 +72,15 @@ def ssim(first: Tensor, second: Tensor, *, data_range: float = 1.0, window: int 
             "window"
         )
     first, second = first / data_range, second / data_range
-    batch = len(first)
+    change = first - second
     with torch.autocast(first.device.type, enabled=False):
-        products = torch.cat((first, second, first.square(), second.square(), first * second))
-        mean_a, mean_b, square_a, square_b, product = _blurred(products, window, sigma).split(batch)
+        products = torch.cat((first, second, change, first.square() + second.square(), change.square()))
+        mean_a, mean_b, mean_d, squares, square_d = _blurred(products, window, sigma).split(len(first))
     c1, c2 = 0.01**2, 0.03**2
-    both = mean_a * mean_b
-    alike = (2 * both + c1) * (2 * (product - both) + c2)
-    scale = (mean_a.square() + mean_b.square() + c1) * (square_a - mean_a.square() + square_b - mean_b.square() + c2)
-    return (alike / scale).mean((1, 2, 3))
+    means = mean_a.square() + mean_b.square()
+    lightness = mean_d.square() / (means + c1)
+    structure = (square_d - mean_d.square()).clamp(min=0) / (squares - means + c2)
+    return (lightness + structure - lightness * structure).mean((1, 2, 3))
 
 
 def _pair(first: Tensor, second: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
