@@ -137,18 +137,29 @@ class TestLosses:
 
     def test_each_is_the_one_of_its_name_with_its_settings(self) -> None:
         scores, labels = torch.randn(2, 7), torch.rand(2, 7)
-        wanted: dict[str, Tensor] = {
-            "listmle": listmle(scores, labels, top=3),
-            "ranknet": ranknet(scores, labels, margin=0.2),
-            "listnet": listnet(scores, standardized(labels), temperature=0.5),
-            "pointwise": pointwise(scores, standardized(labels)),
-            "top_focused": top_focused(scores, labels, top=3, margin=0.2),
-        }
-        for name, expected in wanted.items():
-            config = LtrpConfig(loss=name, top=3, margin=0.2, temperature=0.5)  # type: ignore[arg-type]
-            assert loss_of(config)(scores, labels) == expected
+        for given, seen in ((True, standardized(labels)), (False, labels)):
+            wanted: dict[str, Tensor] = {
+                "listmle": listmle(scores, labels, top=3),
+                "ranknet": ranknet(scores, seen, margin=0.2),
+                "listnet": listnet(scores, seen, temperature=0.5),
+                "pointwise": pointwise(scores, seen),
+                "top_focused": top_focused(scores, seen, top=3, margin=0.2),
+            }
+            for name, expected in wanted.items():
+                values: dict[str, Any] = {"top": 3, "margin": 0.2, "temperature": 0.5, "standardized": given}
+                assert loss_of(LtrpConfig(loss=name, **values))(scores, labels) == expected  # type: ignore[arg-type]
         plain = loss_of(LtrpConfig(loss="top_focused"))(scores, labels)
-        assert plain == top_focused(scores, labels, top=20)
+        assert plain == top_focused(scores, standardized(labels), top=20)
+
+    @pytest.mark.parametrize("name", ["ranknet", "top_focused"])
+    def test_the_margin_does_not_hold_small_labels_equal(self, name: Any) -> None:
+        """A thousandth of the labels, as those of a good autoencoder: the same loss, where raw ones tell no pair."""
+        scores, labels = torch.randn(2, 7), torch.rand(2, 7)
+        config = LtrpConfig(loss=name, top=1)
+        torch.testing.assert_close(loss_of(config)(scores, labels * 1e-3), loss_of(config)(scores, labels))
+        raw = loss_of(config.model_copy(update={"standardized": False}))
+        torch.testing.assert_close(raw(scores, labels * 1e-3), raw(scores, labels * 1e-6))
+        assert not torch.isclose(raw(scores, labels * 1e-3), raw(scores, labels))
 
     def test_standardized(self) -> None:
         found = standardized(torch.tensor([[1.0, 2, 3, 6], [4, 4, 4, 4]]))

@@ -325,7 +325,9 @@ class TestManners:
         assert labels.dtype == torch.float32
         assert not labels.requires_grad
 
-    def test_half_precision_stays_within_five_percent(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
+    def test_half_precision_stays_within_five_percent(
+        self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor
+    ) -> None:
         removal = PatchRemoval(*(part.float() for part in autoencoder))
         exact = removal(images.float(), VISIBLE)
         with torch.autocast("cpu", torch.bfloat16):
@@ -334,6 +336,15 @@ class TestManners:
         assert labels.dtype == rough.dtype == torch.float32
         torch.testing.assert_close(labels, exact, rtol=0.05, atol=0)
         torch.testing.assert_close(rough, exact, rtol=0.05, atol=0)
+
+    def test_labels_of_full_precision_in_a_training_of_half(
+        self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor
+    ) -> None:
+        parts = tuple(part.float() for part in autoencoder)
+        exact = PatchRemoval(*parts)(images.float(), VISIBLE)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not torch.equal(PatchRemoval(*parts)(images.float(), VISIBLE), exact)
+            assert torch.equal(PatchRemoval(*parts, RemovalConfig(precision="fp32"))(images.float(), VISIBLE), exact)
 
     @staticmethod
     def approximate(removal: PatchRemoval) -> PatchRemoval:

@@ -10,8 +10,11 @@ Source: Luo et al., "Learning to Rank Patches for Unbiased Image Redundancy Redu
 and Table 3.
 
 Deviations from the paper
-- The losses that are compared with ListMLE have no published numbers. pointwise and listnet want targets on the scale
-  of scores: they get labels less their mean and over their deviation, list by list.
+- The losses that are compared with ListMLE have no published numbers. All but ListMLE look at how far labels lie apart,
+  and labels are small: they get labels less their mean and over their deviation, list by list (`standardized`). The
+  released code gives them raw ones; there RankNet's margin of 1e-3 may hold most pairs equal.
+- Scales of these losses: RankNet is the mean over pairs, in the released code half of that; ListNet is the sum over a
+  list, there the mean over its items.
 - Fresh ranking models are drawn as MAE's encoders (Xavier's uniform); the supplement does not say how.
 - Labels that were made before are of some draws of visible patches an image and of images that are not augmented.
 - The ranking model and the autoencoder may want pixels normalized in different ways; each gets its own.
@@ -57,10 +60,14 @@ class LtrpConfig(Config):
     """How scores are brought into the order of the labels."""
     top: int | None = Field(None, ge=1)
     """Leaders that listmle and top_focused look at; null: all, and 20 of top_focused."""
+    standardized: bool = True
+    """Losses other than listmle get labels less their mean and over their deviation, list by list; false: as they are,
+    which is how the released code does it."""
     margin: float = Field(1e-3, ge=0)
-    """Of ranknet and top_focused: labels that differ by less are equal."""
+    """Of ranknet and top_focused: labels that differ by less are equal; in deviations of a list where labels are
+    standardized."""
     temperature: float = Field(1.0, gt=0)
-    """Of listnet: divides the labels, once these have deviation 1."""
+    """Of listnet: divides the labels."""
     removal: RemovalConfig = RemovalConfig()
     """What the labels measure."""
     labels: str | None = None
@@ -178,11 +185,14 @@ def loss_of(config: LtrpConfig) -> Any:
     losses: dict[str, Any] = {
         "listmle": partial(listmle, top=top),
         "ranknet": partial(ranknet, margin=margin),
-        "listnet": lambda scores, labels: listnet(scores, standardized(labels), temperature=config.temperature),
-        "pointwise": lambda scores, labels: pointwise(scores, standardized(labels)),
+        "listnet": partial(listnet, temperature=config.temperature),
+        "pointwise": pointwise,
         "top_focused": partial(top_focused, margin=margin, top=20 if top is None else top),
     }
-    return losses[config.loss]
+    found = losses[config.loss]
+    if config.loss == "listmle" or not config.standardized:  # ListMLE reads the order alone
+        return found
+    return lambda scores, labels: found(scores, standardized(labels))
 
 
 def standardized(labels: Tensor) -> Tensor:

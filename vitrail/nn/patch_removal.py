@@ -55,6 +55,8 @@ class RemovalConfig(Config):
     """For approximate labels: how many hidden patches that a removal concerns most."""
     sample: int = Field(6, gt=0)
     """For approximate labels: how many of the other hidden patches, which stand for all of these."""
+    precision: Literal["as_training", "fp32"] = "as_training"
+    """as_training: what autocast says, where the differences still are taken in float32; fp32: all of it in float32."""
     chunk: int | None = Field(None, gt=0)
     """Sequences that are decoded at once; null for as many as fit well into memory."""
 
@@ -140,9 +142,10 @@ class PatchRemoval(nn.Module):
                 that is hidden; labels that are NaN or infinite, as those of images that are.
         """
         _check(images, visible)
-        labels = (
-            self._approximate(images, visible) if self.config.mode == "approximate" else self._exact(images, visible)
-        )
+        find = self._approximate if self.config.mode == "approximate" else self._exact
+        enabled = torch.is_autocast_enabled(images.device.type) and self.config.precision == "as_training"
+        with torch.autocast(images.device.type, enabled=enabled):
+            labels = find(images, visible)
         _check_labels(labels)
         return labels
 
