@@ -76,6 +76,20 @@ def test_every_listed_thing_has_a_summary() -> None:
         assert entry.summary, entry
 
 
+def test_rankers_are_listed_with_what_they_need() -> None:
+    lines = runner.invoke(app, ["list", "rankers"]).output.splitlines()
+    told: dict[str, list[str]] = {}
+    for line in lines[1:]:
+        if line[2:3].strip():
+            told[line.split()[0]] = []
+        elif line:
+            told[list(told)[-1]].append(line.strip())
+    assert told["center"] == ["needs no weights"]
+    assert told["dino"][0].startswith("weights: the file of a ViT")
+    assert told["dino"][1] == "variants: sum_attention, mass_vote"
+    assert sorted(told) == [entry.name for entry in catalog.rankers()]
+
+
 @pytest.mark.parametrize(("room", "config"), [("masks", MaskConfig), ("regularizers", RegularizerConfig)])
 def test_what_is_listed_is_what_a_recipe_takes(room: str, config: type[Config]) -> None:
     listed = [entry.name for entry in catalog.kinds(room)]

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,12 +83,15 @@ def list_(
     Example: vitrail list recipes
     """
     pictures = [catalog.Entry(name, "", summary) for name, summary in PICTURES.items()]
-    lists = {
+    lists: dict[str, tuple[str, Sequence[catalog.Entry | catalog.RankerEntry]]] = {
         "recipes": ("vitrail train RECIPE", catalog.recipes()),
         "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
         "pictures": ("vitrail show PICTURE", pictures),
         "methods": ("in vitrail.methods", catalog.parts("methods")),
-        "rankers": ("vitrail rank IMAGES --ranker RANKER", catalog.rankers()),
+        "rankers": (
+            "vitrail rank IMAGES --ranker NAME[:VARIANT]=WEIGHTS, the default variant first",
+            catalog.rankers(),
+        ),
         "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
         "regularizers": (
             "in vitrail.regularizers, or method.regularizers=[{kind: REGULARIZER}] in a recipe, but of mae",
@@ -99,7 +103,17 @@ def list_(
             typer.secho(f"{name}  ({how})", bold=True)
             for entry in entries:
                 typer.echo(f"  {entry.name:<20} {entry.summary}")
+                for line in _needs(entry):
+                    typer.echo(f"{'':<25}{line}")
             typer.echo()
+
+
+def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
+    """What a ranker reads, and its variants."""
+    if not isinstance(entry, catalog.RankerEntry):
+        return []
+    variants = [f"variants: {', '.join(entry.variants)}"] if len(entry.variants) > 1 else []
+    return [f"weights: {entry.weights}" if entry.weights else "needs no weights", *variants]
 
 
 @app.command()
