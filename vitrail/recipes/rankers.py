@@ -1,14 +1,18 @@
-"""Rankers by the words of a command line: `NAME[:VARIANT][=WEIGHTS]`."""
+"""Rankers by the words of a command line: `NAME[:VARIANT][=WEIGHTS]`. torch is imported when one is opened."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from vitrail.contracts import Ranker
-from vitrail.rankers import open_ranker
+from vitrail import catalog
+from vitrail.backbones.reading import weights_file
+from vitrail.rankers.source import Source, need_weights, no_variant, variant_of
+
+if TYPE_CHECKING:
+    from vitrail.contracts import Ranker
 
 
 class RankerWords(NamedTuple):
@@ -22,6 +26,17 @@ class RankerWords(NamedTuple):
     def title(self) -> str:
         """`NAME` or `NAME:VARIANT`."""
         return self.name if self.variant is None else f"{self.name}:{self.variant}"
+
+    def check(self) -> None:
+        """Raise for what can be seen wrong without torch: name, variant, weights that are missing or not there."""
+        entry = catalog.find(catalog.rankers(), self.name, "ranker")
+        source = Source(self.weights, variant=self.variant)
+        if entry.variants:
+            variant_of(source, self.name, entry.variants)
+        else:
+            no_variant(source, self.name)
+        if entry.weights and need_weights(source, self.name, entry.weights) != "pretrained":
+            weights_file(self.weights or "")
 
 
 def parse_ranker(text: str) -> RankerWords:
@@ -56,7 +71,9 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Ranker
 
 def open_words(words: RankerWords, **how: Any) -> Ranker:
     """The ranker that words name; `how` as for `vitrail.rankers.open_ranker`."""
-    return cast(Ranker, open_ranker(words.name, words.weights, variant=words.variant, **how))
+    from vitrail.rankers import open_ranker
+
+    return cast("Ranker", open_ranker(words.name, words.weights, variant=words.variant, **how))
 
 
 def open_rankers(texts: Sequence[str], weights: str | None = None, **how: Any) -> dict[str, Ranker]:
