@@ -17,6 +17,7 @@ from PIL import Image
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
+from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
@@ -48,8 +49,8 @@ def draw(
 ) -> list[Path]:
     """Draw `attention`, `blobs`, `similarity` or `pca`; returns the PNGs' paths.
 
-    One PNG an image, named IMAGE-PICTURE.png. `pca` fits its colors over all images and writes one sheet,
-    pca.png.
+    One PNG an image, named IMAGE-PICTURE.png, with its folder where images of two have one name. `pca` fits its colors
+    over all images and writes one sheet, pca.png.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
     opened = open_images(images)
@@ -61,7 +62,7 @@ def draw(
         sheet = pca_pictures([image for image, _ in seen], features, [tokens.grid for _, tokens in seen])
         sheet.save(out / "pca.png")
         return [out / "pca.png"]
-    paths = [out / name for name in _names(images, picture)]
+    paths = [out / f"{stem}-{picture}.png" for stem in stems(images)]
     for path, each in zip(paths, seen):
         _picture(picture, each, block, patch).save(path)
     return paths
@@ -158,17 +159,6 @@ def whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> I
     scale = shorter / min(image.size)
     width, height = (max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch)))
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _names(images: Sequence[Path], picture: str) -> list[str]:
-    """A name for each, also where two folders hold files of the same name."""
-    names: list[str] = []
-    for path in images:
-        name, number = f"{path.stem}-{picture}.png", 2
-        while name in names:
-            name, number = f"{path.stem}-{picture}-{number}.png", number + 1
-        names.append(name)
-    return names
 
 
 def different(data: ImageSet, count: int) -> list[int]:

@@ -27,6 +27,11 @@ class RankerWords(NamedTuple):
         """`NAME` or `NAME:VARIANT`."""
         return self.name if self.variant is None else f"{self.name}:{self.variant}"
 
+    @property
+    def weights_name(self) -> str:
+        """Of the weights: the run folder's name, or the file's without its ending; empty for none."""
+        return "" if self.weights is None else name_of_weights(self.weights)
+
     def check(self) -> None:
         """Raise for what can be seen wrong without torch: name, variant, weights that are missing or not there."""
         entry = catalog.find(catalog.rankers(), self.name, "ranker")
@@ -37,6 +42,14 @@ class RankerWords(NamedTuple):
             no_variant(source, self.name)
         if entry.weights and need_weights(source, self.name, entry.weights) != "pretrained":
             weights_file(self.weights or "")
+
+
+def name_of_weights(where: str) -> str:
+    """`ltrp` of `runs/ltrp` and of the file that this run exported; `vits` of `vits.pth`."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    return path.parent.parent.name if path.parent.name == "exported" else path.stem
 
 
 def parse_ranker(text: str) -> RankerWords:
@@ -62,7 +75,7 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Ranker
     often = Counter(each.title for each in words)
     found: dict[str, RankerWords] = {}
     for each in words:
-        title = each.title if often[each.title] == 1 else f"{each.title} {Path(each.weights or '').stem}".strip()
+        title = each.title if often[each.title] == 1 else f"{each.title} {each.weights_name}".strip()
         if title in found:
             raise ValueError(f"the ranker {title} is named twice; give weights whose files have other names")
         found[title] = each

@@ -12,6 +12,7 @@ from torch import Tensor
 from vitrail.masks import MaskConfig, build, visible
 from vitrail.nn.patch_removal import Anchor, PatchRemoval
 from vitrail.ops.patches import grid_of
+from vitrail.recipes.files import told_apart
 from vitrail.recipes.look import open_images
 from vitrail.recipes.masks import Asked
 from vitrail.recipes.reconstructions import Autoencoder, open_autoencoder, pixels_of
@@ -49,7 +50,7 @@ def draw_removals(
     """
     opened = open_images(images)
     found = open_autoencoder(weights, model=model, key=key, heads=heads, normalized=normalized, device=device)
-    page = removal_sheet(found, pixels_of(found.backbone, list(opened.values()), size), asked, [p.name for p in opened])
+    page = removal_sheet(found, pixels_of(found.backbone, list(opened.values()), size), asked, told_apart(list(opened)))
     out.mkdir(parents=True, exist_ok=True)
     page.save(out / "removal.png")
     return [out / "removal.png"]

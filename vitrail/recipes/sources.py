@@ -27,6 +27,7 @@ from vitrail.data import (
 from vitrail.data.ade20k import is_ade20k
 from vitrail.data.coco import is_coco
 from vitrail.data.multi_label import has_table
+from vitrail.recipes.files import existing
 
 log = logging.getLogger("vitrail")
 
@@ -230,16 +231,6 @@ def tree_of(root: Path) -> str | None:
     """VOC, COCO or ADE20K, by the folders that they have; None for any other folder."""
     trees = {"VOC": is_voc, "COCO": is_coco, "ADE20K": is_ade20k}
     return next((name for name, fits in trees.items() if fits(root)), None)
-
-
-def existing(where: str) -> Path:
-    """The folder as a path. Raises `ValueError` where it is none."""
-    root = Path(where).expanduser()
-    if not root.is_dir():
-        raise ValueError(
-            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO or ADE20K, or `scenes`"
-        )
-    return root
 
 
 def _split_name(root: Path, options: Sequence[str]) -> str | None:
