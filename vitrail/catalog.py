@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -57,6 +58,13 @@ def protocols() -> list[Entry]:
         for module, tree in _files("evaluation")
         if any(isinstance(node, ast.FunctionDef) and node.name == "evaluate" for node in tree.body)
     ]
+
+
+def asks_for(protocol: Entry) -> tuple[str, ...]:
+    """Names of what a protocol's `evaluate` takes: `backbone`, `ranker`, `head`, ..."""
+    tree = ast.parse((PACKAGE.parent / f"{protocol.module.replace('.', '/')}.py").read_text())
+    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "evaluate")
+    return tuple(each.arg for each in (*found.args.args, *found.args.kwonlyargs))
 
 
 def rankers() -> list[RankerEntry]:
@@ -108,6 +116,7 @@ def find(entries: Iterable[Named], name: str, what: str) -> Named:
     raise ValueError(f"there is no {what} {name!r}; {hint}known: {', '.join(sorted(known))}")
 
 
+@functools.cache
 def _files(room: str) -> list[tuple[str, ast.Module]]:
     paths = sorted((PACKAGE / room).glob("*.py"))
     return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]

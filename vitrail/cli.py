@@ -193,6 +193,9 @@ def train(
     """
     if not recipe.endswith((".yaml", ".yml")):
         catalog.find(catalog.recipes(), recipe, "recipe")  # a typing error is told before torch is imported
+    from vitrail.recipes.rankers import check_weights
+
+    check_weights(init_from)
     from vitrail.recipes.run import Verbs, describe, prepare, run
 
     if sum((resume, extend is not None, init_from is not None)) > 1:
@@ -275,8 +278,13 @@ def evaluate(
 
       vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
     """
-    catalog.find(catalog.protocols(), protocol, "protocol")
-    from vitrail.recipes.measure import measure
+    from vitrail.recipes.files import existing
+    from vitrail.recipes.rankers import check_protocol
+
+    check_protocol(protocol, weights, ranker or [])
+    if data != "scenes":
+        existing(data)
+    from vitrail.recipes.measure import measure  # torch: what can be told without is told before
 
     _show_progress()
     if cache is None and not no_cache:
@@ -367,6 +375,12 @@ def show(
         return
     if weights is None and picture != "masks":
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    from vitrail.recipes.files import need_some
+    from vitrail.recipes.rankers import check_weights
+
+    if weights is None or patch_size is None:  # both together are refused where they meet
+        need_some(images)
+        check_weights(weights)
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
     if picture in ("masks", "reconstruction", "removal"):
         from vitrail.recipes.masks import Asked
@@ -408,12 +422,20 @@ def _draw_hidden(
 def _show_patches(
     images: list[Path], words: list[str], keep: float, out: Path, weights: str | None, *more: Any
 ) -> None:
-    from vitrail.recipes.rank import Shown, draw_patches
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.files import image_files
     from vitrail.recipes.rankers import titled
 
     if not words:
         raise ValueError("show patches needs --ranker, once or more: NAME or NAME=WEIGHTS (`vitrail list rankers`)")
-    for path in draw_patches(images, titled(words, weights), Shown(*more), keep, out):
+    check_share(keep)
+    asked = titled(words, weights)
+    for each in asked.values():
+        each.check()
+    files = image_files(images)
+    from vitrail.recipes.rank import Shown, draw_patches
+
+    for path in draw_patches(files, asked, Shown(*more), keep, out):
         typer.echo(path)
 
 
@@ -442,14 +464,18 @@ def rank(
 
       vitrail rank photos/ --ranker dino:mass_vote --weights dino_deitsmall16_pretrain.pth
     """
-    asked_name = ranker.partition("=")[0].partition(":")[0]
-    catalog.find(catalog.rankers(), asked_name, "ranker")  # a typing error is told before torch is imported
-    from vitrail.recipes.rank import Shown, rank_files
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.files import image_files
     from vitrail.recipes.rankers import parse_ranker
 
     words = parse_ranker(ranker)
     words = words._replace(weights=weights or words.weights)
-    for path in rank_files(images, words, Shown(model, key, size, patch_size, device), keep, out):
+    check_share(keep)
+    words.check()
+    files = image_files(images)
+    from vitrail.recipes.rank import Shown, rank_files  # torch: what can be told without is told before
+
+    for path in rank_files(files, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
 
 
@@ -478,7 +504,17 @@ def compare(
 
       vitrail compare keeps=0.25,0.5 --data photos --classifier runs/photos --ranker ltrp=runs/ltrp --ranker center
     """
-    from vitrail.recipes.rank import Shown
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.files import existing
+    from vitrail.recipes.rankers import check_weights, titled
+
+    check_share(keep)
+    for words in titled(ranker).values():
+        words.check()
+    check_weights(classifier)
+    if data != "scenes":
+        existing(data)
+    from vitrail.recipes.rank import Shown  # torch: what can be told without is told before
     from vitrail.report.rankers import Wanted, compare_rankers
 
     _show_progress()

@@ -19,7 +19,7 @@ from vitrail.backbones import TimmViT, load_classifier
 from vitrail.config import Config, read_yaml
 from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
-from vitrail.recipes.rankers import open_rankers
+from vitrail.recipes.rankers import check_protocol, open_rankers
 from vitrail.recipes.sources import DataConfig, open_data
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
@@ -79,18 +79,10 @@ class _Subject(NamedTuple):
 def _subject(
     protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], model: str | None, key: str, device: str
 ) -> _Subject:
-    wanted = inspect.signature(evaluate).parameters
-    known = ", ".join(each.name for each in catalog.rankers())
-    if not {"ranker", "rankers"} & set(wanted):
-        if rankers:
-            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
-    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
-        count = "one ranker" if "ranker" in wanted else "at least one ranker"
-        raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
-    if "ranker" in wanted:
+    check_protocol(protocol, weights, rankers)
+    if "ranker" in inspect.signature(evaluate).parameters:
         return _Subject(None, rankers=open_rankers(rankers, weights, model=model, key=key, device=pick_device(device)))
-    if weights is None:
-        raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    assert weights is not None  # has been checked
     subject = _Subject(*_model(evaluate, weights, model, key, device))
     if not rankers or subject.backbone is None:
         return subject

@@ -41,7 +41,7 @@ class RankerWords(NamedTuple):
         else:
             no_variant(source, self.name)
         if entry.weights and need_weights(source, self.name, entry.weights) != "pretrained":
-            weights_file(self.weights or "")
+            check_weights(self.weights)
 
 
 def name_of_weights(where: str) -> str:
@@ -80,6 +80,35 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Ranker
             raise ValueError(f"the ranker {title} is named twice; give weights whose files have other names")
         found[title] = each
     return found
+
+
+def check_protocol(protocol: str, weights: str | None, rankers: Sequence[str]) -> None:
+    """Raise for what can be seen wrong in the words for a protocol without torch: what it needs, names, files.
+
+    Args:
+        protocol: its name.
+        weights: of the backbone, or of the ranker that is measured and names none.
+        rankers: `NAME[:VARIANT][=WEIGHTS]` each.
+    """
+    wanted = catalog.asks_for(catalog.find(catalog.protocols(), protocol, "protocol"))
+    if not {"ranker", "rankers"} & set(wanted):
+        if rankers:
+            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
+    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
+        known = ", ".join(each.name for each in catalog.rankers())
+        count = "one ranker" if "ranker" in wanted else "at least one ranker"
+        raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
+    if weights is None and "ranker" not in wanted:
+        raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    for words in titled(rankers, weights if "ranker" in wanted else None).values():
+        words.check()
+    check_weights(weights)
+
+
+def check_weights(where: str | None) -> None:
+    """`ValueError` where weights are named and not there."""
+    if where is not None and where != "pretrained":
+        weights_file(where)
 
 
 def open_words(words: RankerWords, **how: Any) -> Ranker:
