@@ -260,7 +260,15 @@ def evaluate(
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the JSON goes; default: beside.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A file that ends in .json, or a folder for PROTOCOL.json; default: the run's evaluation/, or "
+            "evaluation/NAME here for other weights.",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of cached features; default: vitrail/ in the user's cache folder.")
     ] = None,
@@ -274,7 +282,7 @@ def evaluate(
 
       vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
 
-      vitrail evaluate patch_recall --ranker center --data coco
+      vitrail evaluate patch_recall --ranker ltrp=runs/ltrp --data coco keeps=0.1,0.25 data.missing=leave_out
 
       vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
     """
@@ -285,15 +293,14 @@ def evaluate(
     if data != "scenes":
         existing(data)
     from vitrail.recipes.measure import measure  # torch: what can be told without is told before
+    from vitrail.recipes.tell import told
 
     _show_progress()
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
     more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
     report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
-    for name, value in report.numbers.items():
-        typer.echo(f"{name:<28} {value:.3f}")
-    for line in report.words():
+    for line in told(report):
         typer.echo(line)
     typer.echo(f"written: {path}")
 
