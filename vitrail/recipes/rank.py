@@ -21,7 +21,7 @@ from vitrail.ops.selection import number_kept, select
 from vitrail.ops.shares import check_share
 from vitrail.recipes.files import image_files, stems, told_apart
 from vitrail.recipes.look import open_images, whole_patches
-from vitrail.recipes.rankers import RankerWords, open_words
+from vitrail.recipes.rankers import RankerWords, Shape, open_words
 from vitrail.recipes.weights import pick_device
 from vitrail.viz.canvas import heading, stacked
 from vitrail.viz.patches import Ranked, ranked_picture, rankers_gallery
@@ -35,11 +35,12 @@ class Shown(NamedTuple):
     size: int | None = None  # shorter side, pixels; None for the ranker's own
     patch_size: int | None = None
     device: str = "auto"
+    like: Shape | None = None  # sizes of rankers that read no weights
 
     def open(self, words: RankerWords) -> Ranker:
         """The ranker on its device."""
         device = pick_device(self.device)
-        return open_words(words, model=self.model, key=self.key, patch_size=self.patch_size, device=device)
+        return open_words(words, self.like, model=self.model, key=self.key, patch_size=self.patch_size, device=device)
 
 
 @torch.no_grad()
@@ -140,7 +141,7 @@ def _readable(path: Path) -> Iterator[Image.Image]:
 def _about_ranker(asked: RankerWords, shown: Shown, ranker: Ranker) -> dict[str, Any]:
     """What scored, so that it can be done again; null for what it does not read, and where it has no variants."""
     entry = catalog.find(catalog.rankers(), asked.name, "ranker")
-    reads = bool(entry.weights)
+    reads = asked.reads_weights
     if asked.weights is not None and not reads:
         warnings.warn(f"the ranker {asked.name} reads no weights: {asked.weights} is passed by", stacklevel=3)
     return {

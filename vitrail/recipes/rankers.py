@@ -28,6 +28,11 @@ class RankerWords(NamedTuple):
         return self.name if self.variant is None else f"{self.name}:{self.variant}"
 
     @property
+    def reads_weights(self) -> bool:
+        """False for `center` and `random`. Raises `ValueError` for a name that there is not."""
+        return bool(catalog.find(catalog.rankers(), self.name, "ranker").weights)
+
+    @property
     def weights_name(self) -> str:
         """Of the weights: the run folder's name, or the file's without its ending; empty for none."""
         return "" if self.weights is None else name_of_weights(self.weights)
@@ -111,13 +116,28 @@ def check_weights(where: str | None) -> None:
         weights_file(where)
 
 
-def open_words(words: RankerWords, **how: Any) -> Ranker:
-    """The ranker that words name; `how` as for `vitrail.rankers.open_ranker`."""
+class Shape(NamedTuple):
+    """What images a ranker is made for, pixels."""
+
+    image_size: tuple[int, int]
+    patch_size: int
+
+
+def open_words(words: RankerWords, like: Shape | None = None, **how: Any) -> Ranker:
+    """The ranker that words name.
+
+    Args:
+        words: checked or not.
+        like: sizes of a ranker that reads no weights, which has none of its own; None for 224 and 16 pixels.
+        how: as for `vitrail.rankers.open_ranker`.
+    """
     from vitrail.rankers import open_ranker
 
+    if like is not None and not words.reads_weights:
+        how |= like._asdict()
     return cast("Ranker", open_ranker(words.name, words.weights, variant=words.variant, **how))
 
 
 def open_rankers(texts: Sequence[str], weights: str | None = None, **how: Any) -> dict[str, Ranker]:
-    """Rankers by their titles, see `titled`; `how` as for `vitrail.rankers.open_ranker`."""
+    """Rankers by their titles, see `titled`; `how` as for `open_words`."""
     return {title: open_words(each, **how) for title, each in titled(texts, weights).items()}

@@ -25,7 +25,7 @@ from vitrail.data import (
     is_multi_label,
 )
 from vitrail.data.ade20k import is_ade20k
-from vitrail.data.coco import is_coco
+from vitrail.data.coco import Missing, is_coco
 from vitrail.data.multi_label import has_table
 from vitrail.recipes.files import existing
 
@@ -54,6 +54,8 @@ class DataConfig(Config):
     """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
+    missing: Missing = "refuse"
+    """Images that a COCO file lists and that are not there: "refuse", or "leave_out", counted and said."""
     scenes: ScenesConfig = ScenesConfig()
     """Used where `root` is null."""
 
@@ -152,7 +154,8 @@ def open_several(config: DataConfig) -> Splits:
     if root is None or kind not in ("VOC", "COCO"):
         return open_splits(config)
     if kind == "COCO":
-        found = Splits(CocoInstances(root, "train", crowds=True), CocoInstances(root, "val", crowds=True))
+        both = [CocoInstances(root, split, missing=config.missing, crowds=True) for split in ("train", "val")]
+        found = Splits(*both)
     else:
         voc = [VocSegmentation(root, split) for split in ("train", "val")]
         if not all(each.has_boxes for each in voc):
@@ -186,23 +189,33 @@ def scenes(config: ScenesConfig) -> Splits:
     )
 
 
-def open_data(where: str, trained: DataConfig | None = None) -> Splits:
+def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
     """What `--data` names: `scenes`, a tree of VOC, COCO or ADE20K, or an image folder.
 
-    `trained` is what the weights were trained on. Where that are the same images, they are split in the same way, so
-    that nothing that was trained on is measured with.
+    Args:
+        where: one of these.
+        trained: what the weights were trained on. Where that are the same images, they are split in the same way, so
+            that nothing that was trained on is measured with.
+        settings: of `DataConfig`, such as `missing=leave_out`.
     """
+    if any(setting.startswith("root=") for setting in settings):
+        raise ValueError("--data names the images that are measured on; leave data.root out")
     if where == "scenes":
-        return scenes(trained.scenes if trained else ScenesConfig())
+        return scenes((trained or DataConfig()).override(settings).scenes)
     root = existing(where)
+    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
+    config = (trained if trained and same else DataConfig(root=where)).override(settings)
     kind = tree_of(root)
     if kind == "VOC":
         return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
-    if kind is not None:
-        tree: type[CocoInstances] | type[Ade20k] = CocoInstances if kind == "COCO" else Ade20k
-        return Splits(Later(lambda: tree(root, "train")), tree(root, "val"))
-    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
-    return open_splits(trained if trained and same else DataConfig(root=where))
+    if kind == "COCO":
+        train, val = (
+            functools.partial(CocoInstances, root, split, missing=config.missing) for split in ("train", "val")
+        )
+        return Splits(Later(train), val())
+    if kind == "ADE20K":
+        return Splits(Later(lambda: Ade20k(root, "train")), Ade20k(root, "val"))
+    return open_splits(config)
 
 
 def hold_out(data: ImageSet, share: float) -> Splits:
