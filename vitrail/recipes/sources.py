@@ -27,6 +27,7 @@ from vitrail.data import (
 from vitrail.data.ade20k import is_ade20k
 from vitrail.data.coco import Missing, is_coco
 from vitrail.data.multi_label import has_table
+from vitrail.data.voc import is_voc
 from vitrail.recipes.files import existing
 
 log = logging.getLogger("vitrail")
@@ -232,12 +233,6 @@ def hold_out(data: ImageSet, share: float) -> Splits:
         )
     log.info("there is no val/: %d of %d images are held out", len(val), len(data))
     return Splits(Part(data, train, f"all but {share:g} held out"), Part(data, val, f"{share:g} held out"))
-
-
-def is_voc(root: Path) -> bool:
-    """Whether a folder has VOC's segmentation layout, at its top or below VOCdevkit/VOC20xx."""
-    tops = [root, *root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*")]
-    return any((top / "ImageSets" / "Segmentation").is_dir() for top in tops)
 
 
 def tree_of(root: Path) -> str | None:
