@@ -16,6 +16,7 @@ from vitrail.evaluation.features import weights_digest
 from vitrail.ops.selection import select
 from vitrail.rankers import open_ranker
 from vitrail.rankers.center import Center
+from vitrail.recipes import rank as recipe
 from vitrail.recipes.rank import Shown, draw_patches, gallery_of, rank, rank_files
 from vitrail.recipes.rankers import RankerWords
 
@@ -110,6 +111,28 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path) -> None:
         assert len(list(rank_files([tmp_path / "bad.png", good], CENTER, SMALL, 0.5, tmp_path / "out"))) == 1
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="none of 1 images"):
         list(rank_files([tmp_path / "bad.png"], CENTER, SMALL, 0.5, tmp_path / "out"))
+
+
+def test_images_that_are_all_length_are_left_out_and_said(tmp_path: Path) -> None:
+    """20 x 900 pixels would be 14 x 630 patches at the usual size."""
+    narrow, tall = photo(tmp_path / "narrow.png", (20, 900)), photo(tmp_path / "tall.png", (40, 400))
+    words = r"narrow.png is left out: 20 x 900 pixels, one side over 10 times the other.* cut it into parts"
+    with pytest.warns(UserWarning, match=words):
+        written = list(rank_files([narrow, tall], CENTER, SMALL, 0.25, tmp_path / "out"))
+    assert [path.name for path in written] == ["tall-center.png"]
+    with Image.open(written[0]) as picture:
+        assert picture.size[0] == 10 + 3 * (128 + 10)  # captions have room beside pictures of 32 pixels
+    with pytest.warns(UserWarning, match=words):
+        draw_patches([narrow, tall], {"center": CENTER}, SMALL, 0.25, tmp_path / "out")
+
+
+def test_pictures_of_equal_names_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    gallery = recipe.rankers_gallery
+    monkeypatch.setattr(recipe, "rankers_gallery", lambda *a, **how: told.extend(how["titles"]) or gallery(*a, **how))
+    files = [photo(tmp_path / "cats" / "x.png"), photo(tmp_path / "dogs" / "x.png"), photo(tmp_path / "y.png")]
+    draw_patches(files, {"center": CENTER}, SMALL, 0.25, tmp_path / "out")
+    assert told == ["cats/x.png", "dogs/x.png", "y.png"]
 
 
 def test_a_wrong_share_is_told_before_anything_is_opened(tmp_path: Path) -> None:

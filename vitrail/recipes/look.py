@@ -26,6 +26,9 @@ from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
 from vitrail.viz.similarity import similarity_maps
 
+ELONGATED = 10
+"""How many times the shorter side the longer one may be, where the shorter one is made as long as the model wants."""
+
 
 class Seen(NamedTuple):
     """One image as the backbone saw it."""
@@ -53,7 +56,7 @@ def draw(
     over all images and writes one sheet, pca.png.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
-    opened = open_images(images)
+    opened = open_images(images, whole=True)
     images = list(opened)
     seen = [see(backbone, image, size, block) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)
@@ -68,18 +71,30 @@ def draw(
     return paths
 
 
-def open_images(paths: Sequence[Path]) -> dict[Path, Image.Image]:
-    """The images that can be read, by path; each of the others gets a warning. Raises `ValueError` for none at all."""
-    opened = {path: image for path in paths if (image := _opened(path)) is not None}
+def open_images(paths: Sequence[Path], *, whole: bool = False) -> dict[Path, Image.Image]:
+    """The images that can be read, by path; each of the others gets a warning. Raises `ValueError` for none at all.
+
+    With `whole`, for pictures that nothing is cut off, those are left out, too, of which one side is over `ELONGATED`
+    times the other.
+    """
+    opened = {path: image for path in paths if (image := open_or_warn(path, whole=whole)) is not None}
     if not opened:
         named = ", ".join(map(str, paths[:5])) + (" ..." if len(paths) > 5 else "")
         raise ValueError(f"none of {len(paths)} images can be read: {named}; give image files that are there and whole")
     return opened
 
 
-def _opened(path: Path) -> Image.Image | None:
+def open_or_warn(path: Path, *, whole: bool = False) -> Image.Image | None:
+    """The image, or a warning that it is left out, see `open_images`."""
     try:
-        return open_image(path)
+        image = open_image(path)
+        if whole and max(image.size) > ELONGATED * min(image.size):
+            raise UnreadableImage(
+                path,
+                f"{image.width} x {image.height} pixels, one side over {ELONGATED} times the other, are thousands of "
+                "patches; cut it into parts",
+            )
+        return image
     except UnreadableImage as error:
         warnings.warn(f"{path} is left out: {error.reason}", stacklevel=3)
         return None

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vitrail import __version__, catalog
 from vitrail.contracts import Ranker
-from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
+from vitrail.data import EvalTransformConfig, build_eval_transform
 from vitrail.evaluation.features import weights_digest
 from vitrail.ops.selection import number_kept, select
 from vitrail.ops.shares import check_share
 from vitrail.recipes.files import image_files, stems, told_apart
-from vitrail.recipes.look import open_images, whole_patches
+from vitrail.recipes.look import open_images, open_or_warn, whole_patches
 from vitrail.recipes.rankers import RankerWords, Shape, open_words
 from vitrail.recipes.weights import pick_device
 from vitrail.viz.canvas import heading, stacked
@@ -81,14 +81,16 @@ def rank_files(paths: Sequence[Path], asked: RankerWords, shown: Shown, keep: fl
     end = "-".join(word for word in (asked.name, asked.variant, told["weights"] and asked.weights_name) if word)
     done = 0
     for path, name in zip(files, (f"{stem}-{end}" for stem in stems(files))):
-        for image in _readable(path):
-            fitted, ranked = rank(ranker, image, keep, shown.size)
-            np.save(out / f"{name}.npy", ranked.scores.numpy())
-            about = told | _about(path, image, fitted, ranker, keep, ranked)
-            (out / f"{name}.json").write_text(json.dumps(about))
-            ranked_picture(fitted, ranked, name=asked.title).save(out / f"{name}.png")
-            done += 1
-            yield out / f"{name}.png"
+        image = open_or_warn(path, whole=True)
+        if image is None:
+            continue
+        fitted, ranked = rank(ranker, image, keep, shown.size)
+        np.save(out / f"{name}.npy", ranked.scores.numpy())
+        about = told | _about(path, image, fitted, ranker, keep, ranked)
+        (out / f"{name}.json").write_text(json.dumps(about))
+        ranked_picture(fitted, ranked, name=asked.title).save(out / f"{name}.png")
+        done += 1
+        yield out / f"{name}.png"
     if not done:
         raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
 
@@ -97,7 +99,7 @@ def draw_patches(
     paths: Sequence[Path], asked: Mapping[str, RankerWords], shown: Shown, keep: float, out: Path
 ) -> list[Path]:
     """What each ranker keeps of each image, with its score maps, on one page: patches.png, whose path is returned."""
-    images = open_images(image_files(paths))
+    images = open_images(image_files(paths), whole=True)
     found = gallery_of(list(images.values()), asked, shown, keep)
     gallery = rankers_gallery(list(images.values()), found, titles=told_apart(list(images)))
     out.mkdir(parents=True, exist_ok=True)
@@ -128,14 +130,6 @@ def _pixels(ranker: Ranker, image: Image.Image) -> Tensor:
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = values
     return red, green, blue
-
-
-def _readable(path: Path) -> Iterator[Image.Image]:
-    """The image, or nothing but a warning."""
-    try:
-        yield open_image(path)
-    except UnreadableImage as error:
-        warnings.warn(f"{path} is left out: {error.reason}", stacklevel=3)
 
 
 def _about_ranker(asked: RankerWords, shown: Shown, ranker: Ranker) -> dict[str, Any]:

@@ -68,11 +68,12 @@ def removal_sheet(found: Autoencoder, images: Tensor, asked: Asked, titles: Sequ
     pixels, ids = images.to(place), visible(hidden, asked.ratio).to(place)
     labels, anchor = removal(pixels, ids), removal.anchor(pixels, ids)
     order = labels.argsort(dim=1, descending=True)
-    columns = sorted({0, min(1, ids.shape[1] - 1), ids.shape[1] - 1})
+    named = {0: "largest", 1: "second largest", ids.shape[1] - 1: "smallest"}
+    columns = {0: "only"} if ids.shape[1] == 1 else named
     return removal_gallery(
         images,
         Reconstructed(hidden, _predicted(removal, anchor, anchor.features)),
-        [_removed(removal, anchor, labels, order[:, [column]]) for column in columns],
+        [_removed(removal, anchor, labels, order[:, [column]], name) for column, name in columns.items()],
         backbone.patch_size,
         normalized=found.normalized,
         mean=backbone.mean,
@@ -81,11 +82,11 @@ def removal_sheet(found: Autoencoder, images: Tensor, asked: Asked, titles: Sequ
     )
 
 
-def _removed(removal: PatchRemoval, anchor: Anchor, labels: Tensor, which: Tensor) -> Removed:
+def _removed(removal: PatchRemoval, anchor: Anchor, labels: Tensor, which: Tensor, name: str) -> Removed:
     patch = anchor.visible.gather(1, which)[:, 0]
     change = removal.change(anchor, torch.arange(len(patch), device=patch.device), patch)
     predictions = _predicted(removal, anchor, anchor.features + change)
-    return Removed(patch.cpu(), labels.gather(1, which)[:, 0].cpu(), predictions)
+    return Removed(patch.cpu(), labels.gather(1, which)[:, 0].cpu(), predictions, name)
 
 
 def _predicted(removal: PatchRemoval, anchor: Anchor, features: Tensor) -> Tensor:
