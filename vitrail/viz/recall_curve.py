@@ -94,7 +94,8 @@ def _legend(figure: Figure, axes: Any, values: Sequence[float], ink: str) -> Non
     handles = [drawn for _, drawn in ordered]
     labels = [f"{drawn.get_label()}, {value:.1f}" for value, drawn in ordered]
     axes.get_legend().remove()
-    place, where = (figure, "outside right upper") if len(handles) > INSIDE else (axes, "lower right")
+    place: Any = figure if len(handles) > INSIDE else axes
+    where = "outside right upper" if len(handles) > INSIDE else "lower right"
     made = place.legend(handles, labels, loc=where, frameon=False, labelcolor=ink, fontsize=9, title="mean recall, %")
     made.get_title().set(color=ink, fontsize=9)
 
