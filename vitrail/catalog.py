@@ -67,6 +67,7 @@ def asks_for(protocol: Entry) -> tuple[str, ...]:
     return tuple(each.arg for each in (*found.args.args, *found.args.kwonlyargs))
 
 
+@functools.cache
 def rankers() -> list[RankerEntry]:
     """Files of `vitrail/rankers` with a function `from_source`, and what their constants say."""
     found = []
@@ -116,7 +117,6 @@ def find(entries: Iterable[Named], name: str, what: str) -> Named:
     raise ValueError(f"there is no {what} {name!r}; {hint}known: {', '.join(sorted(known))}")
 
 
-@functools.cache
 def _files(room: str) -> list[tuple[str, ast.Module]]:
     paths = sorted((PACKAGE / room).glob("*.py"))
     return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
