@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone
-from vitrail.nn.approximate_removal import Few, approximate_labels, others
+from vitrail.nn.approximate_removal import approximate_labels, others, wide
 from vitrail.nn.chunks import chunk_of
 from vitrail.nn.masked_autoencoder import MaskedDecoder
 from vitrail.nn.open_block import why_closed
@@ -47,14 +47,10 @@ class RemovalConfig(Config):
     metric: Literal["l1", "ssim", "psnr", "perceptual"] = "l1"
     """l1: mean absolute difference, in what the decoder predicts; the others compare pictures: see `PictureChange`."""
     mode: Literal["exact", "approximate"] = "exact"
-    """exact: the decoder runs anew on all tokens. approximate: on a few of them, for l1 of deletion; see
+    """exact: the decoder runs anew on all tokens. approximate: on a few hidden ones, for l1 of deletion; see
     `vitrail.nn.approximate_removal`."""
-    companions: int = Field(12, ge=0)
-    """For approximate labels: how many other visible patches are decoded anew, those that a removal concerns most."""
-    strongest: int = Field(4, ge=0)
-    """For approximate labels: how many hidden patches that a removal concerns most."""
-    sample: int = Field(6, gt=0)
-    """For approximate labels: how many of the other hidden patches, which stand for all of these."""
+    groups: int = Field(16, gt=0)
+    """For approximate labels: how many hidden patches are decoded anew for each removal; each stands for a group."""
     precision: Literal["as_training", "fp32"] = "as_training"
     """as_training: what autocast says, where the differences still are taken in float32; fp32: all of it in float32."""
     chunk: int | None = Field(None, gt=0)
@@ -161,8 +157,7 @@ class PatchRemoval(nn.Module):
         tokens = self.backbone(images, keep=visible)
         hidden = _hidden(visible, tokens.grid[0] * tokens.grid[1])
         sequence = self.decoder.sequence(tokens.cls, tokens.patches, visible, tokens.grid)
-        few = Few(self.config.companions, self.config.strongest, self.config.sample)
-        return approximate_labels(self.decoder, sequence, visible, hidden, few, self.config.chunk)
+        return approximate_labels(self.decoder, sequence, visible, hidden, self.config.groups, self.config.chunk)
 
     def _chunks(self, visible: Tensor, sequence: Tensor, predicted: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Which removals of `[B, V]` are decoded at once, counted through, and whose images they are."""
@@ -245,11 +240,6 @@ class PatchRemoval(nn.Module):
             return pictures(reference[image], pictures.seen(drawn))
 
         return measure
-
-
-def wide(values: Tensor) -> Tensor:
-    """Float32, or float64 where it was that."""
-    return values if values.dtype == torch.float64 else values.float()
 
 
 def _at(sequence: Tensor, places: Tensor) -> Tensor:
