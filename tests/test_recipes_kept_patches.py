@@ -17,7 +17,17 @@ from vitrail.backbones.reading import read_file
 from vitrail.config import ConfigError
 from vitrail.data import EvalTransformConfig, MultiLabelFolder, SyntheticScenes, build_eval_transform, ordered_batches
 from vitrail.metrics.multi_label import mean_average_precision
-from vitrail.recipes.kept_patches import build, finetune_kept, finetune_kept_multi_label, scenes_kept, score
+from vitrail.ops.selection import select
+from vitrail.rankers import open_ranker
+from vitrail.rankers.ltrp import LtrpRanker
+from vitrail.recipes.kept_patches import (
+    RankerConfig,
+    build,
+    finetune_kept,
+    finetune_kept_multi_label,
+    scenes_kept,
+    score,
+)
 from vitrail.recipes.mae import build as build_mae
 from vitrail.recipes.mae import scenes_mae
 from vitrail.recipes.measure import measure
@@ -258,3 +268,30 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         scenes_kept().override(["ranker.name=centre"])
     with pytest.raises(ConfigError, match=r"48.*64.*differ"):
         scenes_kept().override(["backbone.image_size=48", "augment.image_size=64"])
+
+
+def test_a_ranker_is_said_in_one_word(tmp_path: Path) -> None:
+    one = scenes_kept().override(["ranker=dino:mass_vote=dino.pth"]).ranker
+    assert (one.name, one.variant, one.weights, one.key) == ("dino", "mass_vote", "dino.pth", "auto")
+    assert scenes_kept().override(["ranker=random"]).ranker == RankerConfig(name="random")
+    assert (
+        one == scenes_kept().override([f"ranker.{key}={value}" for key, value in one.plain().items() if value]).ranker
+    )
+    for words, reason in (("centre", "no ranker 'centre'; did you mean 'center'"), ("ltrp=", "is not NAME")):
+        with pytest.raises(ConfigError, match=reason):
+            scenes_kept().override([f"ranker={words}"])
+    with pytest.raises(ValueError, match=r"nowhere"):
+        prepare("scenes_kept", [*TINY, f"ranker=ltrp={tmp_path / 'nowhere'}"], Verbs())
+
+
+def test_ltrp_chooses_the_patches_of_a_run(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=1, heads=2))
+    save_exported(LtrpRanker(network).export(), tmp_path / "exported" / "backbone.safetensors")
+    recipe = scenes_kept().override([*TINY, f"ranker=ltrp={tmp_path}"])
+    method = build(recipe, 0, 1).method
+    assert method.export().metadata["kept"]["ranker"]["weights"] == str(tmp_path)
+    images = torch.randn(3, 3, 24, 24)
+    expected = select(open_ranker("ltrp", str(tmp_path))(images), 8)
+    assert torch.equal(method.kept(images), expected)
+    assert not torch.equal(expected, build(recipe.override(["ranker=center"]), 0, 1).method.kept(images))
