@@ -15,12 +15,14 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from torch import nn
 
 from vitrail import catalog
-from vitrail.backbones import TimmViT, load_classifier
+from vitrail.backbones import TimmViT
+from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, read_yaml
 from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
+from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import open_rankers
-from vitrail.recipes.sources import DataConfig, open_data
+from vitrail.recipes.sources import DataConfig, open_data, open_labeled
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -47,17 +49,22 @@ def measure(
 
     Args:
         weights: of the backbone or classifier that is measured; of the ranker, for a protocol that measures one.
-        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them.
+        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them; where rankers may be left out, that of
+            the run stands for them.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
-    evaluate = importlib.import_module(entry.module).evaluate
+    module: Any = importlib.import_module(entry.module)
+    evaluate = module.evaluate
     subject = _subject(protocol, evaluate, weights, rankers, model, key, device)
     config = config_of(evaluate)
     if subject.backbone is not None:
         config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
+    if subject.keep is not None:
+        config = config.override([f"keeps={sorted({*config.plain()['keeps'], subject.keep})}"])
     config = config.override(settings)
     folder = run_folder_of(weights) if weights is not None else None
-    splits = open_data(data, data_of(folder))
+    opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
+    splits = opening(data, data_of(folder))
     report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
     own = Path("evaluation") / (Path(weights).stem if weights is not None else "-".join(subject.rankers))
     path = out or _place(folder / "evaluation" if folder else own, report)
@@ -74,6 +81,7 @@ class _Subject(NamedTuple):
     classes: tuple[str, ...] | None = None
     pool: str = "cls"
     rankers: Mapping[str, Ranker] = {}
+    keep: float | None = None  # the share of the patches that a classifier was trained with, if its ranker is used
 
 
 def _subject(
@@ -84,7 +92,7 @@ def _subject(
     if not {"ranker", "rankers"} & set(wanted):
         if rankers:
             raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
-    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
+    elif (not rankers and _needs_rankers(wanted)) or ("ranker" in wanted and len(rankers) > 1):
         count = "one ranker" if "ranker" in wanted else "at least one ranker"
         raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
     if "ranker" in wanted:
@@ -92,16 +100,40 @@ def _subject(
     if weights is None:
         raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     subject = _Subject(*_model(evaluate, weights, model, key, device))
+    if not rankers and "rankers" in wanted:
+        return _with_own_ranker(subject, weights, device)
     if not rankers or subject.backbone is None:
         return subject
     shape: dict[str, Any] = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
     return subject._replace(rankers=open_rankers(rankers, device=pick_device(device), **shape))
 
 
+def _needs_rankers(wanted: Mapping[str, inspect.Parameter]) -> bool:
+    return all(wanted[name].default is inspect.Parameter.empty for name in ("ranker", "rankers") if name in wanted)
+
+
+def _with_own_ranker(subject: _Subject, weights: str, device: str) -> _Subject:
+    """The ranker and the share that a run on kept patches was trained with; of other weights, the subject as it is."""
+    from vitrail.recipes.kept_patches import RankerConfig
+
+    kept = (read_file(weights_file(find_weights(weights)))[1] or {}).get("kept")
+    if not kept or not kept["ranker"] or subject.backbone is None:
+        return subject
+    ranker = RankerConfig.parse(kept["ranker"], source=weights)
+    try:
+        opened = ranker.open(subject.backbone.patch_size).to(pick_device(device))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{weights} was trained on what the ranker {ranker.name} keeps, which cannot be opened ({error}); name "
+            "rankers as --ranker NAME=WEIGHTS"
+        ) from None
+    return subject._replace(rankers={ranker.name: opened}, keep=float(kept["keep"]))
+
+
 def _run(
     evaluate: Any, subject: _Subject, train: Any, val: Any, config: Config, cache: Path | None, device: str
 ) -> Report:
-    backbone, head, classes, pool, rankers = subject
+    backbone, head, classes, pool, rankers, _ = subject
     if backbone is not None:
         return call(evaluate, backbone, train, val, config, head, classes, cache, device, pool, rankers)
     name, ranker = next(iter(rankers.items()))
@@ -248,6 +280,6 @@ def _model(
             "this protocol needs a classifier of the data's own classes, and pretrained weights come without one here; "
             "train or fine-tune first, or measure features with knn or linear"
         )
-    found = load_classifier(find_weights(weights), model, checkpoint_key=key)
+    found = open_classifier(weights, model, key=key)
     place = pick_device(device)
     return found.backbone.to(place).eval(), found.head.to(place).eval(), found.classes, found.pool

@@ -204,6 +204,19 @@ def open_data(where: str, trained: DataConfig | None = None) -> Splits:
     return open_splits(trained if trained and same else DataConfig(root=where))
 
 
+def open_labeled(where: str, trained: DataConfig | None = None) -> Splits:
+    """As `open_data`, for images with any number of labels each: those of VOC and COCO are labeled by their objects,
+    difficult ones and crowds included, as `open_several` does. Raises `ValueError` for VOC without XML files."""
+    kind = None if where == "scenes" else tree_of(existing(where))
+    if kind == "COCO":
+        root = existing(where)
+        later = Later(lambda: ObjectLabels(CocoInstances(root, "train", crowds=True)))
+        return Splits(later, ObjectLabels(CocoInstances(root, "val", crowds=True)))
+    if kind == "VOC":
+        return open_several(DataConfig(root=where))
+    return open_data(where, trained)
+
+
 def hold_out(data: ImageSet, share: float) -> Splits:
     """Keep a share for validation, evenly spaced, so that each class of an ordered folder gives its part."""
     train: list[int] = []
