@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, Batch, ImageSet, Ranker
 from vitrail.data.loader import ordered_batches
 from vitrail.data.multi_label import is_multi_label
@@ -52,7 +52,7 @@ FULL = ("", 1.0)  # a key of logits: the whole image, no `keep`
 class MultiLabelConfig(Config):
     """Which shares are kept."""
 
-    keeps: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    keeps: Annotated[tuple[float, ...], Listed] = (0.25, 0.5, 0.75, 1.0)
     """Shares of the patches that are kept, each in (0, 1]."""
     transform: EvalTransformConfig = EvalTransformConfig()
     seed: int = 0
@@ -63,14 +63,6 @@ class MultiLabelConfig(Config):
     """Loading processes."""
     precision: Precision = "fp32"
     """Of classifier and rankers: fp32 or bf16 autocast."""
-
-    @field_validator("keeps", mode="before")
-    @classmethod
-    def _list(cls, values: object) -> object:
-        """`keeps=0.5` and `keeps=0.1,0.5` mean what they say."""
-        if isinstance(values, str):
-            return [value for value in values.split(",") if value]
-        return [values] if isinstance(values, int | float) else values
 
     @field_validator("keeps")
     @classmethod

@@ -30,13 +30,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, Batch, ImageSet, Ranker
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransformConfig
@@ -56,7 +56,7 @@ WHOLE = ("", 0.0)  # a key of speeds: all patches, no `keep`
 class SelectionAccuracyConfig(Config):
     """Which shares are kept, and how long speed is measured."""
 
-    keeps: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)
+    keeps: Annotated[tuple[float, ...], Listed] = (0.1, 0.25, 0.5, 0.75, 1.0)
     """Shares of the patches that are kept, each in (0, 1]."""
     transform: EvalTransformConfig = EvalTransformConfig()
     seed: int = 0
@@ -69,14 +69,6 @@ class SelectionAccuracyConfig(Config):
     """Loading processes."""
     precision: Precision = "fp32"
     """Of classifier and rankers: fp32 or bf16 autocast."""
-
-    @field_validator("keeps", mode="before")
-    @classmethod
-    def _list(cls, values: object) -> object:
-        """`keeps=0.5` and `keeps=0.1,0.5` mean what they say."""
-        if isinstance(values, str):
-            return [value for value in values.split(",") if value]
-        return [values] if isinstance(values, int | float) else values
 
     @field_validator("keeps")
     @classmethod

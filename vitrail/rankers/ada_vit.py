@@ -37,6 +37,7 @@ from vitrail.rankers.source import Source, need_weights, variant_of
 from vitrail.rankers.stages import by_level
 
 VARIANTS = ("last_block", "summed")
+WEIGHTS = "a run of AdaViT, or a released checkpoint of AdaViT on a DeiT"
 PART = "decisions"
 """What the decision networks are called in a file."""
 RELEASED_THRESHOLD = 0.6
@@ -177,7 +178,7 @@ def _check(backbone: TimmViT, indices: range) -> None:
 
 def from_source(source: Source) -> AdaVitRanker:
     """From a run of AdaViT, or from the released file of a DeiT with decisions in its blocks."""
-    weights = need_weights(source, "ada_vit", "a run of AdaViT, or a released checkpoint of AdaViT on a DeiT")
+    weights = need_weights(source, "ada_vit", WEIGHTS)
     variant = variant_of(source, "ada_vit", VARIANTS)
     backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
     part = need_part(weights, PART, checkpoint_key=source.key)

@@ -40,6 +40,7 @@ from vitrail.ops.patches import grid_of
 from vitrail.rankers.source import Source, need_weights, variant_of
 
 VARIANTS = ("crop", "resize")
+WEIGHTS = "a run of `vitrail train folder_dge`, or a released file of DGE's DeiT"
 PART = "gates"
 FINEST = 0.95
 """Chance of the first granularity where gates are fresh."""
@@ -213,7 +214,7 @@ def open_network(weights: str, *, model: str | None = None, key: str = "auto", i
 def from_source(source: Source) -> Dge:
     """Weights of DGE, ours or released ones; variants `crop` and `resize`."""
     variant = variant_of(source, "dge", VARIANTS)
-    weights = need_weights(source, "dge", "a run of `vitrail train folder_dge`, or a released file of DGE's DeiT")
+    weights = need_weights(source, "dge", WEIGHTS)
     network = open_network(weights, model=source.model, key=source.key, image_size=source.image_size)
     return Dge(network, variant)
 

@@ -35,6 +35,8 @@ from vitrail.ops.selection import number_kept
 from vitrail.rankers.source import Source, need_weights, variant_of
 from vitrail.rankers.stages import STAGES, blocks_of, by_level, rate_for, take
 
+VARIANTS = ("staged",)
+WEIGHTS = "a run of DynamicViT, or a released dynamic-vit_*.pth of a DeiT"
 PART = "score_predictor"
 """What the predictors are called in a file."""
 
@@ -205,8 +207,8 @@ def staged_scores(sparse: Sparse) -> Tensor:
 
 def from_source(source: Source) -> DynamicVitRanker:
     """From a run of DynamicViT, or from the released file of a DeiT (`model`, with its `score_predictor`)."""
-    weights = need_weights(source, "dynamic_vit", "a run of DynamicViT, or a released dynamic-vit_*.pth of a DeiT")
-    variant_of(source, "dynamic_vit", ("staged",))
+    weights = need_weights(source, "dynamic_vit", WEIGHTS)
+    variant_of(source, "dynamic_vit", VARIANTS)
     backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
     part = need_part(weights, PART, checkpoint_key=source.key)
     stages = 1 + max(int(name.partition(".")[0]) for name in part.state)

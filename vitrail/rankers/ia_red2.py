@@ -31,6 +31,7 @@ from vitrail.config import Config
 from vitrail.rankers.source import Source, need_weights, variant_of
 
 VARIANTS = ("group2", "group1")
+WEIGHTS = "a run of `vitrail train folder_ia_red2`, or a released file of IA-RED2"
 PART = "interpreters"
 Choose = Callable[[int, Tensor], Tensor]
 """From a group's number and its interest `[B, N]` to the patches that it wants, bool `[B, N]`."""
@@ -185,7 +186,7 @@ def _config(state: dict[str, Tensor], backbone: TimmViT) -> InterpretersConfig:
 def from_source(source: Source) -> IaRed2:
     """Weights of IA-RED2, ours or released ones; variants `group2` and `group1`."""
     variant = variant_of(source, "ia_red2", VARIANTS)
-    weights = need_weights(source, "ia_red2", "a run of `vitrail train folder_ia_red2`, or a released file of IA-RED2")
+    weights = need_weights(source, "ia_red2", WEIGHTS)
     network = open_network(weights, model=source.model, key=source.key, image_size=source.image_size)
     return IaRed2(network, variant)
 

@@ -21,8 +21,8 @@ from vitrail.config import Config, read_yaml
 from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
-from vitrail.recipes.rankers import open_rankers
-from vitrail.recipes.sources import DataConfig, open_data, open_labeled
+from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
+from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -40,34 +40,41 @@ def measure(
     device: str = "auto",
     out: Path | None = None,
     cache: Path | None = None,
+    splits: Splits | None = None,
+    like: Shape | None = None,
 ) -> tuple[Report, Path]:
     """Run a protocol and save its report.
 
-    The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json
-    beside the weights' name in the current folder. A protocol that has curves leaves them, too: among the run's
-    pictures, where the page finds them, or as a PNG beside the JSON.
+    The file is PROTOCOL.json in the folder `evaluation` of the run whose weights are measured, or in evaluation/NAME of
+    the current folder for other weights of that name; see `out` and `_place`. A protocol that has curves leaves them,
+    too: among the run's pictures, where the page finds them, or as a PNG beside the JSON.
 
     Args:
         weights: of the backbone or classifier that is measured; of the ranker, for a protocol that measures one.
-        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them; where rankers may be left out, that of
-            the run stands for them.
+        settings: of the protocol; those that begin with `data.` are of the images, see `DataConfig`.
+        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them; where they may be left out, that of the
+            run stands for them.
+        out: a file, where it ends in .json, or another folder.
+        splits: the images, where they have been opened; `data` and settings of `data.` are not looked at then.
+        like: sizes of a measured ranker that reads no weights.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     module: Any = importlib.import_module(entry.module)
     evaluate = module.evaluate
-    subject = _subject(protocol, evaluate, weights, rankers, model, key, device)
-    config = config_of(evaluate)
-    if subject.backbone is not None:
-        config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
-    if subject.keep is not None:
-        config = config.override([f"keeps={sorted({*config.plain()['keeps'], subject.keep})}"])
-    config = config.override(settings)
-    folder = run_folder_of(weights) if weights is not None else None
+    subject = _subject(protocol, evaluate, weights, rankers, like, model=model, key=key, device=device)
+    of_images = [setting for setting in settings if setting.startswith("data.")]
+    config = _config(evaluate, subject, [setting for setting in settings if setting not in of_images])
+    folder = run_folder_of(subject.weights) if subject.weights is not None else None
     opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
-    splits = opening(data, data_of(folder))
+    splits = splits or opening(data, data_of(folder), [setting.removeprefix("data.") for setting in of_images])
     report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
-    own = Path("evaluation") / (Path(weights).stem if weights is not None else "-".join(subject.rankers))
-    path = out or _place(folder / "evaluation" if folder else own, report)
+    if out is not None:
+        path = out if out.suffix == ".json" else _place(out, report, of_weights=True)
+    elif folder is not None:
+        path = _place(folder / "evaluation", report)
+    else:
+        own = "-".join(subject.rankers) if subject.weights is None else name_of_weights(subject.weights)
+        path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
     _draw(report, path, folder if folder and out is None else None)
     return report, path
@@ -81,35 +88,38 @@ class _Subject(NamedTuple):
     classes: tuple[str, ...] | None = None
     pool: str = "cls"
     rankers: Mapping[str, Ranker] = {}
+    weights: str | None = None  # whose result it is; None for a ranker that reads none
     keep: float | None = None  # the share of the patches that a classifier was trained with, if its ranker is used
 
 
 def _subject(
-    protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], model: str | None, key: str, device: str
+    protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], like: Shape | None, **how: Any
 ) -> _Subject:
+    check_protocol(protocol, weights, rankers)
+    how |= {"device": pick_device(how["device"])}
     wanted = inspect.signature(evaluate).parameters
-    known = ", ".join(each.name for each in catalog.rankers())
-    if not {"ranker", "rankers"} & set(wanted):
-        if rankers:
-            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
-    elif (not rankers and _needs_rankers(wanted)) or ("ranker" in wanted and len(rankers) > 1):
-        count = "one ranker" if "ranker" in wanted else "at least one ranker"
-        raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
     if "ranker" in wanted:
-        return _Subject(None, rankers=open_rankers(rankers, weights, model=model, key=key, device=pick_device(device)))
-    if weights is None:
-        raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
-    subject = _Subject(*_model(evaluate, weights, model, key, device))
+        (words,) = titled(rankers, weights).values()
+        own = words.weights if words.reads_weights else None
+        return _Subject(None, rankers=open_rankers(rankers, weights, like=like, **how), weights=own)
+    assert weights is not None  # has been checked
+    subject = _Subject(*_model(evaluate, weights, **how), weights=weights)
     if not rankers and "rankers" in wanted:
-        return _with_own_ranker(subject, weights, device)
+        return _with_own_ranker(subject, weights, how["device"])
     if not rankers or subject.backbone is None:
         return subject
     shape: dict[str, Any] = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
-    return subject._replace(rankers=open_rankers(rankers, device=pick_device(device), **shape))
+    return subject._replace(rankers=open_rankers(rankers, device=how["device"], **shape))
 
 
-def _needs_rankers(wanted: Mapping[str, inspect.Parameter]) -> bool:
-    return all(wanted[name].default is inspect.Parameter.empty for name in ("ranker", "rankers") if name in wanted)
+def _config(evaluate: Any, subject: _Subject, settings: Sequence[str]) -> Config:
+    """The protocol's settings: its own at the model's size, with the model's own share, and what the user says."""
+    config = config_of(evaluate)
+    if subject.backbone is not None:
+        config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
+    if subject.keep is not None:
+        config = config.override([f"keeps={sorted({*config.plain()['keeps'], subject.keep})}"])
+    return config.override(settings)
 
 
 def _with_own_ranker(subject: _Subject, weights: str, device: str) -> _Subject:
@@ -121,7 +131,7 @@ def _with_own_ranker(subject: _Subject, weights: str, device: str) -> _Subject:
         return subject
     ranker = RankerConfig.parse(kept["ranker"], source=weights)
     try:
-        opened = ranker.open(subject.backbone.patch_size).to(pick_device(device))
+        opened = ranker.open(subject.backbone.patch_size).to(device)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{weights} was trained on what the ranker {ranker.name} keeps, which cannot be opened ({error}); name "
@@ -133,7 +143,7 @@ def _with_own_ranker(subject: _Subject, weights: str, device: str) -> _Subject:
 def _run(
     evaluate: Any, subject: _Subject, train: Any, val: Any, config: Config, cache: Path | None, device: str
 ) -> Report:
-    backbone, head, classes, pool, rankers, _ = subject
+    backbone, head, classes, pool, rankers, _, _ = subject
     if backbone is not None:
         return call(evaluate, backbone, train, val, config, head, classes, cache, device, pool, rankers)
     name, ranker = next(iter(rankers.items()))
@@ -182,27 +192,33 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
     return []
 
 
-def _place(folder: Path, report: Report) -> Path:
-    """PROTOCOL.json; a name of its own where that holds a result on other data or with other settings."""
+def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
+    """PROTOCOL.json; a name of its own where that holds another result.
+
+    Another one is on other data, with other settings or of another ranker; with `of_weights`, in a folder that belongs
+    to no run, also of other weights.
+    """
     path = folder / f"{report.protocol}.json"
     if not path.is_file():
         return path
     try:
-        before = _question(Report.load(path))
+        before = _question(Report.load(path), of_weights)
     except ValueError:
         return path
-    asked = _question(report)
+    asked = _question(report, of_weights)
     if before == asked:
         return path
-    words = [report.protocol, report.card["preset"], report.card["data"]["val"]["name"]]
+    data = report.card["data"]["val"]["name"]
+    words = [report.protocol, report.card["preset"], report.details.get("ranker"), data]
     mark = hashlib.sha256(asked.encode()).hexdigest()[:6]
     return folder / ("-".join(re.sub(r"\W+", "_", word) for word in words if word) + f"-{mark}.json")
 
 
-def _question(report: Report) -> str:
-    """What was measured on, and how: all but the weights."""
+def _question(report: Report, of_weights: bool) -> str:
+    """What was measured on, and how, and where asked for, the digest of the weights."""
     digests = {role: entry["digest"] for role, entry in report.card["data"].items()}
-    return json.dumps([digests, report.card["config"]], sort_keys=True)
+    weights = report.card["weights"] if of_weights else None
+    return json.dumps([digests, report.card["config"], weights], sort_keys=True)
 
 
 def call(
@@ -271,7 +287,7 @@ def data_of(folder: Path | None) -> DataConfig | None:
 
 
 def _model(
-    evaluate: Any, weights: str, model: str | None, key: str, device: str
+    evaluate: Any, weights: str, *, model: str | None, key: str, device: str
 ) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None, str]:
     if "head" not in inspect.signature(evaluate).parameters:
         return open_backbone(weights, model=model, key=key, device=device), None, None, "cls"
@@ -281,5 +297,4 @@ def _model(
             "train or fine-tune first, or measure features with knn or linear"
         )
     found = open_classifier(weights, model, key=key)
-    place = pick_device(device)
-    return found.backbone.to(place).eval(), found.head.to(place).eval(), found.classes, found.pool
+    return found.backbone.to(device).eval(), found.head.to(device).eval(), found.classes, found.pool
