@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrail.evaluation.selection_accuracy import renormalized
+from vitrail.evaluation.selecting import renormalized
 
 
 class Brightness(nn.Module):

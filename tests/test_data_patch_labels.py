@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vitrail.data import patch_labels
-from vitrail.data.patch_labels import PatchLabels, begin, differing, shard_file, shards, write_shard
+from vitrail.data.patch_labels import PatchLabels, Share, begin, differing, shard_file, shards, write_shard
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +91,18 @@ def test_words() -> None:
     assert differing({"a": 1, "b": 2}, {"a": 1}) is None
     assert differing({"a": 1}, {"a": 2, "c": [3]}) == "a 1, wanted 2; c None, wanted [3]"
     assert [shards(number) for number in (1, 4, 5)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(("of", "world"), [(1, 1), (3, 1), (1, 4), (2, 3)])
+def test_shares_take_every_shard_once(of: int, world: int) -> None:
+    parts = [Share.parse(f"{number}/{of}").split(rank, world) for number in range(1, of + 1) for rank in range(world)]
+    for number in range(20):
+        assert sum(part.takes(number) for part in parts) == 1
+    sizes = [sum(part.takes(number) for number in range(20)) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/2", "1/", "-1/2", "1/0"])
+def test_other_words_are_no_share(text: str) -> None:
+    with pytest.raises(ValueError, match=f"the shard '{text}' is not I/N with I from 1 to N"):
+        Share.parse(text)

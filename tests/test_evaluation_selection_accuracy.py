@@ -11,13 +11,8 @@ from torch import nn
 from vitrail.backbones import BackboneConfig, TimmViT, create
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation import accuracy
-from vitrail.evaluation.selection_accuracy import (
-    SelectingClassifier,
-    SelectionAccuracyConfig,
-    evaluate,
-    flops_of,
-    renormalized,
-)
+from vitrail.evaluation.selecting import SelectingClassifier, renormalized
+from vitrail.evaluation.selection_accuracy import SelectionAccuracyConfig, evaluate, flops_of
 from vitrail.rankers.center import Center
 
 SMALL = EvalTransformConfig(image_size=24)

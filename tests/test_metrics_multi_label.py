@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.metrics.multi_label import average_precision, mean_average_precision
+from vitrail.metrics.multi_label import average_precision, f1, mean_average_precision
 
 
 def brute_force(scores: list[float], hits: list[int]) -> float:
@@ -96,3 +96,45 @@ def test_what_does_not_fit_is_refused() -> None:
     scores[2, 1] = float("nan")
     with pytest.raises(ValueError, match=r"scores of 1 images are NaN, first of image 2"):
         average_precision(scores, targets)
+
+
+def by_counting(predicted: Tensor, targets: Tensor) -> tuple[float, float]:
+    """CF1 and OF1, label by label."""
+    precisions, recalls = [], []
+    right = given = there = 0
+    for chosen, hits in zip(predicted.T.tolist(), targets.T.tolist()):
+        both = sum(a and b for a, b in zip(chosen, hits))
+        right, given, there = right + both, given + sum(chosen), there + sum(hits)
+        if sum(hits):
+            precisions.append(both / sum(chosen) if sum(chosen) else 0)
+            recalls.append(both / sum(hits))
+    p, r = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
+    of, rf = right / given, right / there
+    return 200 * p * r / (p + r), 200 * of * rf / (of + rf)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_f1_by_counting(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    predicted, targets = (torch.rand(30, 6, generator=generator) < 0.3 for _ in range(2))
+    targets[:, 0] = False  # no positive: in CF1 not at all, in OF1 by what is given
+    predicted[:, 1] = False  # never given: precision 0
+    found = f1(predicted, targets)
+    assert tuple(found) == pytest.approx(by_counting(predicted, targets))
+    assert f1(predicted, targets.float()) == found
+    fewer = predicted.clone()
+    fewer[:, 0] = False
+    assert f1(fewer, targets).of_classes == found.of_classes
+    assert f1(fewer, targets).overall > found.overall
+
+
+def test_f1_at_its_ends() -> None:
+    hits = torch.eye(3).bool()
+    assert tuple(f1(hits, hits)) == (100, 100)
+    assert tuple(f1(~hits, hits)) == (0, 0)
+    everything = f1(torch.ones(3, 3, dtype=torch.bool), hits)
+    assert tuple(everything) == pytest.approx((50, 50))  # precision 1 / 3, recall 1
+    with pytest.raises(ValueError, match=r"predicted are torch.float32 \[3, 3\] .*; give bool"):
+        f1(hits.float(), hits)
+    with pytest.raises(ValueError, match="none of 3 images has any of the 3 labels"):
+        f1(hits, ~(hits | True))

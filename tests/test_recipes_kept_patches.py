@@ -15,9 +15,20 @@ from PIL import Image
 from vitrail.backbones import BackboneConfig, create, load, load_classifier, save_exported
 from vitrail.backbones.reading import read_file
 from vitrail.config import ConfigError
+from vitrail.contracts import Exported
 from vitrail.data import EvalTransformConfig, MultiLabelFolder, SyntheticScenes, build_eval_transform, ordered_batches
 from vitrail.metrics.multi_label import mean_average_precision
-from vitrail.recipes.kept_patches import build, finetune_kept, finetune_kept_multi_label, scenes_kept, score
+from vitrail.ops.selection import select
+from vitrail.rankers import open_ranker
+from vitrail.rankers.ltrp import LtrpRanker
+from vitrail.recipes.kept_patches import (
+    RankerConfig,
+    build,
+    finetune_kept,
+    finetune_kept_multi_label,
+    scenes_kept,
+    score,
+)
 from vitrail.recipes.mae import build as build_mae
 from vitrail.recipes.mae import scenes_mae
 from vitrail.recipes.measure import measure
@@ -148,6 +159,23 @@ def test_several_labels_an_image(tmp_path: Path, init: bool) -> None:
     with torch.no_grad():
         assert found == pytest.approx(mean_average_precision(method(batch.images), batch.labels).mean)
     load(None, str(tmp_path / "run" / "exported" / "backbone.safetensors"))
+    # The protocol takes the run's own share and ranker, unless others are named.
+    weights, keep = str(tmp_path / "run"), recipe.method.keep  # type: ignore[attr-defined]
+    report, path = measure("multi_label", weights, str(root), ["keeps=0.25"] if init else [])
+    assert (path.name, path.parent.parent) == ("multi_label.json", tmp_path / "run")
+    rows = {(row["ranker"], row["keep"]) for row in report.details["rows"]}
+    assert rows == {
+        (name, each) for name in ("random", "center") for each in ((0.25,) if init else (0.25, 0.5, 0.75, 1.0))
+    }
+    if not init:
+        assert report.numbers[f"center_{keep:g}_map"] == pytest.approx(found)
+        assert report.numbers["full_map"] == pytest.approx(outcome.losses["val/mean_average_precision_keep_1"])
+        assert report.card["token"] == "CLS and the kept patches, ML-Decoder"
+    settings = ["keeps=0.25", "transform.image_size=[24,48]"]
+    report, _ = measure("multi_label", weights, str(root), settings, rankers=["random", "center"])
+    assert {row["ranker"] for row in report.details["rows"]} == {"random", "center"}
+    with pytest.raises(ValueError, match="the head reads all tokens, and accuracy is of a head that reads one vector"):
+        measure("accuracy", weights, str(root), [])
     longer, _ = prepare("scenes_kept", [], Verbs(extend=2), tmp_path / "run")
     assert run(longer, Verbs(extend=2), tmp_path / "run").steps == 4
 
@@ -238,6 +266,27 @@ def test_objects_of_coco_and_voc_are_labels(tmp_path: Path) -> None:
     assert [found.classes[label] for label in found[0].labels or ()] == ["dog", "person"]
 
 
+def test_several_labels_of_objects_are_measured(tmp_path: Path) -> None:
+    """Of the classes of COCO's objects, crowds included; a linear head whose first output is for dogs."""
+    root = coco(tmp_path / "coco")
+    exported = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=1, heads=2)).export()
+    head = {"head.weight": torch.zeros(2, 24), "head.bias": torch.tensor([-1.0, 1.0])}
+    kept = {"keep": 0.3, "ranker": {"name": "ltrp", "weights": "gone.safetensors"}}
+    words = exported.metadata | {"classes": ["dog", "person"], "kept": kept}
+    save_exported(Exported(exported.state | head, words), tmp_path / "w.safetensors")
+    weights = str(tmp_path / "w.safetensors")
+    report, _ = measure("multi_label", weights, str(root), [], rankers=["center"], out=tmp_path / "found.json")
+    # Constant scores: dogs are on 1 of 2 images, people on both. All get `person`, nothing gets `dog`.
+    assert report.numbers["full_map"] == pytest.approx((50 + 100) / 2)
+    assert report.numbers["full_of1"] == pytest.approx(2 * 1 * (2 / 3) / (1 + 2 / 3) * 100)
+    assert report.numbers["full_cf1"] == pytest.approx(50)
+    assert [(row["class"], row["images"]) for row in report.details["per_class"]] == [("person", 2), ("dog", 1)]
+    with pytest.raises(
+        ValueError, match=r"the ranker ltrp keeps, which cannot be opened .*gone.* --ranker NAME=WEIGHTS"
+    ):
+        measure("multi_label", weights, str(root), [])
+
+
 def test_protocols_for_one_label_say_so(tmp_path: Path) -> None:
     root = tables(tmp_path / "data", 16, 8)
     backbone = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2))
@@ -259,3 +308,30 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         scenes_kept().override(["ranker.name=centre"])
     with pytest.raises(ConfigError, match=r"48.*64.*differ"):
         scenes_kept().override(["backbone.image_size=48", "augment.image_size=64"])
+
+
+def test_a_ranker_is_said_in_one_word(tmp_path: Path) -> None:
+    one = scenes_kept().override(["ranker=dino:mass_vote=dino.pth"]).ranker
+    assert (one.name, one.variant, one.weights, one.key) == ("dino", "mass_vote", "dino.pth", "auto")
+    assert scenes_kept().override(["ranker=random"]).ranker == RankerConfig(name="random")
+    assert (
+        one == scenes_kept().override([f"ranker.{key}={value}" for key, value in one.plain().items() if value]).ranker
+    )
+    for words, reason in (("centre", "no ranker 'centre'; did you mean 'center'"), ("ltrp=", "is not NAME")):
+        with pytest.raises(ConfigError, match=reason):
+            scenes_kept().override([f"ranker={words}"])
+    with pytest.raises(ValueError, match=r"nowhere"):
+        prepare("scenes_kept", [*TINY, f"ranker=ltrp={tmp_path / 'nowhere'}"], Verbs())
+
+
+def test_ltrp_chooses_the_patches_of_a_run(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=1, heads=2))
+    save_exported(LtrpRanker(network).export(), tmp_path / "exported" / "backbone.safetensors")
+    recipe = scenes_kept().override([*TINY, f"ranker=ltrp={tmp_path}"])
+    method = build(recipe, 0, 1).method
+    assert method.export().metadata["kept"]["ranker"]["weights"] == str(tmp_path)
+    images = torch.randn(3, 3, 24, 24)
+    expected = select(open_ranker("ltrp", str(tmp_path))(images), 8)
+    assert torch.equal(method.kept(images), expected)
+    assert not torch.equal(expected, build(recipe.override(["ranker=center"]), 0, 1).method.kept(images))

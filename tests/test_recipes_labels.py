@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from tiny_autoencoder import SETTINGS, autoencoder
 
 from vitrail.config import ConfigError
 from vitrail.data import TooManyUnreadable, patch_labels
-from vitrail.data.patch_labels import PatchLabels
+from vitrail.data.patch_labels import PatchLabels, Share
 from vitrail.nn.patch_removal import PatchRemoval, RemovalConfig
 from vitrail.recipes import labels as made
 from vitrail.recipes.labels import label_by, open_labeler
 from vitrail.recipes.ltrp import build, scenes_ltrp
+from vitrail.train import Ranks
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def content(folder: Path) -> list[dict[str, torch.Tensor]]:
 
 def test_labels_are_those_that_training_would_compute(mae: Path, tmp_path: Path) -> None:
     out, words = label(mae, tmp_path / "labels")
-    assert words == f"method.labels={out} augment.flip=0.0"
+    assert words == f"train with: method.labels={out} augment.flip=0.0"
     labels = PatchLabels(out)
     assert labels.ids.shape == (50, 2, 4)
     assert (labels.ids.diff(dim=2) > 0).all()
@@ -96,6 +98,51 @@ def test_after_a_kill_it_goes_on_and_ends_in_the_same_bits(
     assert calls == [0, 1, 1, 2]  # the first was not labeled again
     for one, two in zip(whole, content(tmp_path / "cut"), strict=True):
         assert torch.equal(one["ids"], two["ids"])
+        assert torch.equal(one["labels"], two["labels"])
+
+
+def test_parts_are_the_whole_bit_by_bit(mae: Path, tmp_path: Path) -> None:
+    whole = content(label(mae, tmp_path / "whole")[0])
+    common: dict[str, Any] = {"device": "cpu", "draws": 2}
+    settings = [*SETTINGS, f"mae={mae}"]
+    for number, (there, left) in enumerate(((2, "1 of 3 shards are not there yet"), (3, "train with")), start=1):
+        share = Share.parse(f"{number}/2")
+        out, words = label_by("scenes_ltrp", settings, tmp_path / "one", share=share, **common)
+        assert left in words
+        assert len(content(out)) == there
+        label_by("scenes_ltrp", settings, tmp_path / f"own{number}", share=share, **common)
+        (tmp_path / "put").mkdir(exist_ok=True)
+        for path in (tmp_path / f"own{number}").iterdir():
+            shutil.copy(path, tmp_path / "put" / path.name)
+    assert PatchLabels(tmp_path / "one").about == PatchLabels(tmp_path / "whole").about
+    for folder in ("one", "put"):
+        for one, two in zip(whole, content(tmp_path / folder), strict=True):
+            assert torch.equal(one["ids"], two["ids"])
+            assert torch.equal(one["labels"], two["labels"])
+    with pytest.raises(ValueError, match=r"2 of 3 shards are missing; .* put the files of all its parts here"):
+        PatchLabels(tmp_path / "own2")
+
+
+def test_ranks_share_the_work(mae: Path, tmp_path: Path) -> None:
+    """Each process of a launcher labels its own shards of the part, and hears what the others could not read."""
+    recipe = scenes_ltrp().override([*SETTINGS, f"mae={mae}"])
+    wanted = made.Wanted(made.open_splits(recipe.data).train, recipe.augment, recipe.method)
+    found, seen = open_labeler(str(mae)), []
+
+    class Told(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            seen.append(self.rank)
+            return [value, {}]
+
+    for rank, there in ((1, [1]), (0, [0, 1, 2])):
+        ranks = Told(rank, 2, torch.device("cpu"))
+        made.make_labels(found, wanted, tmp_path / "labels", 2, ranks=ranks)
+        assert [path.name for path in sorted((tmp_path / "labels").glob("*.safetensors"))] == [
+            f"shard-{number:05d}.safetensors" for number in there
+        ]
+    assert seen == [1, 0]
+    whole = content(label(mae, tmp_path / "whole")[0])
+    for one, two in zip(whole, content(tmp_path / "labels"), strict=True):
         assert torch.equal(one["labels"], two["labels"])
 
 

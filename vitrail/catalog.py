@@ -60,11 +60,13 @@ def protocols() -> list[Entry]:
     ]
 
 
-def asks_for(protocol: Entry) -> tuple[str, ...]:
-    """Names of what a protocol's `evaluate` takes: `backbone`, `ranker`, `head`, ..."""
+def asks_for(protocol: Entry) -> dict[str, bool]:
+    """What a protocol's `evaluate` takes, by name (`backbone`, `ranker`, `head`, ...), and whether it needs it."""
     tree = ast.parse((PACKAGE.parent / f"{protocol.module.replace('.', '/')}.py").read_text())
     found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "evaluate")
-    return tuple(each.arg for each in (*found.args.args, *found.args.kwonlyargs))
+    given, named = found.args, {each.arg: True for each in found.args.args}
+    named |= dict.fromkeys(list(named)[len(named) - len(given.defaults) :], False)
+    return named | {each.arg: value is None for each, value in zip(given.kwonlyargs, given.kw_defaults)}
 
 
 @functools.cache

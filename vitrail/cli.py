@@ -224,19 +224,42 @@ def label(
     settings: Overrides = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")] = Path("labels"),
     draws: Annotated[int, typer.Option(help="Sets of visible patches an image.")] = 4,
+    shard: Annotated[
+        str, typer.Option(help="I/N: this command does the I-th of N parts, as in 2/4; another machine the others.")
+    ] = "1/1",
     device: Device = "auto",
 ) -> None:
     """Label patches once, by a masked autoencoder, for trainings of LTRP; called again, it goes on where it stopped.
 
-    Example: vitrail label folder_ltrp data.root=photos mae=runs/mae --draws 8 --out labels/photos
+    `devices=2` starts two processes, torchrun works too; --shard parts the work by hand. All write into one folder, or
+    into their own: the files of all parts together are the labels.
+
+    Examples:
+
+      vitrail label folder_ltrp data.root=photos mae=runs/mae --draws 8 --out labels/photos
+
+      vitrail label folder_ltrp data.root=photos mae=runs/mae devices=8 --draws 8 --out labels/photos
+
+      vitrail label folder_ltrp data.root=photos mae=runs/mae --shard 2/4 --draws 8 --out labels/photos
     """
     if not recipe.endswith((".yaml", ".yml")):
         catalog.find(catalog.recipes(), recipe, "recipe")
+    from vitrail.data.patch_labels import Share
     from vitrail.recipes.labels import label_by
+    from vitrail.recipes.run import devices_of
+    from vitrail.train import launch, launched, leave
 
-    _show_progress()
-    folder, words = label_by(recipe, settings or [], out, draws, device=device)
-    typer.echo(f"written: {folder}   train with: {words}")
+    share = Share.parse(shard)
+    devices, chosen = devices_of(settings or [])
+    if devices > 1 and not launched():
+        raise typer.Exit(launch(devices))
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        _show_progress()
+    folder, words = label_by(recipe, chosen, out, draws, device=device, share=share)
+    leave()
+    if first:
+        typer.echo(f"written: {folder}   {words}")
 
 
 @app.command()

@@ -3,14 +3,16 @@
     FOLDER/labels.json                 what they are labels of, and how they were made
     FOLDER/shard-00000.safetensors     `ids` int16 [n, D, V] and `labels` float32 [n, D, V] of SHARD images in order
 
-Shards are written whole or not at all, so a killed writer goes on with the first one that is not there. An image that
-could not be read has ids of -1.
+Shards are written whole or not at all, so a killed writer goes on with the first one that is not there. What a shard
+holds depends on no other, so several writers may share the folder, or write into folders of their own, whose files are
+then put into one. An image that could not be read has ids of -1.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,33 @@ class Drawn(NamedTuple):
     labels: Tensor  # [B, V] float32
 
 
+class Share(NamedTuple):
+    """Which shards a writer writes: every `of`-th one from `part` on, counted from 0."""
+
+    part: int = 0
+    of: int = 1
+
+    def takes(self, number: int) -> bool:
+        """Whether a shard is the writer's."""
+        return number % self.of == self.part
+
+    def split(self, rank: int, world: int) -> Share:
+        """That of one of `world` processes which do this one together."""
+        return Share(self.part + self.of * rank, self.of * world)
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read `2/4`, the second of four; `ValueError` for other words.
+
+        >>> Share.parse("2/4")
+        Share(part=1, of=4)
+        """
+        part, _, of = text.partition("/")
+        if not (part.isdecimal() and of.isdecimal() and 1 <= int(part) <= int(of)):
+            raise ValueError(f"the shard {text!r} is not I/N with I from 1 to N, as in 1/4, 2/4, 3/4 and 4/4")
+        return cls(int(part) - 1, int(of))
+
+
 class PatchLabels:
     """Labels that were made before. Indexed by the images' positions in their data set.
 
@@ -47,11 +76,11 @@ class PatchLabels:
             raise ValueError(f"there are no labels in {folder} ({ABOUT} is missing); make some with `vitrail label`")
         self.about: dict[str, Any] = json.loads((self.folder / ABOUT).read_text())
         count = int(self.about["images"])
-        absent = [number for number in range(shards(count)) if not shard_file(self.folder, number).is_file()]
+        absent = missing(self.folder, count)
         if absent:
             raise ValueError(
                 f"the labels in {folder} are not finished: {len(absent)} of {shards(count)} shards are missing; run "
-                "the same `vitrail label` again, it goes on where it stopped"
+                "the same `vitrail label` again, it goes on where it stopped, or put the files of all its parts here"
             )
         parts = [_read(shard_file(self.folder, number)) for number in range(shards(count))]
         self.ids, self.labels = (torch.cat([part[name] for part in parts]) for name in ("ids", "labels"))
@@ -109,7 +138,12 @@ def begin(folder: Path, about: Mapping[str, Any]) -> list[int]:
             raise ValueError(f"{folder} holds other labels: {reason}; choose another folder, or remove that one")
     else:
         _whole(kept, (json.dumps(dict(about), indent=2) + "\n").encode())
-    return [number for number in range(shards(int(about["images"]))) if not shard_file(folder, number).is_file()]
+    return missing(folder, int(about["images"]))
+
+
+def missing(folder: Path, images: int) -> list[int]:
+    """Numbers of the shards that are not there."""
+    return [number for number in range(shards(images)) if not shard_file(folder, number).is_file()]
 
 
 def write_shard(folder: Path, number: int, ids: Tensor, labels: Tensor) -> None:
@@ -153,7 +187,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(content)

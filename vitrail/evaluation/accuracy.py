@@ -78,9 +78,14 @@ def evaluate(
         confusions.
 
     Raises:
-        ValueError: empty or unlabeled data, or classes that the head does not know.
+        ValueError: empty or unlabeled data, classes that the head does not know, or a head that reads all tokens.
     """
     config = config or AccuracyConfig()
+    if pool not in ("cls", "mean"):
+        raise ValueError(
+            f"the head reads {pool} tokens, and accuracy is of a head that reads one vector of features; "
+            "multi_label and selection_accuracy take such a head"
+        )
     tokens = FeatureConfig() if pool == "cls" else FeatureConfig(cls_blocks=0, mean_patch=True)
     layer, token = tokens.words()
     features = extract(

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, field_validator
@@ -38,21 +38,19 @@ from torch import Tensor, nn
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, Batch, ImageSet, Ranker
-from vitrail.data.loader import ordered_batches, sample_seed
+from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
+from vitrail.evaluation.selecting import Pool, SelectingClassifier, answers, renormalized, shares, token_of
 from vitrail.metrics.classification import topk_correct
 from vitrail.ops.patches import grid_of
-from vitrail.ops.pixels import Normalization, renormalize
 from vitrail.ops.selection import number_kept, select
 
 SOURCE = "LTRP; operations by torch.utils.flop_counter, 2 a multiply-add"
-RANDOM = "random"
 WHOLE = ("", 0.0)  # a key of speeds: all patches, no `keep`
-Pool = Literal["cls", "mean"]
 
 
 class SelectionAccuracyConfig(Config):
@@ -75,22 +73,7 @@ class SelectionAccuracyConfig(Config):
     @field_validator("keeps")
     @classmethod
     def _shares(cls, keeps: tuple[float, ...]) -> tuple[float, ...]:
-        if not keeps or any(not 0 < keep <= 1 for keep in keeps):
-            raise ValueError(f"keeps are shares in (0, 1], at least one; got {list(keeps)}")
-        return tuple(sorted(set(keeps)))
-
-
-class SelectingClassifier:
-    """A backbone with its linear head that reads some patches of an image, or all of them."""
-
-    def __init__(self, backbone: Backbone, head: nn.Module, pool: Pool = "cls") -> None:
-        """Args: pool: what the head reads, the class token or the mean of the patches that were kept."""
-        self.backbone, self.head, self.pool = backbone, head, pool
-
-    def __call__(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Logits `[B, C]` of images `[B, 3, H, W]`; `keep` is int64 `[B, k]`, None for all patches."""
-        tokens = self.backbone(images, keep=keep)
-        return self.head(tokens.cls if self.pool == "cls" else tokens.patches.mean(1))
+        return shares(keeps)
 
 
 def flops_of(run: Callable[[], object]) -> int:
@@ -104,14 +87,6 @@ def flops_of(run: Callable[[], object]) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
-
-
-def renormalized(images: Tensor, seen: object, wanted: object) -> Tensor:
-    """Images `[B, 3, H, W]` in another's `mean` and `std`; as they are where one of the two does not say its own."""
-    of = [tuple(getattr(one, name, None) for name in ("mean", "std")) for one in (seen, wanted)]
-    if any(value is None for pair in of for value in pair):
-        return images
-    return renormalize(images, Normalization(*of[0]), Normalization(*of[1]))  # type: ignore[arg-type]
 
 
 def evaluate(
@@ -132,7 +107,7 @@ def evaluate(
         head: `[B, D]` -> logits `[B, C]`.
         rankers: by name; `random` is added, drawn from the seed and the image's position.
         classes: names of the head's C outputs; None takes them to be in the data set's order.
-        pool: what the head reads, the class token or the mean of the kept patches.
+        pool: what the head reads: the class token, the mean of the kept patches, or all tokens.
         cache: taken so that all protocols are called alike; nothing is kept.
 
     Returns:
@@ -170,7 +145,7 @@ def evaluate(
         data={"val": val},
         transform=transform.config,
         layer="last block, after the final norm, of the kept patches",
-        token="CLS, linear head" if pool == "cls" else "mean of the kept patches, linear head",
+        token=token_of(pool),
         averaging="share of images, in percent",
         weights=weights_digest(backbone),
         config=config.plain() | {"rankers": {name: weights_digest(ranker) for name, ranker in rankers.items()}},
@@ -199,56 +174,22 @@ class _Tally:
         self.right: dict[tuple[str, float], int] = {}
         self.full = self.seen = self.patches = 0
         self.images: Tensor | None = None  # the first batch, where it was computed, to measure costs with
-        self.grid = (0, 0)
 
     def add(self, batch: Batch, place: torch.device) -> None:
         if batch.labels is None:
             raise ValueError("the images have no labels; give class folders")
         labels = self.matched(batch.labels)
         images = batch.images.to(place, non_blocking=True)
-        self.grid = grid_of(images.shape[-2], images.shape[-1], self.model.backbone.patch_size)
-        self.patches = self.grid[0] * self.grid[1]
+        rows, columns = grid_of(images.shape[-2], images.shape[-1], self.model.backbone.patch_size)
+        self.patches = rows * columns
         logits = self.model(images)
         if int(labels.max()) >= logits.shape[1]:
             raise ValueError(f"val has class {int(labels.max())}, but the head has {logits.shape[1]} outputs")
         self.full += _right(logits, labels)
-        for name, scores in self._scores(images, batch.indices):
-            for keep in self.config.keeps:
-                number = number_kept(keep, self.patches)
-                logits = self.model(images, select(scores(number), number))
-                self.right[name, keep] = self.right.get((name, keep), 0) + _right(logits, labels)
+        for key, logits in answers(self.model, self.rankers, images, batch.indices, self.config):
+            self.right[key] = self.right.get(key, 0) + _right(logits, labels)
         self.seen += len(labels)
         self.images = images if self.images is None else self.images
-
-    def _scores(self, images: Tensor, indices: Tensor) -> list[tuple[str, Callable[[int], Tensor]]]:
-        """For each ranker, scores for a number of kept patches; computed once where the number does not matter."""
-        seeds = [sample_seed(self.config.seed, 0, index) for index in indices.tolist()]
-        drawn = [torch.rand(self.grid, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        random = torch.stack(drawn).to(images.device)
-        found: list[tuple[str, Callable[[int], Tensor]]] = []
-        if RANDOM not in self.rankers:
-            found.append((RANDOM, lambda number: random))
-        for name, ranker in self.rankers.items():
-            found.append((name, _Scores(name, ranker, renormalized(images, self.model.backbone, ranker), self.grid)))
-        return found
-
-
-class _Scores:
-    """A ranker's scores of a batch, by the number that is to be kept."""
-
-    def __init__(self, name: str, ranker: Ranker, images: Tensor, grid: tuple[int, int]) -> None:
-        self.name, self.ranker, self.images, self.grid = name, ranker, images, grid
-        self.known: Tensor | None = None
-
-    def __call__(self, number: int) -> Tensor:
-        if self.known is None or self.ranker.needs_number:
-            self.known = self.ranker(self.images, number=number)
-            if self.known.shape[1:] != self.grid:
-                raise ValueError(
-                    f"the ranker {self.name} scores a grid of {self.known.shape[1]} x {self.known.shape[2]} patches, "
-                    f"the classifier sees {self.grid[0]} x {self.grid[1]}; they need patches of one size"
-                )
-        return self.known
 
 
 class _Costs:

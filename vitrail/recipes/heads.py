@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from vitrail.backbones import TimmViT, load, load_classifier
 from vitrail.backbones.parts import Part, load_part
+from vitrail.backbones.reading import read_file, weights_file
+from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
 from vitrail.nn.soft_targets import SoftTargets
 from vitrail.recipes.weights import find_weights
 
@@ -21,6 +25,31 @@ _WORDS = {
     "patch_projector": "head for patches",
     "center2": "center for patches",
 }  # what a part of a file is called where people read it
+
+
+ML_DECODER = "ml_decoder"  # what `vitrail.methods.kept_patches` calls its part
+
+
+class Classifier(NamedTuple):
+    """What `open_classifier` returns."""
+
+    backbone: TimmViT
+    head: nn.Module
+    classes: tuple[str, ...] | None  # names of the outputs; None where the file has none
+    pool: Literal["cls", "mean", "all"]  # what the head reads: class token, mean of the patches, or all tokens
+
+
+def open_classifier(weights: str, model: str | None = None, *, key: str = "auto") -> Classifier:
+    """A backbone and its head, linear or an ML-Decoder. `ValueError` as `vitrail.backbones.load_classifier`."""
+    where = find_weights(weights)
+    part = load_part(where, ML_DECODER, checkpoint_key=key)
+    if part is None:
+        return Classifier(*load_classifier(where, model, checkpoint_key=key))
+    sizes = {name: value for name, value in part.config.items() if name not in ("classes", "features")}
+    head = MlDecoder(MlDecoderConfig.parse(sizes, source=part.source), part.config["features"], part.config["classes"])
+    part.fill(head)
+    own = read_file(weights_file(where))[1] or {}
+    return Classifier(load(None, where), head, tuple(own["classes"]) if "classes" in own else None, "all")
 
 
 def take_over(

@@ -1,8 +1,9 @@
 """Classifiers that see the patches a ranker keeps: on scenes, and fine-tuning with one or several labels an image.
 
 vitrail train scenes_kept --out runs/kept
-vitrail train finetune_kept data.root=flowers --init-from mae_pretrain_vit_base.pth ranker.name=dino \
-    ranker.weights=dino_deitsmall16_pretrain.pth method.keep=0.5 --out runs/flowers-kept
+vitrail train scenes_kept ranker=ltrp=runs/scenes_ltrp --out runs/kept-ltrp
+vitrail train finetune_kept data.root=flowers --init-from mae_pretrain_vit_base.pth \
+    ranker=dino=dino_deitsmall16_pretrain.pth method.keep=0.5 --out runs/flowers-kept
 vitrail train finetune_kept_multi_label data.root=streets --init-from mae_pretrain_vit_base.pth ... --out runs/streets
 """
 
@@ -36,15 +37,17 @@ from vitrail.ops.selection import number_kept
 from vitrail.rankers import open_ranker
 from vitrail.recipes.look import different, keep_sheet
 from vitrail.recipes.rank import rank
+from vitrail.recipes.rankers import parse_ranker
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, Splits, open_several, open_splits
 from vitrail.recipes.start import HALF, capped, check_data, check_size, drawing, loading, start, tell_unreadable
+from vitrail.recipes.weights import find_weights
 from vitrail.train import Ranks, TrainConfig
 from vitrail.viz.patches import rankers_gallery
 
 
 class RankerConfig(Config):
-    """What chooses the patches; it is not trained."""
+    """What chooses the patches; it is not trained. `ranker=NAME[:VARIANT][=WEIGHTS]` says name, variant and weights."""
 
     name: str = "center"
     """`vitrail list rankers` names them."""
@@ -56,6 +59,12 @@ class RankerConfig(Config):
     """timm's name of the ranker's network, where its file does not tell."""
     key: str = "auto"
     """Which network of a file that holds several."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words(cls, values: object) -> object:
+        """`ltrp=runs/ltrp` and `dino:mass_vote=dino.pth`, as `--ranker` takes them."""
+        return parse_ranker(values)._asdict() if isinstance(values, str) else values
 
     @field_validator("name")
     @classmethod
@@ -119,7 +128,7 @@ def finetune_kept() -> Recipe:
     """Fine-tuning on half of the patches with MAE's recipe, 50 epochs at 224 pixels, one label an image.
 
     Command: torchrun --nproc-per-node=8 -m vitrail train finetune_kept data.root=imagenet100 --init-from
-    mae_pretrain_vit_base.pth ranker.name=dino ranker.weights=FILE method.keep=0.5. Expect: no number is known to us;
+    mae_pretrain_vit_base.pth ranker=dino=FILE method.keep=0.5. Expect: no number is known to us;
     not run here.
     """
     return Recipe(
@@ -143,7 +152,7 @@ def finetune_kept_multi_label() -> Recipe:
     """Fine-tuning on 147 of 196 patches with any number of labels an image: ML-Decoder and the asymmetric loss.
 
     Command: torchrun --nproc-per-node=4 -m vitrail train finetune_kept_multi_label data.root=coco --init-from
-    mae_pretrain_vit_base.pth ranker.name=NAME ranker.weights=FILE. Expect: LTRP's authors state a mAP of 82.8 on COCO,
+    mae_pretrain_vit_base.pth ranker=NAME=FILE. Expect: LTRP's authors state a mAP of 82.8 on COCO,
     as a mean over batches, which is another number than this one; not run here.
     """
     single = finetune_kept()
@@ -159,6 +168,8 @@ def check(recipe: Recipe) -> None:
     """Raise for what can be seen wrong before any process is started: weights, data folder, sizes."""
     if recipe.init_from == "":
         raise ConfigError("fine-tuning starts from weights; give --init-from RUN_OR_FILE")
+    if recipe.ranker.weights is not None:
+        find_weights(recipe.ranker.weights)
     check_data(recipe.data, recipe.augment.image_size)
 
 

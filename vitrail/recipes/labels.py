@@ -18,7 +18,7 @@ from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import TrainTransformConfig, build_train_transform, ordered_batches
 from vitrail.data.loader import Transform, sample_seed
-from vitrail.data.patch_labels import PatchLabels, begin, differing, members, write_shard
+from vitrail.data.patch_labels import PatchLabels, Share, begin, differing, members, missing, shards, write_shard
 from vitrail.evaluation.progress import progress
 from vitrail.masks.counts import number_of
 from vitrail.methods.ltrp import LtrpConfig
@@ -29,6 +29,7 @@ from vitrail.recipes.run import resolve
 from vitrail.recipes.sources import Part, open_splits
 from vitrail.recipes.start import capped, tell_unreadable
 from vitrail.recipes.weights import find_weights, pick_device
+from vitrail.train import Ranks, join, launched
 
 log = logging.getLogger("vitrail")
 FIXED = {"scale": None, "flip": 0.0, "rand_augment": None, "color_jitter": (0.0, 0.0, 0.0, 0.0), "erase": 0.0}
@@ -47,8 +48,19 @@ class Wanted(NamedTuple):
     perceptual: str | None = None  # weights of the network whose features the metric of this name compares
 
 
-def label_by(name: str, settings: Sequence[str], out: Path, draws: int, *, device: str = "auto") -> tuple[Path, str]:
-    """Label the training images of a recipe of LTRP; returns the folder, and the settings to train with it.
+def label_by(
+    name: str, settings: Sequence[str], out: Path, draws: int, *, device: str = "auto", share: Share | None = None
+) -> tuple[Path, str]:
+    """Label the training images of a recipe of LTRP; returns the folder, and how to go on, in words.
+
+    Called by several processes of one launcher, each takes its part of the share.
+
+    Args:
+        name, settings: of the recipe.
+        out: folder of the labels.
+        draws: of visible patches, an image.
+        device: to compute on; of several processes, each has a GPU of its own.
+        share: which shards to label; all by default.
 
     Raises:
         ValueError: for another recipe, one without an autoencoder, and whatever `make_labels` raises.
@@ -61,43 +73,67 @@ def label_by(name: str, settings: Sequence[str], out: Path, draws: int, *, devic
     train, workers = recipe.train, capped(recipe.workers)
     data = open_splits(recipe.data).train
     wanted = Wanted(data, recipe.augment, recipe.method, train.precision, train.seed, workers, recipe.perceptual)
-    make_labels(open_labeler(recipe.mae, recipe.decoder_heads), wanted, out, draws, device=device)
-    return out, " ".join([f"method.labels={out}", *_fixing(recipe.augment)])
+    ranks = join(device) if launched() else None
+    make_labels(
+        open_labeler(recipe.mae, recipe.decoder_heads), wanted, out, draws, device=device, share=share, ranks=ranks
+    )
+    left, count = missing(out, len(data)), shards(len(data))
+    if left:
+        return out, f"{len(left)} of {count} shards are not there yet; they are those of other parts"
+    return out, "train with: " + " ".join([f"method.labels={out}", *_fixing(recipe.augment)])
 
 
-def make_labels(found: Autoencoder, wanted: Wanted, out: Path, draws: int, *, device: str = "auto") -> Path:
+def make_labels(
+    found: Autoencoder,
+    wanted: Wanted,
+    out: Path,
+    draws: int,
+    *,
+    device: str = "auto",
+    share: Share | None = None,
+    ranks: Ranks | None = None,
+) -> Path:
     """Label each image under some draws of visible patches; goes on where it was stopped. Returns the folder.
 
-    The draws of an image depend on the seed and its position alone.
+    The draws of an image depend on the seed and its position alone, so shards are the same whoever makes them.
 
     Args:
         found: the masked autoencoder.
         wanted: images, size, and what is removed; the images are not augmented, whatever `augment` says.
         out: folder of the labels.
         draws: D, from 1 on.
-        device: to compute on.
+        device: to compute on; that of `ranks` where these are given.
+        share: which shards to label; all by default.
+        ranks: this process among others that do the share together; all of them call this.
 
     Raises:
         ValueError: less than one draw, sizes that do not fit, other labels in that folder, or more than 1 % of the
-            images that cannot be read.
+            images of the share that cannot be read.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; each image is labeled at least once")
-    place = pick_device(device)
+    share, count = share or Share(), len(wanted.data)
+    own = share if ranks is None else share.split(ranks.rank, ranks.world)
+    place = pick_device(device) if ranks is None else str(ranks.device)
     labeler = removal_by(found, wanted.method.removal, wanted.perceptual).to(place)
-    about = {**about_labels(wanted, found), "draws": draws, "seed": wanted.seed, "images": len(wanted.data)}
+    about = {**about_labels(wanted, found), "draws": draws, "seed": wanted.seed, "images": count}
     augment = wanted.augment.model_copy(update={**FIXED, "mean": found.backbone.mean, "std": found.backbone.std})
     transform, skipped = build_train_transform(augment), dict[int, tuple[str, str]]()
-    todo = begin(out, about)
-    count = len(wanted.data)
-    with progress("labels", count) as advance:
-        advance(count - sum(len(members(number, count)) for number in todo), ready=True)
+    todo = [number for number in begin(out, about) if own.takes(number)]
+    total = _images(own, count)
+    with progress("labels", total) as advance:
+        advance(total - sum(len(members(number, count)) for number in todo), ready=True)
         for number in todo:
             part = _Shard(labeler, wanted, members(number, count), draws)
             ids, labels = part.labeled(transform, place, skipped, advance)
             write_shard(out, number, ids, labels)
-    tell_unreadable(skipped, len(wanted.data), set())
+    found_by = [skipped] if ranks is None else ranks.gather(skipped)
+    tell_unreadable({index: why for part in found_by for index, why in part.items()}, _images(share, count), set())
     return out
+
+
+def _images(share: Share, count: int) -> int:
+    return sum(len(members(number, count)) for number in range(shards(count)) if share.takes(number))
 
 
 def about_labels(wanted: Wanted, found: Autoencoder | None) -> dict[str, Any]:

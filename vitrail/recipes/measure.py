@@ -15,12 +15,14 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from torch import nn
 
 from vitrail import catalog
-from vitrail.backbones import TimmViT, load_classifier
+from vitrail.backbones import TimmViT
+from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, read_yaml
 from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
+from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
-from vitrail.recipes.sources import DataConfig, Splits, open_data
+from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -50,21 +52,21 @@ def measure(
     Args:
         weights: of the backbone or classifier that is measured; of the ranker, for a protocol that measures one.
         settings: of the protocol; those that begin with `data.` are of the images, see `DataConfig`.
-        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them.
+        rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them; where they may be left out, that of the
+            run stands for them.
         out: a file, where it ends in .json, or another folder.
         splits: the images, where they have been opened; `data` and settings of `data.` are not looked at then.
         like: sizes of a measured ranker that reads no weights.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
-    evaluate = importlib.import_module(entry.module).evaluate
+    module: Any = importlib.import_module(entry.module)
+    evaluate = module.evaluate
     subject = _subject(protocol, evaluate, weights, rankers, like, model=model, key=key, device=device)
-    config = config_of(evaluate)
-    if subject.backbone is not None:
-        config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
     of_images = [setting for setting in settings if setting.startswith("data.")]
-    config = config.override([setting for setting in settings if setting not in of_images])
+    config = _config(evaluate, subject, [setting for setting in settings if setting not in of_images])
     folder = run_folder_of(subject.weights) if subject.weights is not None else None
-    splits = splits or open_data(data, data_of(folder), [setting.removeprefix("data.") for setting in of_images])
+    opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
+    splits = splits or opening(data, data_of(folder), [setting.removeprefix("data.") for setting in of_images])
     report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
     if out is not None:
         path = out if out.suffix == ".json" else _place(out, report, of_weights=True)
@@ -87,6 +89,7 @@ class _Subject(NamedTuple):
     pool: str = "cls"
     rankers: Mapping[str, Ranker] = {}
     weights: str | None = None  # whose result it is; None for a ranker that reads none
+    keep: float | None = None  # the share of the patches that a classifier was trained with, if its ranker is used
 
 
 def _subject(
@@ -94,22 +97,53 @@ def _subject(
 ) -> _Subject:
     check_protocol(protocol, weights, rankers)
     how |= {"device": pick_device(how["device"])}
-    if "ranker" in inspect.signature(evaluate).parameters:
+    wanted = inspect.signature(evaluate).parameters
+    if "ranker" in wanted:
         (words,) = titled(rankers, weights).values()
         own = words.weights if words.reads_weights else None
         return _Subject(None, rankers=open_rankers(rankers, weights, like=like, **how), weights=own)
     assert weights is not None  # has been checked
     subject = _Subject(*_model(evaluate, weights, **how), weights=weights)
+    if not rankers and "rankers" in wanted:
+        return _with_own_ranker(subject, weights, how["device"])
     if not rankers or subject.backbone is None:
         return subject
     shape: dict[str, Any] = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
     return subject._replace(rankers=open_rankers(rankers, device=how["device"], **shape))
 
 
+def _config(evaluate: Any, subject: _Subject, settings: Sequence[str]) -> Config:
+    """The protocol's settings: its own at the model's size, with the model's own share, and what the user says."""
+    config = config_of(evaluate)
+    if subject.backbone is not None:
+        config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
+    if subject.keep is not None:
+        config = config.override([f"keeps={sorted({*config.plain()['keeps'], subject.keep})}"])
+    return config.override(settings)
+
+
+def _with_own_ranker(subject: _Subject, weights: str, device: str) -> _Subject:
+    """The ranker and the share that a run on kept patches was trained with; of other weights, the subject as it is."""
+    from vitrail.recipes.kept_patches import RankerConfig
+
+    kept = (read_file(weights_file(find_weights(weights)))[1] or {}).get("kept")
+    if not kept or not kept["ranker"] or subject.backbone is None:
+        return subject
+    ranker = RankerConfig.parse(kept["ranker"], source=weights)
+    try:
+        opened = ranker.open(subject.backbone.patch_size).to(device)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{weights} was trained on what the ranker {ranker.name} keeps, which cannot be opened ({error}); name "
+            "rankers as --ranker NAME=WEIGHTS"
+        ) from None
+    return subject._replace(rankers={ranker.name: opened}, keep=float(kept["keep"]))
+
+
 def _run(
     evaluate: Any, subject: _Subject, train: Any, val: Any, config: Config, cache: Path | None, device: str
 ) -> Report:
-    backbone, head, classes, pool, rankers, _ = subject
+    backbone, head, classes, pool, rankers, _, _ = subject
     if backbone is not None:
         return call(evaluate, backbone, train, val, config, head, classes, cache, device, pool, rankers)
     name, ranker = next(iter(rankers.items()))
@@ -262,5 +296,5 @@ def _model(
             "this protocol needs a classifier of the data's own classes, and pretrained weights come without one here; "
             "train or fine-tune first, or measure features with knn or linear"
         )
-    found = load_classifier(find_weights(weights), model, checkpoint_key=key)
+    found = open_classifier(weights, model, key=key)
     return found.backbone.to(device).eval(), found.head.to(device).eval(), found.classes, found.pool

@@ -99,7 +99,7 @@ def check_protocol(protocol: str, weights: str | None, rankers: Sequence[str]) -
     if not {"ranker", "rankers"} & set(wanted):
         if rankers:
             raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
-    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
+    elif (not rankers and wanted.get("ranker", wanted.get("rankers"))) or ("ranker" in wanted and len(rankers) > 1):
         known = ", ".join(each.name for each in catalog.rankers())
         count = "one ranker" if "ranker" in wanted else "at least one ranker"
         raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")

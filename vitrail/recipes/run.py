@@ -66,7 +66,7 @@ def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None =
 
     A run that is resumed or extended keeps its own settings, which `out` remembers; only changes need to be said.
     """
-    devices, settings = _devices(settings)
+    devices, settings = devices_of(settings)
     going_on = out is not None and (verbs.resume or verbs.extend is not None) and (out / "config.yaml").is_file()
     config = resolve(str(out / "config.yaml") if out is not None and going_on else name)
     if verbs.init_from is not None:
@@ -158,8 +158,8 @@ def train_here(config: Config, verbs: Verbs, out: Path) -> Any:
     return outcome
 
 
-def _devices(settings: Sequence[str]) -> tuple[int, list[str]]:
-    """Take `devices=N` out of the settings: it is how a run is started, not what it is."""
+def devices_of(settings: Sequence[str]) -> tuple[int, list[str]]:
+    """Take `devices=N` out of the settings: it is how a run is started, not what it is. `ConfigError` for no number."""
     chosen = [setting for setting in settings if setting.startswith("devices=")]
     rest = [setting for setting in settings if not setting.startswith("devices=")]
     value = chosen[-1].partition("=")[2] if chosen else "1"

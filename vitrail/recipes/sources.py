@@ -199,13 +199,10 @@ def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[
             that nothing that was trained on is measured with.
         settings: of `DataConfig`, such as `missing=leave_out`.
     """
-    if any(setting.startswith("root=") for setting in settings):
-        raise ValueError("--data names the images that are measured on; leave data.root out")
+    _check_root(settings)
     if where == "scenes":
         return scenes((trained or DataConfig()).override(settings).scenes)
-    root = existing(where)
-    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
-    config = (trained if trained and same else DataConfig(root=where)).override(settings)
+    root, config = existing(where), _asked(where, trained, settings)
     kind = tree_of(root)
     if kind == "VOC":
         return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
@@ -217,6 +214,34 @@ def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[
     if kind == "ADE20K":
         return Splits(Later(lambda: Ade20k(root, "train")), Ade20k(root, "val"))
     return open_splits(config)
+
+
+def open_labeled(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
+    """As `open_data`, for images with any number of labels each: those of VOC and COCO are labeled by their objects,
+    difficult ones and crowds included, as `open_several` does. Raises `ValueError` for VOC without XML files."""
+    _check_root(settings)
+    kind = None if where == "scenes" else tree_of(existing(where))
+    if kind not in ("VOC", "COCO"):
+        return open_data(where, trained, settings)
+    root, config = existing(where), _asked(where, trained, settings)
+    if kind == "VOC":
+        return open_several(config)
+    train, val = (
+        functools.partial(CocoInstances, root, split, missing=config.missing, crowds=True) for split in ("train", "val")
+    )
+    return Splits(Later(lambda: ObjectLabels(train())), ObjectLabels(val()))
+
+
+def _check_root(settings: Sequence[str]) -> None:
+    if any(setting.startswith("root=") for setting in settings):
+        raise ValueError("--data names the images that are measured on; leave data.root out")
+
+
+def _asked(where: str, trained: DataConfig | None, settings: Sequence[str]) -> DataConfig:
+    """How a folder is opened: as the weights' own images, where it holds these, and as the settings say."""
+    root = existing(where)
+    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
+    return (trained if trained and same else DataConfig(root=where)).override(settings)
 
 
 def hold_out(data: ImageSet, share: float) -> Splits:
