@@ -15,7 +15,8 @@ fill get a ring of zeros, the mean color, as even as possible (14 x 14 to 16 x 1
 
 Variants: `crop` leaves the scores of the ring out, so that each score stays at its patch; `resize` squeezes map and
 ring together to the grid of the image, bicubic, as LTRP's released code does, which shifts scores by up to a patch, and
-there a generator brings Gumbel noise into the gates.
+there a generator brings Gumbel noise into the gates; `granularity`, ours, is what the network itself says of patches:
+how many queries their region asks for, over all blocks, and the product of keys among equals.
 
 Source: Song et al., "Dynamic Grained Encoder for Vision Transformers", 2021; the score: LTRP's supplement.
 `vitrail.methods.dge` trains it.
@@ -38,8 +39,9 @@ from vitrail.config import Config
 from vitrail.nn.open_block import projections
 from vitrail.ops.patches import grid_of
 from vitrail.rankers.source import Source, need_weights, variant_of
+from vitrail.rankers.stages import by_level
 
-VARIANTS = ("crop", "resize")
+VARIANTS = ("crop", "resize", "granularity")
 PART = "gates"
 FINEST = 0.95
 """Chance of the first granularity where gates are fresh."""
@@ -164,8 +166,12 @@ class GrainedVit(nn.Module):
 
     def queries(self, gates: Sequence[Tensor]) -> Tensor:
         """How many queries the gates of each block ask for the patches, `[blocks, B]`."""
-        each = gates[0].new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
-        return torch.stack([(gate * each).sum((1, 2, 3)) for gate in gates])
+        return torch.stack([self.asked(gate).sum((1, 2)) for gate in gates])
+
+    def asked(self, gate: Tensor) -> Tensor:
+        """How many queries each region asks for, `[B, RY, RX]`, by a block's gates `[B, RY, RX, S]`."""
+        each = gate.new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
+        return (gate * each).sum(-1)
 
     def _map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The patches of tokens as `[B, D, Y, X]`."""
@@ -211,7 +217,7 @@ def open_network(weights: str, *, model: str | None = None, key: str = "auto", i
 
 
 def from_source(source: Source) -> Dge:
-    """Weights of DGE, ours or released ones; variants `crop` and `resize`."""
+    """Weights of DGE, ours or released ones; variants `crop`, `resize` and `granularity`."""
     variant = variant_of(source, "dge", VARIANTS)
     weights = need_weights(source, "dge", "a run of `vitrail train folder_dge`, or a released file of DGE's DeiT")
     network = open_network(weights, model=source.model, key=source.key, image_size=source.image_size)
@@ -238,13 +244,20 @@ class Dge(nn.Module):
         self.patch_size = network.backbone.patch_size
 
     def forward(self, images: Tensor, *, number: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Scores `[B, Y, X]`, products of keys."""
+        """Scores `[B, Y, X]`, products of keys; of `granularity` queries, then the product's place."""
         network = self.network
         noisy = self.variant == "resize" and generator is not None
         x, grid = network.embed(images)
+        asked: list[Tensor] = []
         for index in range(network.backbone.depth - 1):
-            x = network.run(index, x, network.choose(index, x, grid, noisy, generator), grid)
+            gates = network.choose(index, x, grid, noisy, generator)
+            asked.append(network.asked(gates))
+            x = network.run(index, x, gates, grid)
         scores = self.keys(x).unflatten(1, grid)
+        if self.variant == "granularity":
+            asked.append(network.asked(network.choose(network.backbone.depth - 1, x, grid)))
+            level = _spread(torch.stack(asked).sum(0)[:, None], network.config.region)
+            scores = by_level(level.flatten(1).round(), scores.flatten(1)).unflatten(1, grid)
         top, bottom, left, right = network.ring(images)
         inner = grid[0] - top - bottom, grid[1] - left - right
         if self.variant == "resize" and inner != grid:
