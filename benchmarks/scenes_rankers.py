@@ -14,7 +14,8 @@ Each seed gives other scenes, weights and order. The recipes `scenes_evit`, `sce
                 expectation; `center`. Of GFNet, whose network starts fresh, also `random_windows`
 
 in percent, of 1,000 held-out scenes. What was interrupted goes on, what is finished is not measured again: run folders
-and numbers lie under RUNS/COMMIT, so those of another commit are taken with --take alone, and each row says its commit.
+and numbers lie under RUNS/COMMIT, so those of another commit are taken with --take alone. Each row says its commit, and
+that of the classifier, which --classifiers takes from runs of the recipe `scenes`.
 """
 
 from __future__ import annotations
@@ -127,7 +128,19 @@ def accuracy_by_look(ranker: Gfnet, recipe: Any) -> dict[str, list[float]]:
     return found
 
 
-def measure(name: str, seed: int, runs: Path, others: list[Path]) -> dict[str, Any]:
+def classifier(seed: int, recipe: Any, runs: Path, given: Path | None) -> tuple[Path, dict[str, Any]]:
+    """The plain classifier's run folder, and what is said of it; of one that was given, also the commit it is of."""
+    if given is None:
+        folder = runs / f"classifier-{seed}"
+        return folder, {**trained(plain_classifier(recipe), folder), "commit": runs.name}
+    folder = given / f"classifier-{seed}"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    top1 = [line["val/top1"] for line in lines if "val/top1" in line][-1]
+    ran = json.loads((folder / "versions.json").read_text())
+    return folder, {"top1": top1, "commit": str(ran["commit"])[:12]}
+
+
+def measure(name: str, seed: int, runs: Path, others: list[Path], given: Path | None) -> dict[str, Any]:
     """One method of one seed; what was measured stays beside its run folder, and in `others` that of other commits."""
     kept = runs / f"{name}-{seed}.json"
     for place in (kept, *(other / kept.name for other in others)):
@@ -136,8 +149,7 @@ def measure(name: str, seed: int, runs: Path, others: list[Path]) -> dict[str, A
     start, words = None, recipe_of(name, seed)
     row: dict[str, Any] = {"commit": runs.name}
     if name != "gfnet":
-        start = runs / f"classifier-{seed}"
-        row["plain_classifier"] = trained(plain_classifier(words), start)
+        start, row["plain_classifier"] = classifier(seed, words, runs, given)
         words = recipe_of(name, seed, (f"init_from={start}",))
     before = {"untrained": fresh(recipe_of(name, seed), runs / f"{name}-{seed}-untrained.safetensors")}
     if start is not None:
@@ -163,7 +175,9 @@ def mean(rows: list[Any]) -> Any:
     """Of the same number in each row: its mean, with the standard deviation where there are several rows."""
     first = rows[0]
     if isinstance(first, dict):
-        return {key: mean([row[key] for row in rows]) for key in first if key != "commit"}
+        return {key: mean([row[key] for row in rows]) for key in first}
+    if isinstance(first, str):
+        return sorted(set(rows))
     if isinstance(first, list):
         return [mean(list(values)) for values in zip(*rows, strict=True)]
     if len(rows) == 1:
@@ -177,6 +191,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--take", nargs="+", default=[], metavar="COMMIT", help="take numbers of these commits, too")
+    parser.add_argument(
+        "--classifiers",
+        type=Path,
+        metavar="FOLDER",
+        help="with runs of the recipe scenes, classifier-SEED, to go on from",
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/scenes_rankers"))
     parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
     options = parser.parse_args()
@@ -187,7 +207,7 @@ def main() -> None:
     for name in options.methods:
         rows = []
         for seed in options.seeds:
-            rows.append(measure(name, seed, runs, [options.runs / each for each in options.take]))
+            rows.append(measure(name, seed, runs, [options.runs / each for each in options.take], options.classifiers))
             quarter = {
                 f"{variant} {when}": values["0.25"]
                 for variant in METHODS[name]
@@ -195,7 +215,7 @@ def main() -> None:
             }
             told = ", ".join(f"{key} {value:.1f}" for key, value in quarter.items())
             print(f"{name}, seed {seed}: top-1 {rows[-1]['network']['top1']:.1f}; {told}", flush=True)
-        numbers[name] = {"commits": sorted({row["commit"] for row in rows}), **mean(rows)}
+        numbers[name] = mean(rows)
     about = {"unit": "percent, seconds", "seeds": options.seeds, "threads": options.threads}
     print(f"written to {record('scenes_rankers', {**about, **numbers}, options.out)}")
 
