@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vitrail.backbones import TimmViT, load
+from vitrail.backbones import TimmViT, load, load_part
+from vitrail.backbones.parts import Part
+from vitrail.backbones.reading import weights_file
 from vitrail.rankers.source import Source, need_weights
 
 
@@ -21,3 +23,25 @@ def open_vit(source: Source, ranker: str, example: str) -> TimmViT:
         source, ranker, f"the file of a ViT, such as {example}, a run folder, or `pretrained` with a model's name"
     )
     return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+
+
+def open_with_part(source: Source, ranker: str, part: str, published: str) -> tuple[TimmViT, Part]:
+    """A ViT and what a method has put beside it.
+
+    Args:
+        source: `weights` are needed.
+        ranker: its name, for errors; `vitrail train folder_RANKER` makes such files.
+        part: its name in the file.
+        published: which released files hold it, for errors.
+
+    Raises:
+        ValueError: for missing weights, a file without the part, and as `vitrail.load`.
+    """
+    weights = need_weights(source, ranker, f"a run of `vitrail train folder_{ranker}`, or {published}")
+    found = load_part(weights, part, checkpoint_key=source.key)
+    if found is None:
+        raise ValueError(
+            f"{weights_file(weights)} holds no {part} beside the backbone, and without the network is a plain ViT; "
+            f"train them by `vitrail train folder_{ranker} --init-from ...`, or give {published}"
+        )
+    return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key), found
