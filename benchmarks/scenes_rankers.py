@@ -7,8 +7,8 @@ Each seed gives other scenes, weights and order. The recipes `scenes_evit`, `sce
 `scenes_gfnet` has a network of its own. Said are
 
     accuracy    top-1 of held-out scenes as the network is used, and of the plain classifier; `used` is the share of
-                patches and so on that the network worked on; of GFNet after each look, and with windows drawn at
-                random or put in the middle
+                patches and so on that the network worked on; `plain` is that classifier trained on for as long, with
+                every patch; of GFNet after each look, and with windows drawn at random or put in the middle
     recall      of the patches that touch the object, those among the share with the highest scores: `trained`; `start`,
                 the classifier with what the method adds to it untrained; `untrained`, all of it fresh; `random`, its
                 expectation; `center`. Of GFNet, whose network starts fresh, also `random_windows`
@@ -39,7 +39,9 @@ from vitrail.recipes.sources import scenes
 from vitrail.recipes.sparse import plain_classifier
 from vitrail.train import seed_everything
 
+PLAIN = "plain"
 METHODS = {
+    PLAIN: (),
     "evit": ("fourth_layer", "staged"),
     "dynamic_vit": ("staged",),
     "ada_vit": ("last_block", "summed"),
@@ -47,12 +49,13 @@ METHODS = {
     "dge": ("crop", "granularity"),
     "gfnet": ("window",),
 }
-"""Rankers by their recipes' names, and their variants, the default first."""
+"""Rankers by their recipes' names, and their variants, the default first; and the plain classifier, trained on."""
 KEEPS = (0.125, 0.25, 0.5)
 
 
 def recipe_of(name: str, seed: int, settings: tuple[str, ...] = ()) -> Any:
-    """`scenes_NAME` with another seed."""
+    """`scenes_NAME` with another seed. The plain classifier is an EViT that keeps everything."""
+    name, settings = ("evit", (*settings, "method.keep=1")) if name == PLAIN else (name, settings)
     return resolve(f"scenes_{name}").override([f"train.seed={seed}", f"data.scenes.seed={seed}", *settings])
 
 
@@ -151,8 +154,10 @@ def measure(name: str, seed: int, runs: Path, others: list[Path], given: Path | 
     if name != "gfnet":
         start, row["plain_classifier"] = classifier(seed, words, runs, given)
         words = recipe_of(name, seed, (f"init_from={start}",))
-    before = {"untrained": fresh(recipe_of(name, seed), runs / f"{name}-{seed}-untrained.safetensors")}
-    if start is not None:
+    before: dict[str, Path] = {}
+    if METHODS[name]:
+        before["untrained"] = fresh(recipe_of(name, seed), runs / f"{name}-{seed}-untrained.safetensors")
+    if before and start is not None:
         before["start"] = fresh(words, runs / f"{name}-{seed}-start.safetensors")
     folder = runs / f"{name}-{seed}"
     row["network"] = trained(words, folder)
@@ -162,7 +167,8 @@ def measure(name: str, seed: int, runs: Path, others: list[Path], given: Path | 
         row["recall"][variant] = {"trained": of_ranker(found)}
         for when, path in before.items():
             row["recall"][variant][when] = of_ranker(recalls(open_ranker(name, str(path), variant=variant), words))
-    row["recall"] |= {key: of_ranker(found, key) for key in ("center", "random")}
+    if METHODS[name]:
+        row["recall"] |= {key: of_ranker(found, key) for key in ("center", "random")}
     if name == "gfnet":
         ranker: Any = open_ranker(name, str(folder))
         row["recall"]["random_windows"] = of_ranker(recalls(Windows(ranker), words))
@@ -214,7 +220,7 @@ def main() -> None:
                 for when, values in rows[-1]["recall"][variant].items()
             }
             told = ", ".join(f"{key} {value:.1f}" for key, value in quarter.items())
-            print(f"{name}, seed {seed}: top-1 {rows[-1]['network']['top1']:.1f}; {told}", flush=True)
+            print(f"{name}, seed {seed}: top-1 {rows[-1]['network']['top1']:.1f}; {told or '-'}", flush=True)
         numbers[name] = mean(rows)
     about = {"unit": "percent, seconds", "seeds": options.seeds, "threads": options.threads}
     print(f"written to {record('scenes_rankers', {**about, **numbers}, options.out)}")
