@@ -76,6 +76,20 @@ def test_every_listed_thing_has_a_summary() -> None:
         assert entry.summary, entry
 
 
+def test_rankers_are_listed_with_what_they_need() -> None:
+    lines = runner.invoke(app, ["list", "rankers"]).output.splitlines()
+    told: dict[str, list[str]] = {}
+    for line in lines[1:]:
+        if line[2:3].strip():
+            told[line.split()[0]] = []
+        elif line:
+            told[list(told)[-1]].append(line.strip())
+    assert told["center"] == ["needs no weights"]
+    assert told["dino"][0].startswith("weights: the file of a ViT")
+    assert told["dino"][1] == "variants: sum_attention, mass_vote"
+    assert sorted(told) == [entry.name for entry in catalog.rankers()]
+
+
 @pytest.mark.parametrize(("room", "config"), [("masks", MaskConfig), ("regularizers", RegularizerConfig)])
 def test_what_is_listed_is_what_a_recipe_takes(room: str, config: type[Config]) -> None:
     listed = [entry.name for entry in catalog.kinds(room)]
@@ -135,6 +149,59 @@ def test_mistakes_get_one_clear_line(
     text = f"{result.output}{result.exception}"
     assert result.exit_code != 0
     assert message in text, text
+
+
+MISTYPED = [
+    (["rank", "a.png", "--ranker", "centre"], "did you mean 'center'"),
+    (["rank", "a.png", "--ranker", "dino:mass_votes", "-w", "w.pth"], "known: sum_attention, mass_vote"),
+    (["rank", "a.png", "--ranker", "center:left"], "has no variants"),
+    (["rank", "a.png"], "the ranker ltrp needs weights: give a run of LTRP"),
+    (["rank", "a.png", "-w", "none.pth"], "no file of weights at none.pth"),
+    (["rank", "none.png", "--ranker", "center"], "none of 1 images can be read: none.png"),
+    (["rank", "a.png", "--ranker", "center", "--keep", "0"], "keep is 0; it is the share"),
+    (["show", "patches", "a.png", "--ranker", "centre"], "did you mean 'center'"),
+    (["show", "patches", "a.png", "--ranker", "center", "--keep", "1.5"], "keep is 1.5"),
+    (["show", "patches", "none.png", "--ranker", "center"], "none of 1 images can be read"),
+    (["show", "attention", "none.png", "-w", "w.pth"], "none of 1 images can be read"),
+    (["show", "attention", "a.png", "-w", "none.pth"], "no file of weights at none.pth"),
+    (["evaluate", "patch_recall", "-d", "scenes"], "patch_recall measures one ranker"),
+    (["evaluate", "patch_recall", "-d", "scenes", "-r", "centre"], "did you mean 'center'"),
+    (["evaluate", "patch_recall", "-d", "scenes", "-r", "ltrp=none.pth"], "no file of weights at none.pth"),
+    (["evaluate", "patch_recall", "-d", "nowhere", "-r", "center"], "no folder 'nowhere'"),
+    (["evaluate", "selection_accuracy", "-d", "scenes", "-r", "center"], "selection_accuracy needs --weights"),
+    (["evaluate", "knn", "-d", "scenes", "-w", "none.pth"], "no file of weights at none.pth"),
+    (["compare", "-d", "scenes", "-r", "centre"], "did you mean 'center'"),
+    (["compare", "-d", "scenes", "-r", "center", "--keep", "-1"], "keep is -1"),
+    (["compare", "-d", "nowhere", "-r", "center"], "no folder 'nowhere'"),
+    (["compare", "-d", "scenes", "-r", "center", "-c", "none.pth"], "no file of weights at none.pth"),
+    (["train", "scenes", "--init-from", "none.pth"], "no file of weights at none.pth"),
+]
+
+
+def test_wrong_words_are_told_before_torch_is_imported(tmp_path: Path) -> None:
+    """All in one process, so that whichever imports it is found; then one alone, by the clock of the processor."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "w.pth").write_bytes(b"")
+    code = (
+        "import json, sys\nfrom vitrail.cli import app\nsaid = []\nfor words in json.loads(sys.argv[1]):\n"
+        "    try:\n        app(words, standalone_mode=False)\n    except ValueError as error:\n"
+        "        said.append([str(error), 'torch' in sys.modules])\nprint(json.dumps(said))"
+    )
+    command = [sys.executable, "-c", code, json.dumps([words for words, _ in MISTYPED])]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    said = json.loads(done.stdout)
+    assert len(said) == len(MISTYPED), done.stderr
+    for (words, message), (told, heavy) in zip(MISTYPED, said):
+        assert message in told, words
+        assert not heavy, words
+    assert not (tmp_path / "runs").exists()
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert vitrail("rank", "a.png", "--ranker", "centre", cwd=tmp_path).returncode == 2
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
 
 
 def test_an_error_is_one_line_without_a_traceback(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import ValidationError
 
-from vitrail.config import Config, ConfigError
+from vitrail.config import Config, ConfigError, Listed
 
 
 class Optimizer(Config):
@@ -71,6 +71,22 @@ def test_an_override_that_is_none_is_refused(text: str) -> None:
 def test_an_override_below_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match="'epochs' is the value 10"):
         Training().override(["epochs.more=2"])
+
+
+class Shares(Config):
+    keeps: Annotated[tuple[float, ...], Listed] = (0.5,)
+    only: Annotated[tuple[str, ...] | None, Listed] = None
+
+
+def test_a_list_is_written_with_commas() -> None:
+    assert Shares().override(["keeps=0.25,1"]).keeps == (0.25, 1)
+    assert Shares().override(["keeps=0.25"]).keeps == (0.25,)
+    assert Shares().override(["keeps=[0.25, 1]"]).keeps == (0.25, 1)
+    assert Shares().override(["keeps="]).keeps == ()
+    assert Shares().override(["only=screen, traffic light"]).only == ("screen", "traffic light")
+    assert Shares(only=("a,b",)).override(["only=null"]).only is None
+    with pytest.raises(ConfigError, match=r"keeps\.1 = 'half'"):
+        Shares().override(["keeps=0.25,half"])
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,48 @@ def test_voc(tmp_path: Path) -> None:
     assert "a mask of class ids is palette or gray" in said(look(tmp_path), "error")
 
 
+def test_coco(tmp_path: Path) -> None:
+    def write(split: str, names: list[str]) -> None:
+        images = [{"id": k, "file_name": name, "width": 64, "height": 48} for k, name in enumerate(names)]
+        box = {"image_id": 0, "category_id": 7, "bbox": [8, 8, 16, 16], "iscrowd": 0}
+        boxes = [box, box | {"bbox": [100, 8, 16, 16]}, box | {"iscrowd": 1}]
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "car"}]}
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+    put(tmp_path, "val2017/0.png", "val2017/1.png", size=(64, 48))
+    write("val2017", ["0.png", "1.png", "2.png"])
+    found = look(tmp_path)
+    for words in ("val2017: 2 images with 1 boxes of 1 classes", "1 images have no object", "all 2 images decoded"):
+        assert words in said(found, "ok")
+    for words in ("1 boxes lie wholly outside", "1 crowd regions were left out", "every image is 64 x 48"):
+        assert words in said(found, "ok")
+    assert said(found, "warning") == "COCO split val2017: 1 listed images are not there"
+    assert any("data.missing=leave_out" in finding.mend for finding in found)
+    assert "class" not in said(found, "warning")  # its folders are not taken for classes
+    write("train2017", ["9.png"])
+    put(tmp_path, "val2017/1.png", size=(48, 64))
+    found = look(tmp_path)
+    assert "COCO split train2017: none of the 1 images" in said(found, "error")
+    assert "48 x 64 pixels, instances_val2017.json says 64 x 48" in said(found, "error")
+
+
+def test_ade20k(tmp_path: Path) -> None:
+    for number in range(2):
+        put(tmp_path, f"ADE/images/validation/{number}.jpg")
+        put(tmp_path, f"ADE/annotations/validation/{number}.png", mode="L")
+        Image.new("L", (64, 64), 150).save(tmp_path / f"ADE/annotations/validation/{number}.png")
+    found = look(tmp_path)
+    words = "ADE20K, 150 classes, split val: 2 images with masks, things and stuff not told apart"
+    assert words in said(found, "ok")
+    assert "split train" not in said(found, "ok") + said(found, "error")
+    assert said(found, "warning") == said(found, "error") == ""
+    Image.new("L", (64, 64), 151).save(tmp_path / "ADE/annotations/validation/1.png")
+    assert "1.png: holds the class id 151 beyond 150 classes" in said(look(tmp_path), "error")
+    (tmp_path / "ADE/annotations/validation/0.png").unlink()
+    assert "1 of 2 images in" in said(look(tmp_path), "error")
+
+
 def test_real_data(real_data: Callable[[str], Path]) -> None:
     found = look(real_data("cls-mini"), patch_size=8, image_size=64)
     assert said(found, "error") == said(found, "warning") == ""
@@ -168,6 +211,9 @@ def test_real_data(real_data: Callable[[str], Path]) -> None:
     voc = look(real_data("voc-mini"), image_size=224)
     assert "VOC split val: 68 images with masks, with boxes" in said(voc, "ok")
     assert said(voc, "error") == ""
+    coco = look(real_data("coco-mini"), image_size=224)
+    assert "COCO split" in said(coco, "ok")
+    assert said(coco, "error") == ""
 
 
 def test_a_table_of_labels(tmp_path: Path) -> None:

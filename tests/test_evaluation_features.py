@@ -200,6 +200,7 @@ def test_weights_digest_sees_names_types_and_every_bit() -> None:
     assert weights_digest(torch.nn.Sequential(torch.nn.Linear(3, 2))) != digest
     assert weights_digest(torch.nn.BatchNorm1d(2)) == weights_digest(torch.nn.BatchNorm1d(2))
     assert weights_digest(lambda images: images) == "none"
+    assert weights_digest(torch.nn.Identity()) == "none"
 
 
 def test_cache_files_are_readable_by_others_like_any_file(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import vitrail.rankers
 from vitrail import catalog
+from vitrail.backbones import BackboneConfig, create, save_exported
 from vitrail.rankers import open_ranker
 from vitrail.rankers.center import Center
+from vitrail.rankers.ltrp import LtrpRanker
 
 
 def test_the_catalog_names_the_files_that_can_be_opened() -> None:
@@ -31,6 +35,34 @@ def test_opened_by_name() -> None:
     assert isinstance(ranker, Center)
     assert (ranker.image_size, ranker.patch_size) == ((32, 48), (8, 8))
     assert not ranker.training
+
+
+def test_the_catalog_says_what_opening_says(tmp_path: Path) -> None:
+    """Which rankers need weights, and which variants each has, is read from the files without importing them."""
+    for entry in catalog.rankers():
+        if entry.weights:
+            with pytest.raises(ValueError, match=re.escape(f"{entry.name} needs weights: give {entry.weights};")):
+                open_ranker(entry.name)
+        else:
+            open_ranker(entry.name)
+        known = f"known: {', '.join(entry.variants)}" if entry.variants else "has no variants"
+        with pytest.raises(ValueError, match=re.escape(known)):
+            open_ranker(entry.name, weights="pretrained" if entry.weights else None, variant="nonsense")
+    needless = [entry.name for entry in catalog.rankers() if not entry.weights]
+    assert needless == ["center", "random"]
+
+
+def test_weights_of_another_ranker_are_told(tmp_path: Path) -> None:
+    backbone = create(BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=2, heads=2))
+    save_exported(LtrpRanker(backbone).export(), tmp_path / "ltrp.safetensors")
+    save_exported(backbone.export(), tmp_path / "plain.safetensors")
+    with pytest.warns(UserWarning, match=r"holds what the ranker ltrp reads.* say --ranker ltrp"):
+        open_ranker("dino", str(tmp_path / "ltrp.safetensors"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_ranker("ltrp", str(tmp_path / "ltrp.safetensors"))
+        open_ranker("dino", str(tmp_path / "plain.safetensors"))
+        open_ranker("center", str(tmp_path / "ltrp.safetensors"))
 
 
 def test_unknown_names() -> None:

@@ -143,7 +143,9 @@ def test_our_file_round_trip(encoder: str, tmp_path: Path) -> None:
     assert ranker.mean == (0.5, 0.4, 0.3)
     assert (ranker.image_size, ranker.patch_size) == ((28, 28), (2, 2))
     assert torch.equal(ranker(images), Gfnet(found)(images))
-    with pytest.raises(ValueError, match=r"no Vision Transformer, for the ranker gfnet: open it by .*open_ranker"):
+    with pytest.raises(
+        ValueError, match=r"no Vision Transformer, for the ranker gfnet: name it by --ranker gfnet=.*open_ranker"
+    ):
         vitrail.load(str(tmp_path / "x.safetensors"))
 
 

@@ -254,6 +254,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         scenes_kept().override(["method.keep=1.5"])
     with pytest.raises(ConfigError, match=r"keep is 0; it is the share"):
         scenes_kept().override(["keeps=[0.5,0]"])
+    assert scenes_kept().override(["keeps=0.25,1"]).keeps == (0.25, 1)
     with pytest.raises(ConfigError, match=r"no ranker 'centre'; did you mean 'center'"):
         scenes_kept().override(["ranker.name=centre"])
     with pytest.raises(ConfigError, match=r"48.*64.*differ"):

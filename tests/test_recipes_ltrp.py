@@ -14,9 +14,12 @@ from tiny_autoencoder import SETTINGS, autoencoder
 from vitrail.backbones import load, load_part
 from vitrail.config import ConfigError
 from vitrail.rankers import open_ranker
+from vitrail.rankers.center import Center
+from vitrail.recipes import ltrp
 from vitrail.recipes import run as running
 from vitrail.recipes.ltrp import build, folder_ltrp, ltrp_small, scenes_ltrp, touching
 from vitrail.recipes.run import Verbs, describe, prepare, resolve, run
+from vitrail.recipes.sources import open_splits
 
 
 def tiny(*settings: str) -> Any:
@@ -48,8 +51,11 @@ class TestARun:
         assert set(captions) == {"ranking_before.png", "ranking_after.png"}
         lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
         assert all(-1 <= line["train/kendall"] <= 1 for line in lines if "train/kendall" in line)
-        (recall,) = [line["val/recall"] for line in lines if "val/recall" in line]
-        assert 0 < recall < 100
+        (told,) = [line for line in lines if "val/recall_0.25" in line]
+        assert 0 < told["val/recall_0.25"] < 100
+        assert told["val/floor_random_0.25"] == 25
+        held_out, center = open_splits(tiny().data).val, Center((24, 24), (6, 6))
+        assert told["val/floor_center_0.25"] == pytest.approx(ltrp.recall(center, held_out, 24, 0.25))
         state = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)["method"]
         assert {name.split(".")[0] for name in state} == {"ranker"}
 

@@ -98,6 +98,9 @@ def test_accuracy_needs_a_classifier(tmp_path: Path) -> None:
     save_exported(create(config).export(), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match="no classifier"):
         measure("accuracy", str(tmp_path / "w.safetensors"), "scenes", [])
+    hint = r"train one on it, `vitrail train finetune data\.root=FOLDER --init-from .*w\.safetensors`.* evaluate knn"
+    with pytest.raises(ValueError, match=hint):
+        measure("selection_accuracy", str(tmp_path / "w.safetensors"), "scenes", [], rankers=["center"])
     with pytest.raises(ValueError, match="knn or linear"):
         measure("accuracy", "pretrained", "scenes", [], model="vit_tiny_patch16_224")
     with pytest.raises(ValueError, match="nonsense"):

@@ -10,9 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from vitrail import __version__
+from vitrail.backbones import BackboneConfig, create, save_exported
+from vitrail.evaluation.features import weights_digest
 from vitrail.ops.selection import select
+from vitrail.rankers import open_ranker
 from vitrail.rankers.center import Center
-from vitrail.recipes.rank import Shown, draw_patches, gallery_of, image_files, rank, rank_files
+from vitrail.recipes import rank as recipe
+from vitrail.recipes.rank import Shown, draw_patches, gallery_of, rank, rank_files
 from vitrail.recipes.rankers import RankerWords
 
 CENTER = RankerWords("center", None, None)
@@ -26,18 +31,18 @@ def photo(path: Path, size: tuple[int, int] = (90, 60)) -> Path:
 
 
 def test_scores_ids_and_picture_of_each_image(tmp_path: Path) -> None:
-    files = [photo(tmp_path / "a.png"), photo(tmp_path / "b" / "a.png", (60, 90))]
-    written = list(rank_files(files, CENTER, SMALL, 0.25, tmp_path / "out"))
-    assert [path.name for path in written] == ["a-center.png", "a-center-2.png"]
-    scores = np.load(tmp_path / "out" / "a-center.npy")
-    about = json.loads((tmp_path / "out" / "a-center.json").read_text())
+    files = [photo(tmp_path / "c" / "a.png"), photo(tmp_path / "b" / "a.png", (60, 90))]
+    written = list(rank_files([*files, files[0]], CENTER, SMALL, 0.25, tmp_path / "out"))
+    assert [path.name for path in written] == ["c-a-center.png", "b-a-center.png"]
+    scores = np.load(tmp_path / "out" / "c-a-center.npy")
+    about = json.loads((tmp_path / "out" / "c-a-center.json").read_text())
     assert scores.shape == (4, 6)
     assert scores.dtype == np.float32
     assert about["grid"] == [4, 6]
     assert about["resized"] == [64, 96]
     assert about["number"] == 6
     assert about["ids"] == select(torch.from_numpy(scores)[None], 6)[0].tolist()
-    assert np.load(tmp_path / "out" / "a-center-2.npy").shape == (6, 4)
+    assert np.load(tmp_path / "out" / "b-a-center.npy").shape == (6, 4)
     assert Image.open(written[0]).width > 300
 
 
@@ -72,13 +77,31 @@ def test_a_ranker_that_prunes_to_a_number_is_told_it() -> None:
     assert told == [4]
 
 
-def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
-    inside = [photo(tmp_path / "x" / name) for name in ("b.png", "a.jpg", "c/d.PNG")]
-    (tmp_path / "x" / "notes.txt").write_text("")
-    assert image_files([tmp_path / "x"]) == sorted(inside)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"no image below .*empty"):
-        image_files([tmp_path / "empty"])
+def test_files_say_which_weights_scored(tmp_path: Path) -> None:
+    network = create(BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=1, heads=2))
+    weights = tmp_path / "runs" / "vits" / "exported" / "backbone.safetensors"
+    save_exported(network.export(), weights)
+    image = photo(tmp_path / "a.png")
+    digests = []
+    for where in (weights.parents[1], weights):
+        asked = RankerWords("dino", None, str(where))
+        list(rank_files([image, image], asked, Shown(), 0.25, tmp_path / "out"))
+        about = json.loads((tmp_path / "out" / "a-dino-vits.json").read_text())
+        assert (about["ranker"], about["variant"], about["weights"]) == ("dino", "sum_attention", str(where))
+        assert (about["model"], about["key"], about["version"]) == (None, "auto", __version__)
+        digests.append(about["weights_digest"])
+    assert digests == [weights_digest(open_ranker("dino", str(weights)))] * 2
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    list(rank_files([image], RankerWords("dino", "mass_vote", str(weights)), Shown(), 0.25, tmp_path / "out"))
+    assert (tmp_path / "out" / "a-dino-mass_vote-vits.npy").is_file()
+
+
+def test_a_ranker_that_reads_no_weights_names_none(tmp_path: Path) -> None:
+    asked = CENTER._replace(weights="runs/ltrp")
+    with pytest.warns(UserWarning, match="center reads no weights: runs/ltrp is passed by"):
+        list(rank_files([photo(tmp_path / "a.png")], asked, SMALL, 0.25, tmp_path / "out"))
+    about = json.loads((tmp_path / "out" / "a-center.json").read_text())
+    assert [about[key] for key in ("variant", "weights", "weights_digest", "model", "key")] == [None] * 5
 
 
 def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path) -> None:
@@ -88,6 +111,28 @@ def test_what_cannot_be_read_is_left_out_and_said(tmp_path: Path) -> None:
         assert len(list(rank_files([tmp_path / "bad.png", good], CENTER, SMALL, 0.5, tmp_path / "out"))) == 1
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="none of 1 images"):
         list(rank_files([tmp_path / "bad.png"], CENTER, SMALL, 0.5, tmp_path / "out"))
+
+
+def test_images_that_are_all_length_are_left_out_and_said(tmp_path: Path) -> None:
+    """20 x 900 pixels would be 14 x 630 patches at the usual size."""
+    narrow, tall = photo(tmp_path / "narrow.png", (20, 900)), photo(tmp_path / "tall.png", (40, 400))
+    words = r"narrow.png is left out: 20 x 900 pixels, one side over 10 times the other.* cut it into parts"
+    with pytest.warns(UserWarning, match=words):
+        written = list(rank_files([narrow, tall], CENTER, SMALL, 0.25, tmp_path / "out"))
+    assert [path.name for path in written] == ["tall-center.png"]
+    with Image.open(written[0]) as picture:
+        assert picture.size[0] == 10 + 3 * (128 + 10)  # captions have room beside pictures of 32 pixels
+    with pytest.warns(UserWarning, match=words):
+        draw_patches([narrow, tall], {"center": CENTER}, SMALL, 0.25, tmp_path / "out")
+
+
+def test_pictures_of_equal_names_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    gallery = recipe.rankers_gallery
+    monkeypatch.setattr(recipe, "rankers_gallery", lambda *a, **how: told.extend(how["titles"]) or gallery(*a, **how))
+    files = [photo(tmp_path / "cats" / "x.png"), photo(tmp_path / "dogs" / "x.png"), photo(tmp_path / "y.png")]
+    draw_patches(files, {"center": CENTER}, SMALL, 0.25, tmp_path / "out")
+    assert told == ["cats/x.png", "dogs/x.png", "y.png"]
 
 
 def test_a_wrong_share_is_told_before_anything_is_opened(tmp_path: Path) -> None:

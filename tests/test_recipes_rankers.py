@@ -15,9 +15,10 @@ from vitrail.cli import app
 from vitrail.contracts import Exported
 from vitrail.data import Ade20k, CocoInstances
 from vitrail.evaluation.result import Report
+from vitrail.rankers.ltrp import LtrpRanker
 from vitrail.recipes.measure import measure
 from vitrail.recipes.rankers import RankerWords, open_rankers, parse_ranker
-from vitrail.recipes.sources import DataConfig, open_data, open_splits, tree_of
+from vitrail.recipes.sources import DataConfig, open_data, open_several, open_splits, tree_of
 
 
 def coco(root: Path, split: str = "val") -> Path:
@@ -92,12 +93,116 @@ def test_patch_recall_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     words = ["evaluate", "patch_recall", "--ranker", "center", "--data", str(coco(tmp_path / "c")), "keeps=0.25,1"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
-    assert "recall_0.25" in done.output
+    lines = done.stdout.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["kept", "patches", "recall", "center", "random"],
+        ["0.25", "49", *["76.6"] * 2, "25.0"],  # all 49 lie in the 8 x 8 patches of the box
+        ["1", "196", *["100.0"] * 3],
+    ]
+    assert lines[3].startswith("patch_recall (LTRP")
     report = Report.load(tmp_path / "evaluation" / "center" / "patch_recall.json")
     assert report.numbers["recall_1"] == 100
     assert report.card["config"]["ranker"] == "center"
     with Image.open(tmp_path / "evaluation" / "center" / "patch_recall.png") as picture:
         assert picture.size == (640, 400)
+
+
+def ltrp(where: Path, seed: int = 0, embed_dim: int = 24) -> Path:
+    """What LTRP leaves of a ranking model that nothing was learned by; a run folder, unless `where` is a file."""
+    torch.manual_seed(seed)
+    ranker = LtrpRanker(create(BackboneConfig(image_size=24, patch_size=6, embed_dim=embed_dim, depth=1, heads=2)))
+    path = where if where.suffix else where / "exported" / "backbone.safetensors"
+    save_exported(ranker.export(), path)
+    if not where.suffix:
+        (where / "config.yaml").write_text("kind: ltrp\ndata: {scenes: {val_count: 7, image_size: 24}}\n")
+    return where
+
+
+def test_a_ranker_s_result_lies_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = str(coco(tmp_path / "c"))
+    for name, text in (("one", "ltrp=runs/one"), ("two", "ltrp=runs/two/exported/backbone.safetensors")):
+        ltrp(Path("runs") / name, seed=len(name))
+        _, path = measure("patch_recall", None, data, ["keeps=0.25"], rankers=[text])
+        assert path.resolve() == tmp_path / "runs" / name / "evaluation" / "patch_recall.json"
+    assert (tmp_path / "runs" / "one" / "pictures" / "patch_recall.png").is_file()
+    assert not (tmp_path / "evaluation").exists()
+    _, again = measure("patch_recall", "runs/one", data, ["keeps=0.25"], rankers=["ltrp"])
+    assert again == Path("runs/one/evaluation/patch_recall.json")
+    with pytest.warns(UserWarning, match="holds what the ranker ltrp reads"):
+        _, other = measure("patch_recall", "runs/one", data, ["keeps=0.25"], rankers=["dino"])
+    assert other.name.startswith("patch_recall-dino-c-")
+    # The run's own scenes are measured, as many as it held out.
+    report, _ = measure("patch_recall", None, "scenes", ["keeps=0.25"], rankers=["ltrp=runs/one"])
+    assert report.card["data"]["val"]["images"] == 7
+
+
+def test_results_of_files_do_not_replace_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = str(coco(tmp_path / "c"))
+    found = []
+    for place in ("a", "b", "a"):
+        file = ltrp(Path(place) / "ranks.safetensors", seed=ord(place))
+        found.append(measure("patch_recall", None, data, ["keeps=0.25"], rankers=[f"ltrp={file}"])[1])
+    assert found[0] == found[2] == Path("evaluation/ranks/patch_recall.json")
+    assert found[1].parent == found[0].parent
+    assert found[1].name.startswith("patch_recall-ltrp-c-")
+    with pytest.warns(UserWarning, match="dino scores by the network beneath"):
+        _, own = measure("patch_recall", None, data, ["keeps=0.25"], rankers=["dino=a/ranks.safetensors"])
+    assert own not in found
+    # The center prior reads no weights, so its result belongs to none.
+    _, path = measure("patch_recall", "a/ranks.safetensors", data, ["keeps=0.25"], rankers=["center"])
+    assert path == Path("evaluation/center/patch_recall.json")
+    assert Report.load(path).card["weights"] == "none"
+
+
+def test_out_is_a_file_that_ends_in_json_or_a_folder(tmp_path: Path) -> None:
+    words = [
+        "evaluate",
+        "patch_recall",
+        "--ranker",
+        "center",
+        "--data",
+        str(coco(tmp_path / "c")),
+        "keeps=0.5",
+        "--out",
+    ]
+    for out, file in (
+        ("own.json", "own.json"),
+        ("results", "results/patch_recall.json"),
+        ("v1.5", "v1.5/patch_recall.json"),
+    ):
+        done = CliRunner().invoke(app, [*words, str(tmp_path / out)], catch_exceptions=False)
+        assert done.stdout.splitlines()[-1] == f"written: {tmp_path / file}"
+        assert (tmp_path / file).with_suffix(".png").is_file()
+    assert "ends in .json, or a folder" in " ".join(CliRunner().invoke(app, ["evaluate", "--help"]).output.split())
+
+
+def test_images_that_a_file_lists_in_vain_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = coco(tmp_path / "c") / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["images"].append({"id": 2, "file_name": "2.png", "width": 32, "height": 32})
+    file.write_text(json.dumps(content))
+    words = ["evaluate", "patch_recall", "--ranker", "center", "--data", "c", "keeps=0.5"]
+    refused = CliRunner().invoke(app, words)
+    assert "1 of 2 images" in str(refused.exception)
+    assert "data.missing=leave_out" in str(refused.exception)
+    done = CliRunner().invoke(app, [*words, "data.missing=leave_out"], catch_exceptions=False)
+    assert "1 listed images are not there and were left out" in done.output
+    page = CliRunner().invoke(
+        app, ["compare", "--data", "c", "-r", "center", "data.missing=leave_out", "--images", "1"]
+    )
+    assert "written: rankers/rankers.html" in page.output
+    assert "did you mean 'missing'" in str(CliRunner().invoke(app, [*words, "data.mising=leave_out"]).exception)
+    assert "leave data.root out" in str(CliRunner().invoke(app, [*words, "data.root=d"]).exception)
+    for split in ("train", "val"):
+        (tmp_path / "c" / "annotations" / f"instances_{split}.json").write_text(file.read_text())
+        (tmp_path / "c" / split).mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "c" / split / "1.png")
+    assert len(open_several(DataConfig(root="c", missing="leave_out")).train) == 1
+    with pytest.raises(ValueError, match=r"data\.missing=leave_out"):
+        open_several(DataConfig(root="c"))
 
 
 def test_what_a_protocol_needs_is_said(tmp_path: Path) -> None:

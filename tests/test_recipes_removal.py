@@ -54,6 +54,7 @@ def test_the_largest_two_and_the_smallest(method: Mae, drawn: dict[str, Any]) ->
         torch.testing.assert_close(column.change, ordered.values[:, place])
         change = (column.predictions - drawn["anchor"].predictions)[hidden].view(2, -1).abs().mean(1)
         torch.testing.assert_close(change, column.change, atol=1e-6, rtol=1e-4)
+        assert column.name == {0: "largest", 1: "second largest", 5: "smallest"}[place]
     tokens = method.backbone(images, keep=ids)
     expected = method.decoder(tokens.cls, tokens.patches, ids, tokens.grid)
     torch.testing.assert_close(drawn["anchor"].predictions[hidden], expected[hidden], atol=1e-6, rtol=1e-5)
@@ -61,7 +62,7 @@ def test_the_largest_two_and_the_smallest(method: Mae, drawn: dict[str, Any]) ->
 
 def test_a_single_visible_patch_makes_one_column(method: Mae, drawn: dict[str, Any]) -> None:
     removal_sheet(Autoencoder(method.backbone, method.decoder, False), torch.randn(1, 3, 24, 24), Asked(0.93))
-    assert len(drawn["removed"]) == 1
+    assert [column.name for column in drawn["removed"]] == ["only"]
 
 
 def test_one_page(method: Mae, tmp_path: Path, drawn: dict[str, Any]) -> None:

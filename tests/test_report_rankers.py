@@ -14,9 +14,10 @@ from vitrail.data import SyntheticScenes
 from vitrail.evaluation.result import Report
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.recipes.rank import Shown
+from vitrail.recipes.rankers import Shape, titled
 from vitrail.report import Section
 from vitrail.report.page import write_sections
-from vitrail.report.rankers import Wanted, compare_rankers, recall_section, table_html
+from vitrail.report.rankers import Wanted, compare_rankers, recall_section, shared_shape, table_html
 
 CPU = Shown(device="cpu")
 
@@ -86,6 +87,25 @@ def test_grids_that_differ_stand_in_the_names_with_floors_of_their_own() -> None
     assert cells == ["30.0", "40.0", "50.0", "6.4", "12.8", "19.6", "39.2"]
     assert "not comparable" in section.pictures[0][0]
     assert "patches" not in recall_section({"a": report(64, 30.0), "c": report(64, 50.0)}).html
+
+
+def test_rankers_without_weights_get_the_grid_of_the_others(tmp_path: Path) -> None:
+    def vit(name: str, image_size: int, patch_size: int) -> str:
+        backbone = create(BackboneConfig(image_size=image_size, patch_size=patch_size, embed_dim=12, depth=1, heads=2))
+        save_exported(backbone.export(), tmp_path / f"{name}.safetensors")
+        return str(tmp_path / f"{name}.safetensors")
+
+    texts = ["center", f"dino={vit('a', 32, 8)}", f"tome={vit('b', 64, 16)}", "random"]
+    assert shared_shape(titled(texts), CPU) == Shape((32, 32), 8)
+    assert shared_shape(titled([*texts, f"dino:mass_vote={vit('c', 32, 16)}"]), CPU) is None
+    assert shared_shape(titled(["center", "random"]), CPU) is None
+    assert shared_shape(titled(texts[1:3]), CPU) is None
+
+    wanted = Wanted(str(voc(tmp_path / "voc")), images=1, settings=("keeps=0.25,1",))
+    text = compare_rankers(texts[:2], wanted, CPU, tmp_path / "out").read_text()
+    details = json.loads((tmp_path / "out" / "patch_recall-center.json").read_text())["details"]
+    assert details["patches"] == 16
+    assert "not comparable" not in text
 
 
 def test_accuracy_where_there_is_a_classifier(tmp_path: Path) -> None:

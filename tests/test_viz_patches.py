@@ -42,6 +42,15 @@ def test_a_gallery_has_a_column_for_each_ranker_and_two_rows_for_each_image() ->
     assert (third == first).all(2).mean() < 0.15
 
 
+def test_words_have_room_below_narrow_pictures() -> None:
+    narrow = IMAGE.resize((12, 120))
+    picture = ranked_picture(narrow, ranked(), cell=120)
+    assert picture.width == 10 + 3 * (48 + 10)
+    assert np.array_equal(np.asarray(picture)[10:130, 10:22], np.asarray(narrow))
+    assert (np.asarray(picture)[10:130, 22:58] == 255).all()
+    assert rankers_gallery([narrow], {"a": [ranked()]}, cell=120).width == 10 + 2 * (48 + 10)
+
+
 def test_the_brightest_part_of_a_map_is_the_largest_score() -> None:
     scores = torch.zeros(4, 6)
     scores[1, 4] = 1

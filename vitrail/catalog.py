@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 PACKAGE = Path(__file__).parent
 
@@ -24,6 +25,20 @@ class Entry(NamedTuple):
     name: str
     module: str  # dotted, to import it when it is used
     summary: str  # first line of its docstring
+
+
+class RankerEntry(NamedTuple):
+    """A ranker that a user can name."""
+
+    name: str
+    module: str
+    summary: str
+    variants: tuple[str, ...]  # its file's VARIANTS, the default first; empty where there are none
+    weights: str  # its file's WEIGHTS, which are needed; empty where it reads none
+    part: str  # its file's PART, what its own files hold beside a backbone; empty where that is nothing
+
+
+Named = TypeVar("Named", Entry, RankerEntry)
 
 
 def recipes() -> list[Entry]:
@@ -45,13 +60,22 @@ def protocols() -> list[Entry]:
     ]
 
 
-def rankers() -> list[Entry]:
-    """Files of `vitrail/rankers` with a function `from_source`."""
-    return [
-        Entry(module.rsplit(".", 1)[1], module, _summary(tree).partition(". ")[0])
-        for module, tree in _files("rankers")
-        if any(isinstance(node, ast.FunctionDef) and node.name == "from_source" for node in tree.body)
-    ]
+def asks_for(protocol: Entry) -> tuple[str, ...]:
+    """Names of what a protocol's `evaluate` takes: `backbone`, `ranker`, `head`, ..."""
+    tree = ast.parse((PACKAGE.parent / f"{protocol.module.replace('.', '/')}.py").read_text())
+    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "evaluate")
+    return tuple(each.arg for each in (*found.args.args, *found.args.kwonlyargs))
+
+
+@functools.cache
+def rankers() -> list[RankerEntry]:
+    """Files of `vitrail/rankers` with a function `from_source`, and what their constants say."""
+    found = []
+    for module, tree in _files("rankers"):
+        if any(isinstance(node, ast.FunctionDef) and node.name == "from_source" for node in tree.body):
+            told = (_constant(tree, "VARIANTS", ()), _constant(tree, "WEIGHTS", ""), _constant(tree, "PART", ""))
+            found.append(RankerEntry(module.rsplit(".", 1)[1], module, _summary(tree).partition(". ")[0], *told))
+    return found
 
 
 def parts(room: str) -> list[Entry]:
@@ -83,7 +107,7 @@ def kinds(room: str) -> list[Entry]:
     return found
 
 
-def find(entries: Iterable[Entry], name: str, what: str) -> Entry:
+def find(entries: Iterable[Named], name: str, what: str) -> Named:
     """The entry of that name. Raises `ValueError` with the nearest name and all known ones."""
     known = {entry.name: entry for entry in entries}
     if name in known:
@@ -96,6 +120,14 @@ def find(entries: Iterable[Entry], name: str, what: str) -> Entry:
 def _files(room: str) -> list[tuple[str, ast.Module]]:
     paths = sorted((PACKAGE / room).glob("*.py"))
     return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
+
+
+def _constant(tree: ast.Module, name: str, default: Any) -> Any:
+    """The value of `NAME = literal` in a file."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.literal_eval(node.value)
+    return default
 
 
 def _words_of_kind(tree: ast.Module) -> list[str]:

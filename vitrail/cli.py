@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,12 +83,15 @@ def list_(
     Example: vitrail list recipes
     """
     pictures = [catalog.Entry(name, "", summary) for name, summary in PICTURES.items()]
-    lists = {
+    lists: dict[str, tuple[str, Sequence[catalog.Entry | catalog.RankerEntry]]] = {
         "recipes": ("vitrail train RECIPE", catalog.recipes()),
         "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
         "pictures": ("vitrail show PICTURE", pictures),
         "methods": ("in vitrail.methods", catalog.parts("methods")),
-        "rankers": ("vitrail rank IMAGES --ranker RANKER", catalog.rankers()),
+        "rankers": (
+            "vitrail rank IMAGES --ranker NAME[:VARIANT]=WEIGHTS, the default variant first",
+            catalog.rankers(),
+        ),
         "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
         "regularizers": (
             "in vitrail.regularizers, or method.regularizers=[{kind: REGULARIZER}] in a recipe, but of mae",
@@ -99,7 +103,17 @@ def list_(
             typer.secho(f"{name}  ({how})", bold=True)
             for entry in entries:
                 typer.echo(f"  {entry.name:<20} {entry.summary}")
+                for line in _needs(entry):
+                    typer.echo(f"{'':<25}{line}")
             typer.echo()
+
+
+def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
+    """What a ranker reads, and its variants."""
+    if not isinstance(entry, catalog.RankerEntry):
+        return []
+    variants = [f"variants: {', '.join(entry.variants)}"] if len(entry.variants) > 1 else []
+    return [f"weights: {entry.weights}" if entry.weights else "needs no weights", *variants]
 
 
 @app.command()
@@ -122,7 +136,7 @@ def demo(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a VOC tree.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO or ADE20K.")] = None,
     patch_size: Annotated[int, typer.Option(help="Patch size of the model, pixels.")] = 16,
     image_size: Annotated[int, typer.Option(help="Image size to train at, pixels.")] = 224,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")] = Path(),
@@ -179,6 +193,9 @@ def train(
     """
     if not recipe.endswith((".yaml", ".yml")):
         catalog.find(catalog.recipes(), recipe, "recipe")  # a typing error is told before torch is imported
+    from vitrail.recipes.rankers import check_weights
+
+    check_weights(init_from)
     from vitrail.recipes.run import Verbs, describe, prepare, run
 
     if sum((resume, extend is not None, init_from is not None)) > 1:
@@ -243,7 +260,15 @@ def evaluate(
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the JSON goes; default: beside.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A file that ends in .json, or a folder for PROTOCOL.json; default: the run's evaluation/, or "
+            "evaluation/NAME here for other weights.",
+        ),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of cached features; default: vitrail/ in the user's cache folder.")
     ] = None,
@@ -257,21 +282,25 @@ def evaluate(
 
       vitrail evaluate attention_jaccard -w dino_vitsmall16.pth -m vit_small_patch16_224 -d VOCdevkit/VOC2012
 
-      vitrail evaluate patch_recall --ranker center --data coco
+      vitrail evaluate patch_recall --ranker ltrp=runs/ltrp --data coco keeps=0.1,0.25 data.missing=leave_out
 
       vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
     """
-    catalog.find(catalog.protocols(), protocol, "protocol")
-    from vitrail.recipes.measure import measure
+    from vitrail.recipes.files import existing
+    from vitrail.recipes.rankers import check_protocol
+
+    check_protocol(protocol, weights, ranker or [])
+    if data != "scenes":
+        existing(data)
+    from vitrail.recipes.measure import measure  # torch: what can be told without is told before
+    from vitrail.recipes.tell import told
 
     _show_progress()
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
     more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
     report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
-    for name, value in report.numbers.items():
-        typer.echo(f"{name:<28} {value:.3f}")
-    for line in report.words():
+    for line in told(report):
         typer.echo(line)
     typer.echo(f"written: {path}")
 
@@ -353,6 +382,12 @@ def show(
         return
     if weights is None and picture != "masks":
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    from vitrail.recipes.files import need_some
+    from vitrail.recipes.rankers import check_weights
+
+    if weights is None or patch_size is None:  # both together are refused where they meet
+        need_some(images)
+        check_weights(weights)
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
     if picture in ("masks", "reconstruction", "removal"):
         from vitrail.recipes.masks import Asked
@@ -394,12 +429,20 @@ def _draw_hidden(
 def _show_patches(
     images: list[Path], words: list[str], keep: float, out: Path, weights: str | None, *more: Any
 ) -> None:
-    from vitrail.recipes.rank import Shown, draw_patches
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.files import image_files
     from vitrail.recipes.rankers import titled
 
     if not words:
         raise ValueError("show patches needs --ranker, once or more: NAME or NAME=WEIGHTS (`vitrail list rankers`)")
-    for path in draw_patches(images, titled(words, weights), Shown(*more), keep, out):
+    check_share(keep)
+    asked = titled(words, weights)
+    for each in asked.values():
+        each.check()
+    files = image_files(images)
+    from vitrail.recipes.rank import Shown, draw_patches
+
+    for path in draw_patches(files, asked, Shown(*more), keep, out):
         typer.echo(path)
 
 
@@ -428,14 +471,18 @@ def rank(
 
       vitrail rank photos/ --ranker dino:mass_vote --weights dino_deitsmall16_pretrain.pth
     """
-    asked_name = ranker.partition("=")[0].partition(":")[0]
-    catalog.find(catalog.rankers(), asked_name, "ranker")  # a typing error is told before torch is imported
-    from vitrail.recipes.rank import Shown, rank_files
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.files import image_files
     from vitrail.recipes.rankers import parse_ranker
 
     words = parse_ranker(ranker)
     words = words._replace(weights=weights or words.weights)
-    for path in rank_files(images, words, Shown(model, key, size, patch_size, device), keep, out):
+    check_share(keep)
+    words.check()
+    files = image_files(images)
+    from vitrail.recipes.rank import Shown, rank_files  # torch: what can be told without is told before
+
+    for path in rank_files(files, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
 
 
@@ -464,7 +511,17 @@ def compare(
 
       vitrail compare keeps=0.25,0.5 --data photos --classifier runs/photos --ranker ltrp=runs/ltrp --ranker center
     """
-    from vitrail.recipes.rank import Shown
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.files import existing
+    from vitrail.recipes.rankers import check_weights, titled
+
+    check_share(keep)
+    for words in titled(ranker).values():
+        words.check()
+    check_weights(classifier)
+    if data != "scenes":
+        existing(data)
+    from vitrail.recipes.rank import Shown  # torch: what can be told without is told before
     from vitrail.report.rankers import Wanted, compare_rankers
 
     _show_progress()

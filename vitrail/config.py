@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 
 class ConfigError(ValueError):
@@ -57,6 +57,17 @@ class Config(BaseModel):
     def save(self, path: str | Path) -> None:
         """Write `yaml()` to a file."""
         Path(path).write_text(self.yaml())
+
+
+def listed(values: object) -> object:
+    """A list of what `0.5`, `0.1,0.5` or `block,amt` says; anything else as it is."""
+    if isinstance(values, str):
+        return [value.strip() for value in values.split(",") if value.strip()]
+    return [values] if isinstance(values, int | float) else values
+
+
+Listed = BeforeValidator(listed)
+"""For fields that are tuples: `keeps: Annotated[tuple[float, ...], Listed]` takes `keeps=0.1,0.5`."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

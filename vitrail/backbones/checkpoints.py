@@ -111,7 +111,10 @@ def load_classifier(
     path = weights_file(path)
     found, own = _found(path, checkpoint_key)
     if not found.head:
-        raise ValueError(f"{path} holds no classifier (head.weight), only a backbone; load it with vitrail.load")
+        raise ValueError(
+            f"{path} holds no classifier (head.weight), only a backbone; train one on it, `vitrail train finetune "
+            f"data.root=FOLDER --init-from {path}`, or use what needs none: `vitrail evaluate knn`, vitrail.load"
+        )
     changes = {} if image_size is None else {"image_size": image_size}
     backbone = _build(found, own, name, changes, str(path))
     if "fc_norm.weight" in found.state:
@@ -222,8 +225,8 @@ def _found(path: Path, key: str) -> tuple[Recognized, dict[str, Any] | None]:
     content, own = read_file(path)
     if own is not None and "backbone" not in own and "ranker" in own:
         raise ValueError(
-            f"{path} holds a network that is no Vision Transformer, for the ranker {own['ranker']['name']}: open it by "
-            f"vitrail.rankers.open_ranker({own['ranker']['name']!r}, {str(path)!r})"
+            f"{path} holds a network that is no Vision Transformer, for the ranker {own['ranker']['name']}: name it by "
+            f"--ranker {own['ranker']['name']}={path}, or open it by vitrail.rankers.open_ranker"
         )
     content, apart, note = set_apart(content, own)
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def weights_file(where: str | Path) -> Path:
@@ -40,6 +39,8 @@ def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
         raise ValueError(f"{path} holds Flax weights; load them by timm's name, weights='pretrained', instead")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    import torch  # takes seconds; whether a file is there at all is told before
+
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -54,16 +55,35 @@ def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     return content, None
 
 
+def parts_in(path: Path) -> tuple[str, ...]:
+    """Names of what stands beside the backbone in one of our files, read from its header alone; none for others."""
+    if path.suffix != ".safetensors":
+        return ()
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            own = _own(file.metadata())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_broken(path, error)) from error
+    return tuple((own or {}).get("parts", ()))
+
+
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            own = _own(file.metadata())
             content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(_broken(path, error)) from error
-    return content, json.loads(header["vitrail"]) if "vitrail" in header else None
+    return content, own
+
+
+def _own(header: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """What our header says; None for another's."""
+    return json.loads(header["vitrail"]) if header and "vitrail" in header else None
 
 
 # Found in well-known checkpoints and without any behavior: command-line arguments and numpy numbers.

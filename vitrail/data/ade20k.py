@@ -130,6 +130,12 @@ def is_ade20k(root: Path) -> bool:
     return True
 
 
+def ade20k_splits(root: str | Path) -> list[str]:
+    """Which of "train" and "val" are there. Raises `ValueError` as `find_ade20k`."""
+    place, _ = find_ade20k(root)
+    return [split for split in FOLDERS if _full_folders(place, split)]
+
+
 def _full_folders(root: Path, split: str) -> list[Path]:
     name = FOLDERS.get(split, split)
     return [place for place in (root / "images" / "ADE" / name, root / "images" / name) if place.is_dir()]

@@ -269,7 +269,7 @@ def _absent(folder: Path, images: dict[int, _Listed], annotations: Path, missing
     if absent and missing == "refuse":
         raise ValueError(
             f"{len(absent)} of {len(images)} images of {annotations} are not in {folder}: {shown}; copy them there, or "
-            'pass missing="leave_out"'
+            'measure and train without them by data.missing=leave_out (in Python missing="leave_out")'
         )
     return set(absent)
 

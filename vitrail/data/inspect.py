@@ -13,11 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from vitrail.data.ade20k import Ade20k, ade20k_splits, is_ade20k
+from vitrail.data.coco import CocoInstances, coco_splits, is_coco
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
 from vitrail.data.images import UnreadableImage, open_image, open_mask
 from vitrail.data.loader import TOLERATED
 from vitrail.data.multi_label import TABLE, MultiLabelFolder, has_table
-from vitrail.data.voc import VocSegmentation, find_voc, splits_of
+from vitrail.data.voc import VocSegmentation, find_voc, is_voc, splits_of
 
 Folder = ImageFolder | MultiLabelFolder
 PARTS = {"images", "image", "annotations", "annotation", "masks", "mask", "labels", "segmentations", "jpegimages"}
@@ -53,7 +55,7 @@ def inspect_folder(
     unreadable files, color modes; with `every`, files that are in both splits.
 
     Args:
-        root: a folder of images, with or without splits and class folders, or a VOC tree.
+        root: a folder of images, with or without splits and class folders, or a tree of VOC, COCO or ADE20K.
         patch_size, image_size: pixels a side, of the backbone that is meant.
         every: decode all images instead of `sample` of them, evenly spread.
 
@@ -62,18 +64,14 @@ def inspect_folder(
     root = Path(root)
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
-    try:
-        find_voc(root)
-    except ValueError:
-        findings, splits = _splits(root)
-    else:
-        return _voc(root, patch_size, image_size, None if every else sample)
+    trees = {_voc: is_voc, _coco: is_coco, _ade20k: is_ade20k}
+    for inspect_tree, fits in trees.items():
+        if fits(root):
+            return inspect_tree(root, patch_size, image_size, None if every else sample)
+    findings, splits = _splits(root)
     for name, data in splits.items():
-        chosen = _spread(len(data), None if every else sample)
-        looks = [look(data.path(index)) for index in chosen]
-        findings += _readable(name, looks, len(data))
-        findings += _sizes(name, looks, patch_size, image_size)
-        findings += _modes(name, looks)
+        looks = [look(data.path(index)) for index in _spread(len(data), None if every else sample)]
+        findings += _of_looks(name, looks, len(data), patch_size, image_size)
     if every and len(splits) > 1:
         findings += _in_both(splits)
     return findings
@@ -290,6 +288,60 @@ def _voc(root: Path, patch_size: int, image_size: int, sample: int | None) -> li
         images = looks[: len(chosen)]
         findings += _sizes(split, images, patch_size, image_size) + _modes(split, images)
     return findings
+
+
+def _coco(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in coco_splits(root):
+        try:
+            data = CocoInstances(root, split, missing="leave_out")
+        except ValueError as error:
+            findings.append(Finding("error", f"COCO split {split}: {error}", "copy or unpack it again"))
+            continue
+        counts, known = data.counts, len(data.classes or ())
+        what = f"COCO split {split}: {len(data)} images with {counts.boxes} boxes of {known} classes"
+        findings.append(Finding("ok", what, ""))
+        if counts.missing_images:
+            mend = f"copy them there, or go on without them by data.missing=leave_out; found are those in {data.folder}"
+            what = f"COCO split {split}: {counts.missing_images} listed images are not there"
+            findings.append(Finding("warning", what, mend))
+        rest = [note for note in data.notes if "not there" not in note]
+        rest += [f"{counts.without_objects} images have no object"] * bool(counts.without_objects)
+        findings += [Finding("ok", f"COCO split {split}: {note}", "") for note in rest]
+        looks = [_decoded(data, index, data.path(index)) for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
+    return findings
+
+
+def _ade20k(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in ade20k_splits(root):
+        try:
+            data = Ade20k(root, split)
+        except ValueError as error:
+            mend = "unpack it again, with its masks and its list of classes"
+            findings.append(Finding("error", f"ADE20K split {split}: {error}", mend))
+            continue
+        stuff = "things and stuff told apart" if data.stuff is not None else "things and stuff not told apart"
+        what = f"{data.name}, split {split}: {len(data)} images with masks, {stuff}"
+        mend = "put objectInfo150.csv with its column Stuff there for recall of both"
+        findings.append(Finding("ok", what, "" if data.stuff is not None or data.layout == "full" else mend))
+        looks = [_decoded(data, index, str(data.paths(index)[0])) for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
+    return findings
+
+
+def _of_looks(name: str, looks: Sequence[Look], total: int, patch_size: int, image_size: int) -> list[Finding]:
+    return _readable(name, looks, total) + _sizes(name, looks, patch_size, image_size) + _modes(name, looks)
+
+
+def _decoded(data: CocoInstances | Ade20k, index: int, path: str) -> Look:
+    """The image, where what belongs to it can be used, too: its boxes fit, its mask is there."""
+    try:
+        data[index]
+    except UnreadableImage as error:
+        return Look(error.path, None, "", error.reason)
+    return look(path)
 
 
 def _look_at_mask(data: VocSegmentation, index: int) -> Look:

@@ -186,6 +186,15 @@ def find_voc(root: str | Path) -> Path:
     )
 
 
+def is_voc(root: str | Path) -> bool:
+    """Whether a folder has VOC's segmentation layout, or one of its years below it has."""
+    try:
+        find_voc(root)
+    except ValueError:
+        return False
+    return True
+
+
 def splits_of(root: Path) -> list[str]:
     """Names of the split lists in a folder found by `find_voc`."""
     return sorted(path.stem for path in (root / "ImageSets" / "Segmentation").glob("*.txt"))

@@ -27,13 +27,13 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, Batch, ImageSet, Mask, Sample
 from vitrail.data.loader import ordered_batches, sample_seed
 from vitrail.data.transforms import EvalTransformConfig
@@ -51,9 +51,9 @@ Further = Literal["random", "block", "inverse_block", "attmask", "amt"]
 class AlignmentConfig(Config):
     """Which masks are compared, on how many images."""
 
-    taus: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+    taus: Annotated[tuple[float, ...], Listed] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
     """Of DPPMask, each in [0, 1]; 1 is random masking."""
-    masks: tuple[Further, ...] = ()
+    masks: Annotated[tuple[Further, ...], Listed] = ()
     """Further masks at their defaults: random, block, inverse_block, attmask, amt; the last two follow the backbone's
     own CLS attention."""
     hidden: float = Field(default=0.75, gt=0, lt=1)
@@ -81,14 +81,6 @@ class AlignmentConfig(Config):
     """Loading processes."""
     precision: Precision = "fp32"
     """Of the backbone: fp32 or bf16 autocast."""
-
-    @field_validator("taus", "masks", mode="before")
-    @classmethod
-    def _list(cls, values: object) -> object:
-        """`taus=0.5`, `taus=0.3,0.5` and `masks=block,amt` mean what they say."""
-        if isinstance(values, str):
-            return [value for value in values.split(",") if value]
-        return [values] if isinstance(values, int | float) else values
 
     @field_validator("taus")
     @classmethod

@@ -133,12 +133,13 @@ def cache_name(
 
 
 def weights_digest(module: object) -> str:
-    """16 hex digits of the SHA-256 over names, types, shapes and bytes of a module's state; "none" for a
-    backbone that is no module."""
-    if not isinstance(module, nn.Module):
+    """16 hex digits of the SHA-256 over names, types, shapes and bytes of a module's state; "none" where there is no
+    state, or no module."""
+    state = module.state_dict() if isinstance(module, nn.Module) else {}
+    if not state:
         return "none"
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(state.items()):
         if not isinstance(value, Tensor):
             digest.update(f"{name} {value!r}".encode())
             continue

@@ -22,13 +22,13 @@ is left out where there are 5 classes or fewer. `best_*` is chosen on the valida
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.features import (
@@ -56,7 +56,7 @@ class KnnConfig(Config):
     preset: Preset = "default"
     """"default" or "dino": what becomes of classes without a vote."""
 
-    k: tuple[int, ...] = (10, 20, 100, 200)
+    k: Annotated[tuple[int, ...], Listed] = (10, 20, 100, 200)
     """Numbers of neighbors that vote."""
     temperature: float = Field(default=0.07, gt=0)
     """Divides the cosine in the vote's exponential."""
@@ -68,12 +68,6 @@ class KnnConfig(Config):
     """Loading processes."""
     precision: Precision = "fp32"
     """Of the backbone: fp32 or bf16 autocast."""
-
-    @field_validator("k", mode="before")
-    @classmethod
-    def _list(cls, k: object) -> object:
-        """`k=5` and `k=5,10` mean what they say."""
-        return [k] if isinstance(k, int) else k.split(",") if isinstance(k, str) else k
 
     @field_validator("k")
     @classmethod

@@ -31,13 +31,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.loader import Loader
 from vitrail.data.transforms import EvalTransformConfig, TrainTransform, TrainTransformConfig
@@ -108,7 +108,7 @@ class LinearConfig(Config):
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     """Images per step; the learning rate grows with it."""
-    learning_rates: tuple[float, ...] | None = None
+    learning_rates: Annotated[tuple[float, ...] | None, Listed] = None
     """Per 256 images of the batch."""
     momentum: float | None = Field(default=None, ge=0, lt=1)
     transform: EvalTransformConfig = EvalTransformConfig()

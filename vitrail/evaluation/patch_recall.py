@@ -28,14 +28,14 @@ and so are a class's objects in an image that are too small for the rule to give
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import ImageSet, Ranker, Sample
 from vitrail.data.images import UnreadableImage
 from vitrail.data.loader import sample_seed
@@ -66,7 +66,7 @@ BACKGROUND = 0
 class PatchRecallConfig(Config):
     """What is positive, how recall is averaged, and how the image is shown."""
 
-    keeps: tuple[float, ...] = KEEPS
+    keeps: Annotated[tuple[float, ...], Listed] = KEEPS
     """Shares of the patches that are kept, each in (0, 1]."""
     labels: Literal["auto", "boxes", "masks"] = "auto"
     """What marks objects; auto: boxes where the data have them, else masks."""
@@ -74,9 +74,9 @@ class PatchRecallConfig(Config):
     """When a patch is positive: any, fraction:t with t in (0, 1], or center."""
     average: Literal["macro", "micro"] = "macro"
     """Over images of a class, then over classes; or over all positive patches."""
-    only: tuple[str, ...] = ()
+    only: Annotated[tuple[str, ...], Listed] = ()
     """Classes to look at, by name or by one of its words between commas; empty for all."""
-    unseen: tuple[str, ...] | None = None
+    unseen: Annotated[tuple[str, ...] | None, Listed] = None
     """Classes that count as unseen; null: the paper's, where the data have COCO's or VOC's classes."""
     hard: bool = False
     """Count difficult objects (VOC) and crowds (COCO), too."""
@@ -90,14 +90,6 @@ class PatchRecallConfig(Config):
     """Images per forward pass; no influence on the result."""
     precision: Precision = "fp32"
     """Of the ranker: fp32 or bf16 autocast."""
-
-    @field_validator("keeps", "only", "unseen", mode="before")
-    @classmethod
-    def _list(cls, values: object) -> object:
-        """`keeps=0.5`, `keeps=0.1,0.5` and `only=screen,path` mean what they say."""
-        if isinstance(values, str):
-            return [value.strip() for value in values.split(",") if value.strip()]
-        return [values] if isinstance(values, int | float) else values
 
     @field_validator("keeps")
     @classmethod

@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from vitrail.config import Config
+from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, Batch, ImageSet, Ranker
 from vitrail.data.loader import ordered_batches, sample_seed
 from vitrail.data.transforms import EvalTransformConfig
@@ -62,7 +62,7 @@ Pool = Literal["cls", "mean"]
 class SelectionAccuracyConfig(Config):
     """Which shares are kept, and how long speed is measured."""
 
-    keeps: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 1.0)
+    keeps: Annotated[tuple[float, ...], Listed] = (0.1, 0.25, 0.5, 0.75, 1.0)
     """Shares of the patches that are kept, each in (0, 1]."""
     transform: EvalTransformConfig = EvalTransformConfig()
     seed: int = 0
@@ -75,14 +75,6 @@ class SelectionAccuracyConfig(Config):
     """Loading processes."""
     precision: Precision = "fp32"
     """Of classifier and rankers: fp32 or bf16 autocast."""
-
-    @field_validator("keeps", mode="before")
-    @classmethod
-    def _list(cls, values: object) -> object:
-        """`keeps=0.5` and `keeps=0.1,0.5` mean what they say."""
-        if isinstance(values, str):
-            return [value for value in values.split(",") if value]
-        return [values] if isinstance(values, int | float) else values
 
     @field_validator("keeps")
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrail.ops.cluster import dpc_knn, draw_members, member_counts
+from vitrail.ops.shares import check_share
 
 
 def select(scores: Tensor, number: int) -> Tensor:
@@ -86,8 +87,7 @@ def number_kept(keep: float, patches: int) -> int:
     Raises:
         ValueError: for a share outside (0, 1].
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep:g}; it is the share of the patches that stay, above 0 and at most 1")
+    check_share(keep)
     return max(_whole(keep * patches), 1)
 
 

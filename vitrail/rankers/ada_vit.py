@@ -38,6 +38,7 @@ from vitrail.rankers.stages import by_level
 from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("last_block", "summed")
+WEIGHTS = "a run of `vitrail train folder_ada_vit`, or a released checkpoint of AdaViT on a DeiT"
 PART = "decisions"
 """What the decision networks are called in a file."""
 RELEASED_THRESHOLD = 0.6
@@ -179,7 +180,7 @@ def _check(backbone: TimmViT, indices: range) -> None:
 def from_source(source: Source) -> AdaVitRanker:
     """From a run of AdaViT, or from the released file of a DeiT with decisions in its blocks."""
     variant = variant_of(source, "ada_vit", VARIANTS)
-    backbone, part = open_with_part(source, "ada_vit", PART, "a released checkpoint of AdaViT on a DeiT")
+    backbone, part = open_with_part(source, "ada_vit", PART, WEIGHTS)
     parts = decisions(backbone, min(int(name.partition(".")[0]) for name in part.state))
     part.fill(parts)
     threshold = part.config.get("threshold", RELEASED_THRESHOLD)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 
 from torch import nn
 
 from vitrail import catalog
+from vitrail.backbones.reading import parts_in, weights_file
 from vitrail.rankers.source import Source
 
 
@@ -32,6 +34,8 @@ def open_ranker(
         patch_size: side of a patch in pixels, for networks that have none of their own.
         variant: where the paper's text and its released code differ; None for the text.
 
+    Weights that hold what another ranker reads are taken for the backbone that they are, with a warning.
+
     Raises:
         ValueError: for an unknown name or variant, missing weights, or weights of another network.
     """
@@ -42,4 +46,18 @@ def open_ranker(
             raise ValueError(f"{what} is {value}; it is pixels, 1 or more")
     source = Source(weights, model, key, image_size, patch_size, variant)
     ranker: nn.Module = importlib.import_module(entry.module).from_source(source)
+    for other in _meant(entry, weights):
+        warnings.warn(
+            f"{weights} holds what the ranker {other} reads, and {name} scores by the network beneath it alone; if the "
+            f"scores of {other} are meant, say --ranker {other}",
+            stacklevel=2,
+        )
     return ranker.requires_grad_(False).eval().to(device)
+
+
+def _meant(entry: catalog.RankerEntry, weights: str | None) -> list[str]:
+    """Other rankers whose part stands beside the backbone in these weights."""
+    if not entry.weights or weights is None or weights == "pretrained":
+        return []
+    parts = set(parts_in(weights_file(weights))) - {entry.part}
+    return [other.name for other in catalog.rankers() if other.part in parts]

@@ -42,6 +42,7 @@ from vitrail.rankers.stages import by_level
 from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("crop", "resize", "granularity")
+WEIGHTS = "a run of `vitrail train folder_dge`, or a released file of DGE's DeiT"
 PART = "gates"
 FINEST = 0.95
 """Chance of the first granularity where gates are fresh."""
@@ -203,7 +204,7 @@ def open_network(source: Source) -> GrainedVit:
 
     Raises `ValueError` as `open_with_part`.
     """
-    backbone, part = open_with_part(source, "dge", PART, "a released file of DGE's DeiT")
+    backbone, part = open_with_part(source, "dge", PART, WEIGHTS)
     config = GatesConfig.parse(part.config, source=part.source) if part.config else GatesConfig()
     network = GrainedVit(backbone, config)
     part.fill(network.gates)

@@ -31,12 +31,13 @@ from vitrail.rankers.source import Source, need_number, variant_of
 from vitrail.rankers.vit import open_vit
 
 VARIANTS = ("sum_attention", "mass_vote")
+WEIGHTS = "the file of a ViT, such as dino_deitsmall16_pretrain.pth, a run folder, or `pretrained` with a model's name"
 
 
 def from_source(source: Source) -> Dino:
     """Any ViT with a class token that `vitrail.load` reads."""
     variant = variant_of(source, "dino", VARIANTS)
-    return Dino(open_vit(source, "dino", "dino_deitsmall16_pretrain.pth"), variant)
+    return Dino(open_vit(source, "dino", WEIGHTS), variant)
 
 
 class Dino(nn.Module):

@@ -36,6 +36,8 @@ from vitrail.rankers.source import Source, variant_of
 from vitrail.rankers.stages import STAGES, blocks_of, by_level, rate_for, take
 from vitrail.rankers.vit import open_with_part
 
+VARIANTS = ("staged",)
+WEIGHTS = "a run of `vitrail train folder_dynamic_vit`, or a released dynamic-vit_*.pth of a DeiT"
 PART = "score_predictor"
 """What the predictors are called in a file."""
 
@@ -206,8 +208,8 @@ def staged_scores(sparse: Sparse) -> Tensor:
 
 def from_source(source: Source) -> DynamicVitRanker:
     """From a run of DynamicViT, or from the released file of a DeiT (`model`, with its `score_predictor`)."""
-    variant_of(source, "dynamic_vit", ("staged",))
-    backbone, part = open_with_part(source, "dynamic_vit", PART, "a released dynamic-vit_*.pth of a DeiT")
+    variant_of(source, "dynamic_vit", VARIANTS)
+    backbone, part = open_with_part(source, "dynamic_vit", PART, WEIGHTS)
     stages = 1 + max(int(name.partition(".")[0]) for name in part.state)
     parts = predictors(backbone.embed_dim, stages)
     part.fill(parts)

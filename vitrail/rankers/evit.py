@@ -35,6 +35,7 @@ from vitrail.rankers.source import Source, need_weights, variant_of
 from vitrail.rankers.stages import blocks_of, by_level, rate_for, take
 
 VARIANTS = ("fourth_layer", "staged")
+WEIGHTS = "a run of EViT (scenes_evit, folder_evit), or a published evit-*.pth"
 
 
 class Stage(NamedTuple):
@@ -143,7 +144,7 @@ def staged_scores(thinned: Thinned) -> Tensor:
 
 def from_source(source: Source) -> EvitRanker:
     """From a run of EViT, which says its blocks, or from a file in DeiT's layout (`model`), such as the published."""
-    weights = need_weights(source, "evit", "a run of EViT (scenes_evit, folder_evit), or a published evit-*.pth")
+    weights = need_weights(source, "evit", WEIGHTS)
     variant = variant_of(source, "evit", VARIANTS)
     backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
     own = None if weights == "pretrained" else read_file(weights_file(weights))[1]

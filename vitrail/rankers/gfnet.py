@@ -34,6 +34,7 @@ from vitrail.ops.patches import grid_of
 from vitrail.rankers.source import Source, need_weights, variant_of
 
 VARIANTS = ("window", "indicator")
+WEIGHTS = "a run of `vitrail train folder_gfnet`, or a released file of GFNet"
 Act = Callable[[int, Tensor], Tensor]
 """From a step's number, 1 for the first window, and the policy's action `[B, 2]` to the action that is taken."""
 
@@ -327,7 +328,7 @@ def _misfit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 def from_source(source: Source) -> Gfnet:
     """Weights of GFNet, ours or released ones; variants `window` and `indicator`."""
     variant = variant_of(source, "gfnet", VARIANTS)
-    weights = need_weights(source, "gfnet", "a run of `vitrail train folder_gfnet`, or a released file of GFNet")
+    weights = need_weights(source, "gfnet", WEIGHTS)
     return Gfnet(open_network(weights, image_size=source.image_size), variant, patch_size=source.patch_size)
 
 

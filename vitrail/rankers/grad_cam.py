@@ -35,13 +35,13 @@ from vitrail.rankers.convnet import ConvNet, described, feature_map, open_convne
 from vitrail.rankers.source import Source, need_weights, variant_of
 
 VARIANTS = ("relu", "signed")
+WEIGHTS = "a classifier, such as deit_small_patch16_224.pth, a run folder, or `pretrained` with a model's name"
 
 
 def from_source(source: Source) -> GradCam:
     """A ViT with a linear classifier (`vitrail.load_classifier`), or a convolutional classifier of timm's."""
     variant = variant_of(source, "grad_cam", VARIANTS)
-    which = "a classifier, such as deit_small_patch16_224.pth, a run folder, or `pretrained` with a model's name"
-    weights = need_weights(source, "grad_cam", which)
+    weights = need_weights(source, "grad_cam", WEIGHTS)
     if weights == "pretrained":
         model = pretrained_model(source.model, classifier=True)
         if isinstance(model, VisionTransformer):

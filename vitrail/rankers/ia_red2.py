@@ -31,6 +31,7 @@ from vitrail.rankers.source import Source, variant_of
 from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("group2", "group1")
+WEIGHTS = "a run of `vitrail train folder_ia_red2`, or a released file of IA-RED2"
 PART = "interpreters"
 Choose = Callable[[int, Tensor], Tensor]
 """From a group's number and its interest `[B, N]` to the patches that it wants, bool `[B, N]`."""
@@ -161,7 +162,7 @@ def open_network(source: Source) -> IaRed2Vit:
 
     Raises `ValueError` as `open_with_part`.
     """
-    backbone, part = open_with_part(source, "ia_red2", PART, "a released file of IA-RED2")
+    backbone, part = open_with_part(source, "ia_red2", PART, WEIGHTS)
     config = InterpretersConfig.parse(part.config, source=part.source) if part.config else _config(part.state, backbone)
     network = IaRed2Vit(backbone, config)
     part.fill(network.interpreters)

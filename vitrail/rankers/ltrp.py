@@ -35,6 +35,7 @@ from vitrail.rankers.feature_map import FeatureMap
 from vitrail.rankers.source import Source, need_weights, no_variant
 
 Head = Literal["cls", "patch"]
+WEIGHTS = "a run of LTRP (vitrail train folder_ltrp), or the authors' checkpoint"
 PART = "ranker"  # of our own files
 RELEASED = "score_net"  # what the authors' checkpoints call the ranking model
 
@@ -137,7 +138,7 @@ def ranking_network(config: BackboneConfig) -> TimmViT | FeatureMap:
 
 
 def _given(source: Source) -> str:
-    where = need_weights(source, "ltrp", "a run of LTRP (vitrail train folder_ltrp), or the authors' checkpoint")
+    where = need_weights(source, "ltrp", WEIGHTS)
     if where == "pretrained":
         raise ValueError("timm offers no ranking model of LTRP; give a run of LTRP, or the authors' checkpoint")
     return where

@@ -20,11 +20,12 @@ from vitrail.ops.patches import grid_of
 from vitrail.rankers.convnet import ConvNet, feature_map, open_convnet
 from vitrail.rankers.source import Source, need_weights, no_variant
 
+WEIGHTS = "a file of MoCo's ResNet-50, or of another ResNet, or `pretrained` with a model's name"
+
 
 def from_source(source: Source) -> Moco:
     """MoCo's own files, and any ResNet of timm's or torchvision's; see `vitrail.rankers.convnet`."""
-    which = "a file of MoCo's ResNet-50, or of another ResNet, or `pretrained` with a model's name"
-    need_weights(source, "moco", which)
+    need_weights(source, "moco", WEIGHTS)
     no_variant(source, "moco")
     return Moco(open_convnet(source, classifier=False))
 

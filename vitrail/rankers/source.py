@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vitrail.ops.selection import check_number
-
 
 class Source(NamedTuple):
     """Weights and words, as a user gives them. Each ranker's file has a `from_source` that reads what it needs."""
@@ -47,5 +45,7 @@ def need_number(number: int | None, patches: int, ranker: str) -> int:
     """How many patches will be kept; `ValueError` where that was not said, or is outside 1 to N."""
     if number is None:
         raise ValueError(f"the scores of the ranker {ranker} depend on how many patches are kept; pass number=")
+    from vitrail.ops.selection import check_number  # torch is not needed before scores are
+
     check_number(number, patches)
     return number

@@ -41,12 +41,13 @@ from vitrail.rankers.source import Source, need_number, variant_of
 from vitrail.rankers.vit import open_vit
 
 VARIANTS = ("representatives", "last_groups", "inverse_size")
+WEIGHTS = "the file of a ViT, such as deit_small_patch16_224.pth, a run folder, or `pretrained` with a model's name"
 
 
 def from_source(source: Source) -> Tome:
     """Any ViT with a class token that `vitrail.load` reads; the paper merges tokens of supervised ones."""
     variant = variant_of(source, "tome", VARIANTS)
-    return Tome(open_vit(source, "tome", "deit_small_patch16_224.pth"), variant)
+    return Tome(open_vit(source, "tome", WEIGHTS), variant)
 
 
 class Groups(NamedTuple):

@@ -8,40 +8,37 @@ from vitrail.backbones.reading import weights_file
 from vitrail.rankers.source import Source, need_weights
 
 
-def open_vit(source: Source, ranker: str, example: str) -> TimmViT:
+def open_vit(source: Source, ranker: str, which: str) -> TimmViT:
     """Any ViT that `vitrail.load` reads, whatever stands beside it in the file.
 
     Args:
         source: `weights` are needed; `model` where the file does not tell, and for "pretrained".
         ranker: its name, for errors.
-        example: a file that it is often opened from.
+        which: weights are needed, for errors.
 
     Raises:
         ValueError: for missing weights, and as `vitrail.load`.
     """
-    weights = need_weights(
-        source, ranker, f"the file of a ViT, such as {example}, a run folder, or `pretrained` with a model's name"
-    )
+    weights = need_weights(source, ranker, which)
     return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
 
 
-def open_with_part(source: Source, ranker: str, part: str, published: str) -> tuple[TimmViT, Part]:
+def open_with_part(source: Source, ranker: str, part: str, which: str) -> tuple[TimmViT, Part]:
     """A ViT and what a method has put beside it.
 
     Args:
         source: `weights` are needed.
-        ranker: its name, for errors; `vitrail train folder_RANKER` makes such files.
+        ranker: its name, for errors.
         part: its name in the file.
-        published: which released files hold it, for errors.
+        which: weights are needed, for errors.
 
     Raises:
         ValueError: for missing weights, a file without the part, and as `vitrail.load`.
     """
-    weights = need_weights(source, ranker, f"a run of `vitrail train folder_{ranker}`, or {published}")
+    weights = need_weights(source, ranker, which)
     found = load_part(weights, part, checkpoint_key=source.key)
     if found is None:
         raise ValueError(
-            f"{weights_file(weights)} holds no {part} beside the backbone, and without the network is a plain ViT; "
-            f"train them by `vitrail train folder_{ranker} --init-from ...`, or give {published}"
+            f"{weights_file(weights)} holds no {part} beside the backbone, and the network needs it; give {which}"
         )
     return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key), found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitrail import catalog
 from vitrail.backbones import BackboneConfig, TimmViT
-from vitrail.config import Config, ConfigError
+from vitrail.config import Config, ConfigError, Listed
 from vitrail.contracts import ImageSet
 from vitrail.data import (
     EvalTransformConfig,
@@ -87,7 +87,7 @@ class Recipe(Config):
     augment: TrainTransformConfig = TrainTransformConfig()
     method: KeptPatchesConfig = KeptPatchesConfig()
     train: TrainConfig = TrainConfig()
-    keeps: tuple[float, ...] = ()
+    keeps: Annotated[tuple[float, ...], Listed] = ()
     """Further shares of the patches to validate with, beside `method.keep`: val/top1_keep_0.25 and so on."""
     workers: int = Field(8, ge=0)
     """Processes that decode and augment images, at most one a core; 0 does it in the training process."""

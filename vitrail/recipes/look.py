@@ -17,6 +17,7 @@ from PIL import Image
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
+from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
@@ -24,6 +25,9 @@ from vitrail.viz.canvas import stacked
 from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
 from vitrail.viz.similarity import similarity_maps
+
+ELONGATED = 10
+"""How many times the shorter side the longer one may be, where the shorter one is made as long as the model wants."""
 
 
 class Seen(NamedTuple):
@@ -48,11 +52,11 @@ def draw(
 ) -> list[Path]:
     """Draw `attention`, `blobs`, `similarity` or `pca`; returns the PNGs' paths.
 
-    One PNG an image, named IMAGE-PICTURE.png. `pca` fits its colors over all images and writes one sheet,
-    pca.png.
+    One PNG an image, named IMAGE-PICTURE.png, with its folder where images of two have one name. `pca` fits its colors
+    over all images and writes one sheet, pca.png.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
-    opened = open_images(images)
+    opened = open_images(images, whole=True)
     images = list(opened)
     seen = [see(backbone, image, size, block) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)
@@ -61,24 +65,36 @@ def draw(
         sheet = pca_pictures([image for image, _ in seen], features, [tokens.grid for _, tokens in seen])
         sheet.save(out / "pca.png")
         return [out / "pca.png"]
-    paths = [out / name for name in _names(images, picture)]
+    paths = [out / f"{stem}-{picture}.png" for stem in stems(images)]
     for path, each in zip(paths, seen):
         _picture(picture, each, block, patch).save(path)
     return paths
 
 
-def open_images(paths: Sequence[Path]) -> dict[Path, Image.Image]:
-    """The images that can be read, by path; each of the others gets a warning. Raises `ValueError` for none at all."""
-    opened = {path: image for path in paths if (image := _opened(path)) is not None}
+def open_images(paths: Sequence[Path], *, whole: bool = False) -> dict[Path, Image.Image]:
+    """The images that can be read, by path; each of the others gets a warning. Raises `ValueError` for none at all.
+
+    With `whole`, for pictures that nothing is cut off, those are left out, too, of which one side is over `ELONGATED`
+    times the other.
+    """
+    opened = {path: image for path in paths if (image := open_or_warn(path, whole=whole)) is not None}
     if not opened:
         named = ", ".join(map(str, paths[:5])) + (" ..." if len(paths) > 5 else "")
         raise ValueError(f"none of {len(paths)} images can be read: {named}; give image files that are there and whole")
     return opened
 
 
-def _opened(path: Path) -> Image.Image | None:
+def open_or_warn(path: Path, *, whole: bool = False) -> Image.Image | None:
+    """The image, or a warning that it is left out, see `open_images`."""
     try:
-        return open_image(path)
+        image = open_image(path)
+        if whole and max(image.size) > ELONGATED * min(image.size):
+            raise UnreadableImage(
+                path,
+                f"{image.width} x {image.height} pixels, one side over {ELONGATED} times the other, are thousands of "
+                "patches; cut it into parts",
+            )
+        return image
     except UnreadableImage as error:
         warnings.warn(f"{path} is left out: {error.reason}", stacklevel=3)
         return None
@@ -158,17 +174,6 @@ def whole_patches(image: Image.Image, shorter: int, patch: tuple[int, int]) -> I
     scale = shorter / min(image.size)
     width, height = (max(round(side * scale / step), 1) * step for side, step in zip(image.size, reversed(patch)))
     return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _names(images: Sequence[Path], picture: str) -> list[str]:
-    """A name for each, also where two folders hold files of the same name."""
-    names: list[str] = []
-    for path in images:
-        name, number = f"{path.stem}-{picture}.png", 2
-        while name in names:
-            name, number = f"{path.stem}-{picture}-{number}.png", number + 1
-        names.append(name)
-    return names
 
 
 def different(data: ImageSet, count: int) -> list[int]:

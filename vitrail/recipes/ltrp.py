@@ -7,6 +7,7 @@ vitrail rank photos --ranker ltrp --weights runs/ltrp --keep 0.25
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from vitrail.metrics.patch_recall import positive_of_mask
 from vitrail.nn.masked_autoencoder import DecoderConfig
 from vitrail.ops.patches import grid_of
 from vitrail.ops.selection import mask_of, number_kept, select
+from vitrail.rankers.center import Center
 from vitrail.rankers.ltrp import PART, LtrpRanker, from_source, ranking_network
 from vitrail.rankers.source import Source
 from vitrail.recipes import mae as autoencoders
@@ -202,11 +204,25 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
 
 
 def recall_probe(ranker: LtrpRanker, splits: Splits, recipe: Recipe) -> Callable[[], Mapping[str, float]] | None:
-    """A function that gives `recall` of up to 500 held-out images; None where these have no masks."""
-    data = spread(splits.val, 500)
+    """A function that gives the recall of up to 500 held-out images, with its floors; None where these have no masks.
+
+    Its numbers name the share that is kept: `recall_0.25`, and of a random selection and of the center prior, which
+    must be beaten, `floor_random_0.25` and `floor_center_0.25`.
+    """
+    data, keep = spread(splits.val, 500), recipe.keep
     if data[0].mask is None:
         return None
-    return lambda: {"recall": recall(ranker, data, recipe.augment.image_size, recipe.keep)}
+    size = recipe.augment.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    patch = (ranker.patch_size[0], ranker.patch_size[1])
+    rows, columns = grid_of(height, width, patch)
+    chance = 100 * number_kept(keep, rows * columns) / (rows * columns)
+    center = functools.cache(lambda: recall(Center((height, width), patch), data, size, keep))
+    return lambda: {
+        f"recall_{keep:g}": recall(ranker, data, size, keep),
+        f"floor_random_{keep:g}": chance,
+        f"floor_center_{keep:g}": center(),
+    }
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from vitrail.masks import Dpp, MaskConfig, build
 from vitrail.masks.counts import number_of
 from vitrail.nn.cls_attention import cls_attention
 from vitrail.ops.patches import grid_of
+from vitrail.recipes.files import told_apart
 from vitrail.recipes.look import open_images
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.canvas import heading, stacked, to_image
@@ -73,7 +74,7 @@ def draw_masks(
     pixels = torch.stack([build_eval_transform(config)(image) for image in opened.values()])
     grid = grid_of(pixels.shape[2], pixels.shape[3], patch)
     shown = [to_image(each, config.mean, config.std) for each in pixels]
-    page = masks_page(shown, pixels, grid, asked, backbone, [path.name for path in opened])
+    page = masks_page(shown, pixels, grid, asked, backbone, told_apart(list(opened)))
     out.mkdir(parents=True, exist_ok=True)
     page.save(out / "masks.png")
     return [out / "masks.png"]

@@ -19,8 +19,8 @@ from vitrail.backbones import TimmViT, load_classifier
 from vitrail.config import Config, read_yaml
 from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
-from vitrail.recipes.rankers import open_rankers
-from vitrail.recipes.sources import DataConfig, open_data
+from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
+from vitrail.recipes.sources import DataConfig, Splits, open_data
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -38,29 +38,41 @@ def measure(
     device: str = "auto",
     out: Path | None = None,
     cache: Path | None = None,
+    splits: Splits | None = None,
+    like: Shape | None = None,
 ) -> tuple[Report, Path]:
     """Run a protocol and save its report.
 
-    The file is `out`, or `evaluation/PROTOCOL.json` in the run folder that `weights` names, or PROTOCOL.json
-    beside the weights' name in the current folder. A protocol that has curves leaves them, too: among the run's
-    pictures, where the page finds them, or as a PNG beside the JSON.
+    The file is PROTOCOL.json in the folder `evaluation` of the run whose weights are measured, or in evaluation/NAME of
+    the current folder for other weights of that name; see `out` and `_place`. A protocol that has curves leaves them,
+    too: among the run's pictures, where the page finds them, or as a PNG beside the JSON.
 
     Args:
         weights: of the backbone or classifier that is measured; of the ranker, for a protocol that measures one.
+        settings: of the protocol; those that begin with `data.` are of the images, see `DataConfig`.
         rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them.
+        out: a file, where it ends in .json, or another folder.
+        splits: the images, where they have been opened; `data` and settings of `data.` are not looked at then.
+        like: sizes of a measured ranker that reads no weights.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     evaluate = importlib.import_module(entry.module).evaluate
-    subject = _subject(protocol, evaluate, weights, rankers, model, key, device)
+    subject = _subject(protocol, evaluate, weights, rankers, like, model=model, key=key, device=device)
     config = config_of(evaluate)
     if subject.backbone is not None:
         config = native(config, subject.backbone, preset=any(setting.startswith("preset=") for setting in settings))
-    config = config.override(settings)
-    folder = run_folder_of(weights) if weights is not None else None
-    splits = open_data(data, data_of(folder))
+    of_images = [setting for setting in settings if setting.startswith("data.")]
+    config = config.override([setting for setting in settings if setting not in of_images])
+    folder = run_folder_of(subject.weights) if subject.weights is not None else None
+    splits = splits or open_data(data, data_of(folder), [setting.removeprefix("data.") for setting in of_images])
     report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
-    own = Path("evaluation") / (Path(weights).stem if weights is not None else "-".join(subject.rankers))
-    path = out or _place(folder / "evaluation" if folder else own, report)
+    if out is not None:
+        path = out if out.suffix == ".json" else _place(out, report, of_weights=True)
+    elif folder is not None:
+        path = _place(folder / "evaluation", report)
+    else:
+        own = "-".join(subject.rankers) if subject.weights is None else name_of_weights(subject.weights)
+        path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
     _draw(report, path, folder if folder and out is None else None)
     return report, path
@@ -74,34 +86,30 @@ class _Subject(NamedTuple):
     classes: tuple[str, ...] | None = None
     pool: str = "cls"
     rankers: Mapping[str, Ranker] = {}
+    weights: str | None = None  # whose result it is; None for a ranker that reads none
 
 
 def _subject(
-    protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], model: str | None, key: str, device: str
+    protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], like: Shape | None, **how: Any
 ) -> _Subject:
-    wanted = inspect.signature(evaluate).parameters
-    known = ", ".join(each.name for each in catalog.rankers())
-    if not {"ranker", "rankers"} & set(wanted):
-        if rankers:
-            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
-    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
-        count = "one ranker" if "ranker" in wanted else "at least one ranker"
-        raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
-    if "ranker" in wanted:
-        return _Subject(None, rankers=open_rankers(rankers, weights, model=model, key=key, device=pick_device(device)))
-    if weights is None:
-        raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
-    subject = _Subject(*_model(evaluate, weights, model, key, device))
+    check_protocol(protocol, weights, rankers)
+    how |= {"device": pick_device(how["device"])}
+    if "ranker" in inspect.signature(evaluate).parameters:
+        (words,) = titled(rankers, weights).values()
+        own = words.weights if words.reads_weights else None
+        return _Subject(None, rankers=open_rankers(rankers, weights, like=like, **how), weights=own)
+    assert weights is not None  # has been checked
+    subject = _Subject(*_model(evaluate, weights, **how), weights=weights)
     if not rankers or subject.backbone is None:
         return subject
     shape: dict[str, Any] = {"image_size": subject.backbone.image_size, "patch_size": subject.backbone.patch_size[0]}
-    return subject._replace(rankers=open_rankers(rankers, device=pick_device(device), **shape))
+    return subject._replace(rankers=open_rankers(rankers, device=how["device"], **shape))
 
 
 def _run(
     evaluate: Any, subject: _Subject, train: Any, val: Any, config: Config, cache: Path | None, device: str
 ) -> Report:
-    backbone, head, classes, pool, rankers = subject
+    backbone, head, classes, pool, rankers, _ = subject
     if backbone is not None:
         return call(evaluate, backbone, train, val, config, head, classes, cache, device, pool, rankers)
     name, ranker = next(iter(rankers.items()))
@@ -150,27 +158,33 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
     return []
 
 
-def _place(folder: Path, report: Report) -> Path:
-    """PROTOCOL.json; a name of its own where that holds a result on other data or with other settings."""
+def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
+    """PROTOCOL.json; a name of its own where that holds another result.
+
+    Another one is on other data, with other settings or of another ranker; with `of_weights`, in a folder that belongs
+    to no run, also of other weights.
+    """
     path = folder / f"{report.protocol}.json"
     if not path.is_file():
         return path
     try:
-        before = _question(Report.load(path))
+        before = _question(Report.load(path), of_weights)
     except ValueError:
         return path
-    asked = _question(report)
+    asked = _question(report, of_weights)
     if before == asked:
         return path
-    words = [report.protocol, report.card["preset"], report.card["data"]["val"]["name"]]
+    data = report.card["data"]["val"]["name"]
+    words = [report.protocol, report.card["preset"], report.details.get("ranker"), data]
     mark = hashlib.sha256(asked.encode()).hexdigest()[:6]
     return folder / ("-".join(re.sub(r"\W+", "_", word) for word in words if word) + f"-{mark}.json")
 
 
-def _question(report: Report) -> str:
-    """What was measured on, and how: all but the weights."""
+def _question(report: Report, of_weights: bool) -> str:
+    """What was measured on, and how, and where asked for, the digest of the weights."""
     digests = {role: entry["digest"] for role, entry in report.card["data"].items()}
-    return json.dumps([digests, report.card["config"]], sort_keys=True)
+    weights = report.card["weights"] if of_weights else None
+    return json.dumps([digests, report.card["config"], weights], sort_keys=True)
 
 
 def call(
@@ -239,7 +253,7 @@ def data_of(folder: Path | None) -> DataConfig | None:
 
 
 def _model(
-    evaluate: Any, weights: str, model: str | None, key: str, device: str
+    evaluate: Any, weights: str, *, model: str | None, key: str, device: str
 ) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None, str]:
     if "head" not in inspect.signature(evaluate).parameters:
         return open_backbone(weights, model=model, key=key, device=device), None, None, "cls"
@@ -249,5 +263,4 @@ def _model(
             "train or fine-tune first, or measure features with knn or linear"
         )
     found = load_classifier(find_weights(weights), model, checkpoint_key=key)
-    place = pick_device(device)
-    return found.backbone.to(place).eval(), found.head.to(place).eval(), found.classes, found.pool
+    return found.backbone.to(device).eval(), found.head.to(device).eval(), found.classes, found.pool

@@ -13,12 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vitrail import __version__, catalog
 from vitrail.contracts import Ranker
-from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
-from vitrail.data.images import EXTENSIONS
+from vitrail.data import EvalTransformConfig, build_eval_transform
+from vitrail.evaluation.features import weights_digest
 from vitrail.ops.selection import number_kept, select
-from vitrail.recipes.look import open_images, whole_patches
-from vitrail.recipes.rankers import RankerWords, open_words
+from vitrail.ops.shares import check_share
+from vitrail.recipes.files import image_files, stems, told_apart
+from vitrail.recipes.look import open_images, open_or_warn, whole_patches
+from vitrail.recipes.rankers import RankerWords, Shape, open_words
 from vitrail.recipes.weights import pick_device
 from vitrail.viz.canvas import heading, stacked
 from vitrail.viz.patches import Ranked, ranked_picture, rankers_gallery
@@ -32,11 +35,12 @@ class Shown(NamedTuple):
     size: int | None = None  # shorter side, pixels; None for the ranker's own
     patch_size: int | None = None
     device: str = "auto"
+    like: Shape | None = None  # sizes of rankers that read no weights
 
     def open(self, words: RankerWords) -> Ranker:
         """The ranker on its device."""
         device = pick_device(self.device)
-        return open_words(words, model=self.model, key=self.key, patch_size=self.patch_size, device=device)
+        return open_words(words, self.like, model=self.model, key=self.key, patch_size=self.patch_size, device=device)
 
 
 @torch.no_grad()
@@ -60,28 +64,33 @@ def rank(ranker: Ranker, image: Image.Image, keep: float, size: int | None = Non
 def rank_files(paths: Sequence[Path], asked: RankerWords, shown: Shown, keep: float, out: Path) -> Iterator[Path]:
     """Rank images one after the other; yields the picture of each as soon as its three files are written.
 
-    For `photo.jpg` and the ranker `dino`: `photo-dino.npy` with scores, float32 `[Y, X]`; `photo-dino.json` with the
-    kept ids and what they belong to; `photo-dino.png` with image, kept patches and score map. Folders stand for the
-    images in them. Files that cannot be read are left out, with a warning.
+    For `photo.jpg` and `dino` of `vits.pth`: `photo-dino-vits.npy` with scores, float32 `[Y, X]`;
+    `photo-dino-vits.json` with the kept ids and what they belong to; `photo-dino-vits.png` with image, kept patches and
+    score map. A variant stands in the names, too; where images of two folders have one name, the folders do. Folders
+    stand for the images in them, an image that is named twice is ranked once. Files that cannot be read are left out,
+    with a warning.
 
     Raises:
         ValueError: no image that can be read, a keep outside (0, 1], an unknown ranker, or missing weights.
     """
-    number_kept(keep, 1)  # a wrong share is told before weights are read
+    check_share(keep)  # a wrong share is told before weights are read
     files = image_files(paths)
     ranker = shown.open(asked)
+    told = _about_ranker(asked, shown, ranker)
     out.mkdir(parents=True, exist_ok=True)
-    names = _names(files, asked)
+    end = "-".join(word for word in (asked.name, asked.variant, told["weights"] and asked.weights_name) if word)
     done = 0
-    for path, name in zip(files, names):
-        for image in _readable(path):
-            fitted, ranked = rank(ranker, image, keep, shown.size)
-            np.save(out / f"{name}.npy", ranked.scores.numpy())
-            about = _about(path, image, fitted, asked, ranker, keep, ranked)
-            (out / f"{name}.json").write_text(json.dumps(about))
-            ranked_picture(fitted, ranked, name=asked.title).save(out / f"{name}.png")
-            done += 1
-            yield out / f"{name}.png"
+    for path, name in zip(files, (f"{stem}-{end}" for stem in stems(files))):
+        image = open_or_warn(path, whole=True)
+        if image is None:
+            continue
+        fitted, ranked = rank(ranker, image, keep, shown.size)
+        np.save(out / f"{name}.npy", ranked.scores.numpy())
+        about = told | _about(path, image, fitted, ranker, keep, ranked)
+        (out / f"{name}.json").write_text(json.dumps(about))
+        ranked_picture(fitted, ranked, name=asked.title).save(out / f"{name}.png")
+        done += 1
+        yield out / f"{name}.png"
     if not done:
         raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
 
@@ -90,9 +99,9 @@ def draw_patches(
     paths: Sequence[Path], asked: Mapping[str, RankerWords], shown: Shown, keep: float, out: Path
 ) -> list[Path]:
     """What each ranker keeps of each image, with its score maps, on one page: patches.png, whose path is returned."""
-    images = open_images(image_files(paths))
+    images = open_images(image_files(paths), whole=True)
     found = gallery_of(list(images.values()), asked, shown, keep)
-    gallery = rankers_gallery(list(images.values()), found, titles=[path.name for path in images])
+    gallery = rankers_gallery(list(images.values()), found, titles=told_apart(list(images)))
     out.mkdir(parents=True, exist_ok=True)
     words = f"The {100 * keep:g}\u00a0% of the patches that each ranker keeps, and its scores below"
     stacked([heading(words, gallery.width), gallery]).save(out / "patches.png")
@@ -110,20 +119,6 @@ def gallery_of(
     return found
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and for a folder the images below it in the order of their names. `ValueError` for an empty folder."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in EXTENSIONS and each.is_file())
-        if not inside:
-            raise ValueError(f"there is no image below {path}; give image files, or a folder that holds some")
-        files += inside
-    return files
-
-
 def _pixels(ranker: Ranker, image: Image.Image) -> Tensor:
     shape = (image.height, image.width)
     config = EvalTransformConfig(image_size=shape, mode="squash", mean=_three(ranker.mean), std=_three(ranker.std))
@@ -137,25 +132,31 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _readable(path: Path) -> Iterator[Image.Image]:
-    """The image, or nothing but a warning."""
-    try:
-        yield open_image(path)
-    except UnreadableImage as error:
-        warnings.warn(f"{path} is left out: {error.reason}", stacklevel=3)
+def _about_ranker(asked: RankerWords, shown: Shown, ranker: Ranker) -> dict[str, Any]:
+    """What scored, so that it can be done again; null for what it does not read, and where it has no variants."""
+    entry = catalog.find(catalog.rankers(), asked.name, "ranker")
+    reads = asked.reads_weights
+    if asked.weights is not None and not reads:
+        warnings.warn(f"the ranker {asked.name} reads no weights: {asked.weights} is passed by", stacklevel=3)
+    return {
+        "ranker": asked.name,
+        "variant": asked.variant or next(iter(entry.variants), None),
+        "weights": asked.weights if reads else None,
+        "weights_digest": weights_digest(ranker) if reads else None,
+        "model": shown.model if reads else None,
+        "key": shown.key if reads else None,
+        "version": __version__,
+    }
 
 
 def _about(
-    path: Path, image: Image.Image, fitted: Image.Image, asked: RankerWords, ranker: Ranker, keep: float, ranked: Ranked
+    path: Path, image: Image.Image, fitted: Image.Image, ranker: Ranker, keep: float, ranked: Ranked
 ) -> dict[str, Any]:
     """What a program needs to find the kept patches in the file again."""
     return {
         "image": str(path),
         "height": image.height,
         "width": image.width,
-        "ranker": asked.name,
-        "variant": asked.variant,
-        "weights": asked.weights,
         "resized": [fitted.height, fitted.width],
         "patch_size": list(ranker.patch_size),
         "grid": list(ranked.scores.shape),
@@ -163,15 +164,3 @@ def _about(
         "number": len(ranked.ids),
         "ids": ranked.ids.tolist(),
     }
-
-
-def _names(files: Sequence[Path], asked: RankerWords) -> list[str]:
-    """A name for each, also where two folders hold files of the same name."""
-    ranker = asked.name if asked.variant is None else f"{asked.name}-{asked.variant}"
-    names: list[str] = []
-    for path in files:
-        name, number = f"{path.stem}-{ranker}", 2
-        while name in names:
-            name, number = f"{path.stem}-{ranker}-{number}", number + 1
-        names.append(name)
-    return names

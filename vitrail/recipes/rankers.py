@@ -1,14 +1,18 @@
-"""Rankers by the words of a command line: `NAME[:VARIANT][=WEIGHTS]`."""
+"""Rankers by the words of a command line: `NAME[:VARIANT][=WEIGHTS]`. torch is imported when one is opened."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from vitrail.contracts import Ranker
-from vitrail.rankers import open_ranker
+from vitrail import catalog
+from vitrail.backbones.reading import weights_file
+from vitrail.rankers.source import Source, need_weights, no_variant, variant_of
+
+if TYPE_CHECKING:
+    from vitrail.contracts import Ranker
 
 
 class RankerWords(NamedTuple):
@@ -22,6 +26,35 @@ class RankerWords(NamedTuple):
     def title(self) -> str:
         """`NAME` or `NAME:VARIANT`."""
         return self.name if self.variant is None else f"{self.name}:{self.variant}"
+
+    @property
+    def reads_weights(self) -> bool:
+        """False for `center` and `random`. Raises `ValueError` for a name that there is not."""
+        return bool(catalog.find(catalog.rankers(), self.name, "ranker").weights)
+
+    @property
+    def weights_name(self) -> str:
+        """Of the weights: the run folder's name, or the file's without its ending; empty for none."""
+        return "" if self.weights is None else name_of_weights(self.weights)
+
+    def check(self) -> None:
+        """Raise for what can be seen wrong without torch: name, variant, weights that are missing or not there."""
+        entry = catalog.find(catalog.rankers(), self.name, "ranker")
+        source = Source(self.weights, variant=self.variant)
+        if entry.variants:
+            variant_of(source, self.name, entry.variants)
+        else:
+            no_variant(source, self.name)
+        if entry.weights and need_weights(source, self.name, entry.weights) != "pretrained":
+            check_weights(self.weights)
+
+
+def name_of_weights(where: str) -> str:
+    """`ltrp` of `runs/ltrp` and of the file that this run exported; `vits` of `vits.pth`."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return path.resolve().name
+    return path.parent.parent.name if path.parent.name == "exported" else path.stem
 
 
 def parse_ranker(text: str) -> RankerWords:
@@ -47,18 +80,64 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Ranker
     often = Counter(each.title for each in words)
     found: dict[str, RankerWords] = {}
     for each in words:
-        title = each.title if often[each.title] == 1 else f"{each.title} {Path(each.weights or '').stem}".strip()
+        title = each.title if often[each.title] == 1 else f"{each.title} {each.weights_name}".strip()
         if title in found:
             raise ValueError(f"the ranker {title} is named twice; give weights whose files have other names")
         found[title] = each
     return found
 
 
-def open_words(words: RankerWords, **how: Any) -> Ranker:
-    """The ranker that words name; `how` as for `vitrail.rankers.open_ranker`."""
-    return cast(Ranker, open_ranker(words.name, words.weights, variant=words.variant, **how))
+def check_protocol(protocol: str, weights: str | None, rankers: Sequence[str]) -> None:
+    """Raise for what can be seen wrong in the words for a protocol without torch: what it needs, names, files.
+
+    Args:
+        protocol: its name.
+        weights: of the backbone, or of the ranker that is measured and names none.
+        rankers: `NAME[:VARIANT][=WEIGHTS]` each.
+    """
+    wanted = catalog.asks_for(catalog.find(catalog.protocols(), protocol, "protocol"))
+    if not {"ranker", "rankers"} & set(wanted):
+        if rankers:
+            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
+    elif not rankers or ("ranker" in wanted and len(rankers) > 1):
+        known = ", ".join(each.name for each in catalog.rankers())
+        count = "one ranker" if "ranker" in wanted else "at least one ranker"
+        raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
+    if weights is None and "ranker" not in wanted:
+        raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    for words in titled(rankers, weights if "ranker" in wanted else None).values():
+        words.check()
+    check_weights(weights)
+
+
+def check_weights(where: str | None) -> None:
+    """`ValueError` where weights are named and not there."""
+    if where is not None and where != "pretrained":
+        weights_file(where)
+
+
+class Shape(NamedTuple):
+    """What images a ranker is made for, pixels."""
+
+    image_size: tuple[int, int]
+    patch_size: int
+
+
+def open_words(words: RankerWords, like: Shape | None = None, **how: Any) -> Ranker:
+    """The ranker that words name.
+
+    Args:
+        words: checked or not.
+        like: sizes of a ranker that reads no weights, which has none of its own; None for 224 and 16 pixels.
+        how: as for `vitrail.rankers.open_ranker`.
+    """
+    from vitrail.rankers import open_ranker
+
+    if like is not None and not words.reads_weights:
+        how |= like._asdict()
+    return cast("Ranker", open_ranker(words.name, words.weights, variant=words.variant, **how))
 
 
 def open_rankers(texts: Sequence[str], weights: str | None = None, **how: Any) -> dict[str, Ranker]:
-    """Rankers by their titles, see `titled`; `how` as for `vitrail.rankers.open_ranker`."""
+    """Rankers by their titles, see `titled`; `how` as for `open_words`."""
     return {title: open_words(each, **how) for title, each in titled(texts, weights).items()}

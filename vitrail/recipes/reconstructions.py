@@ -18,6 +18,7 @@ from vitrail.masks import MaskConfig, build, visible
 from vitrail.nn.cls_attention import cls_attention
 from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
 from vitrail.ops.patches import grid_of
+from vitrail.recipes.files import told_apart
 from vitrail.recipes.look import different, open_images
 from vitrail.recipes.masks import Asked
 from vitrail.recipes.weights import find_weights, open_backbone
@@ -69,7 +70,7 @@ def draw_reconstructions(
         "random": MaskConfig(),
         f"DPPMask, tau\u00a0{asked.tau:g}": MaskConfig(kind="dpp", tau=asked.tau),
     }
-    page = _page(found, pixels, masks, asked, paste=paste, titles=[path.name for path in opened])
+    page = _page(found, pixels, masks, asked, paste=paste, titles=told_apart(list(opened)))
     out.mkdir(parents=True, exist_ok=True)
     page.save(out / "reconstruction.png")
     return [out / "reconstruction.png"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from vitrail.masks import MaskConfig, build, visible
 from vitrail.nn.patch_removal import Anchor, PatchRemoval
 from vitrail.ops.patches import grid_of
+from vitrail.recipes.files import told_apart
 from vitrail.recipes.look import open_images
 from vitrail.recipes.masks import Asked
 from vitrail.recipes.reconstructions import Autoencoder, open_autoencoder, pixels_of
@@ -49,7 +50,7 @@ def draw_removals(
     """
     opened = open_images(images)
     found = open_autoencoder(weights, model=model, key=key, heads=heads, normalized=normalized, device=device)
-    page = removal_sheet(found, pixels_of(found.backbone, list(opened.values()), size), asked, [p.name for p in opened])
+    page = removal_sheet(found, pixels_of(found.backbone, list(opened.values()), size), asked, told_apart(list(opened)))
     out.mkdir(parents=True, exist_ok=True)
     page.save(out / "removal.png")
     return [out / "removal.png"]
@@ -67,11 +68,12 @@ def removal_sheet(found: Autoencoder, images: Tensor, asked: Asked, titles: Sequ
     pixels, ids = images.to(place), visible(hidden, asked.ratio).to(place)
     labels, anchor = removal(pixels, ids), removal.anchor(pixels, ids)
     order = labels.argsort(dim=1, descending=True)
-    columns = sorted({0, min(1, ids.shape[1] - 1), ids.shape[1] - 1})
+    named = {0: "largest", 1: "second largest", ids.shape[1] - 1: "smallest"}
+    columns = {0: "only"} if ids.shape[1] == 1 else named
     return removal_gallery(
         images,
         Reconstructed(hidden, _predicted(removal, anchor, anchor.features)),
-        [_removed(removal, anchor, labels, order[:, [column]]) for column in columns],
+        [_removed(removal, anchor, labels, order[:, [column]], name) for column, name in columns.items()],
         backbone.patch_size,
         normalized=found.normalized,
         mean=backbone.mean,
@@ -80,11 +82,11 @@ def removal_sheet(found: Autoencoder, images: Tensor, asked: Asked, titles: Sequ
     )
 
 
-def _removed(removal: PatchRemoval, anchor: Anchor, labels: Tensor, which: Tensor) -> Removed:
+def _removed(removal: PatchRemoval, anchor: Anchor, labels: Tensor, which: Tensor, name: str) -> Removed:
     patch = anchor.visible.gather(1, which)[:, 0]
     change = removal.change(anchor, torch.arange(len(patch), device=patch.device), patch)
     predictions = _predicted(removal, anchor, anchor.features + change)
-    return Removed(patch.cpu(), labels.gather(1, which)[:, 0].cpu(), predictions)
+    return Removed(patch.cpu(), labels.gather(1, which)[:, 0].cpu(), predictions, name)
 
 
 def _predicted(removal: PatchRemoval, anchor: Anchor, features: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ from vitrail.data import (
     is_multi_label,
 )
 from vitrail.data.ade20k import is_ade20k
-from vitrail.data.coco import is_coco
+from vitrail.data.coco import Missing, is_coco
 from vitrail.data.multi_label import has_table
+from vitrail.data.voc import is_voc
+from vitrail.recipes.files import existing
 
 log = logging.getLogger("vitrail")
 
@@ -53,6 +55,8 @@ class DataConfig(Config):
     """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
+    missing: Missing = "refuse"
+    """Images that a COCO file lists and that are not there: "refuse", or "leave_out", counted and said."""
     scenes: ScenesConfig = ScenesConfig()
     """Used where `root` is null."""
 
@@ -151,7 +155,8 @@ def open_several(config: DataConfig) -> Splits:
     if root is None or kind not in ("VOC", "COCO"):
         return open_splits(config)
     if kind == "COCO":
-        found = Splits(CocoInstances(root, "train", crowds=True), CocoInstances(root, "val", crowds=True))
+        both = [CocoInstances(root, split, missing=config.missing, crowds=True) for split in ("train", "val")]
+        found = Splits(*both)
     else:
         voc = [VocSegmentation(root, split) for split in ("train", "val")]
         if not all(each.has_boxes for each in voc):
@@ -185,23 +190,33 @@ def scenes(config: ScenesConfig) -> Splits:
     )
 
 
-def open_data(where: str, trained: DataConfig | None = None) -> Splits:
+def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
     """What `--data` names: `scenes`, a tree of VOC, COCO or ADE20K, or an image folder.
 
-    `trained` is what the weights were trained on. Where that are the same images, they are split in the same way, so
-    that nothing that was trained on is measured with.
+    Args:
+        where: one of these.
+        trained: what the weights were trained on. Where that are the same images, they are split in the same way, so
+            that nothing that was trained on is measured with.
+        settings: of `DataConfig`, such as `missing=leave_out`.
     """
+    if any(setting.startswith("root=") for setting in settings):
+        raise ValueError("--data names the images that are measured on; leave data.root out")
     if where == "scenes":
-        return scenes(trained.scenes if trained else ScenesConfig())
+        return scenes((trained or DataConfig()).override(settings).scenes)
     root = existing(where)
+    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
+    config = (trained if trained and same else DataConfig(root=where)).override(settings)
     kind = tree_of(root)
     if kind == "VOC":
         return Splits(VocSegmentation(root, "train"), VocSegmentation(root, "val"))
-    if kind is not None:
-        tree: type[CocoInstances] | type[Ade20k] = CocoInstances if kind == "COCO" else Ade20k
-        return Splits(Later(lambda: tree(root, "train")), tree(root, "val"))
-    same = trained and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
-    return open_splits(trained if trained and same else DataConfig(root=where))
+    if kind == "COCO":
+        train, val = (
+            functools.partial(CocoInstances, root, split, missing=config.missing) for split in ("train", "val")
+        )
+        return Splits(Later(train), val())
+    if kind == "ADE20K":
+        return Splits(Later(lambda: Ade20k(root, "train")), Ade20k(root, "val"))
+    return open_splits(config)
 
 
 def hold_out(data: ImageSet, share: float) -> Splits:
@@ -220,26 +235,10 @@ def hold_out(data: ImageSet, share: float) -> Splits:
     return Splits(Part(data, train, f"all but {share:g} held out"), Part(data, val, f"{share:g} held out"))
 
 
-def is_voc(root: Path) -> bool:
-    """Whether a folder has VOC's segmentation layout, at its top or below VOCdevkit/VOC20xx."""
-    tops = [root, *root.glob("VOC20*"), *root.glob("VOCdevkit/VOC20*")]
-    return any((top / "ImageSets" / "Segmentation").is_dir() for top in tops)
-
-
 def tree_of(root: Path) -> str | None:
     """VOC, COCO or ADE20K, by the folders that they have; None for any other folder."""
     trees = {"VOC": is_voc, "COCO": is_coco, "ADE20K": is_ade20k}
     return next((name for name, fits in trees.items() if fits(root)), None)
-
-
-def existing(where: str) -> Path:
-    """The folder as a path. Raises `ValueError` where it is none."""
-    root = Path(where).expanduser()
-    if not root.is_dir():
-        raise ValueError(
-            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO or ADE20K, or `scenes`"
-        )
-    return root
 
 
 def _split_name(root: Path, options: Sequence[str]) -> str | None:

@@ -13,8 +13,9 @@ from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
 from vitrail.data.loader import TOLERATED, Transform
 from vitrail.nn.surgery import surgery
+from vitrail.recipes.files import existing
 from vitrail.recipes.look import attention_sheet, keep_sheet
-from vitrail.recipes.sources import DataConfig, Splits, existing
+from vitrail.recipes.sources import DataConfig, Splits
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import TrainConfig
 

@@ -15,9 +15,12 @@ def find_weights(where: str) -> str:
 
 
 def run_folder_of(where: str) -> Path | None:
-    """The run folder that `--weights` names, if it names one."""
+    """The run folder that `--weights` names, itself or by the file that the run exported; None for other files."""
     path = Path(where).expanduser()
-    return path if path.is_dir() else None
+    if path.is_dir():
+        return path
+    above = path.parent.parent
+    return above if path.parent.name == "exported" and (above / "config.yaml").is_file() else None
 
 
 def open_backbone(where: str, *, model: str | None, key: str, device: str) -> TimmViT:

@@ -15,11 +15,12 @@ from vitrail.contracts import ImageSet
 from vitrail.evaluation.patch_recall import PatchRecallConfig
 from vitrail.evaluation.result import Report
 from vitrail.evaluation.selection_accuracy import SelectionAccuracyConfig
+from vitrail.ops.patches import grid_of
 from vitrail.recipes.look import different
 from vitrail.recipes.measure import data_of, measure
 from vitrail.recipes.rank import Shown, gallery_of
-from vitrail.recipes.rankers import RankerWords, titled
-from vitrail.recipes.sources import open_data
+from vitrail.recipes.rankers import RankerWords, Shape, titled
+from vitrail.recipes.sources import Splits, open_data
 from vitrail.recipes.weights import run_folder_of
 from vitrail.report.page import Section, write_sections
 from vitrail.viz.curves import Curve
@@ -43,6 +44,9 @@ class Wanted(NamedTuple):
 def compare_rankers(texts: Sequence[str], wanted: Wanted, shown: Shown, out: Path) -> Path:
     """Measure rankers on one data set and write OUT/rankers.html; the numbers stand beside it as JSON.
 
+    All are measured on the same images: those that the classifier was not trained on, where it was trained on some of
+    them. `center` and `random` get the grid of the other rankers, where these have one and the same.
+
     Patch recall where the data mark objects; accuracy on kept patches where there is a classifier. A ranker that was
     measured already, on the same data in the same way, is measured again: what it rests on may have changed.
 
@@ -59,7 +63,9 @@ def compare_rankers(texts: Sequence[str], wanted: Wanted, shown: Shown, out: Pat
     if not words:
         raise ValueError("nothing to compare: name rankers with --ranker NAME or NAME=WEIGHTS, once or more")
     trained = data_of(run_folder_of(wanted.classifier)) if wanted.classifier else None
-    data = open_data(wanted.data, trained).val
+    of_images = [setting.removeprefix("data.") for setting in wanted.settings if setting.startswith("data.")]
+    splits = open_data(wanted.data, trained, of_images)
+    data, shown = splits.val, shown._replace(like=shared_shape(words, shown))
     marked = has_objects(data)
     if not marked and wanted.classifier is None:
         raise ValueError(
@@ -69,11 +75,11 @@ def compare_rankers(texts: Sequence[str], wanted: Wanted, shown: Shown, out: Pat
     sections = [_pictures(words, data, wanted, shown)] if wanted.images else []
     reports: dict[str, Report] = {}
     if marked:
-        found = _recall(words, wanted, shown, out)
+        found = _recall(words, wanted, splits, shown, out)
         sections.append(recall_section(found))
         reports |= {f"patch recall, {title}": report for title, report in found.items()}
     if wanted.classifier is not None:
-        report = _accuracy(texts, wanted, shown, out)
+        report = _accuracy(texts, wanted, splits, shown, out)
         sections.append(Section("Accuracy on kept patches", accuracy_table(report), _accuracy_pictures(report)))
         reports["selection accuracy"] = report
     return write_sections(out / "rankers.html", sections, title="Rankers", reports=reports)
@@ -85,13 +91,28 @@ def has_objects(data: ImageSet) -> bool:
     return sample.mask is not None or (sample.boxes is not None and bool(getattr(data, "has_boxes", True)))
 
 
-def _recall(words: Mapping[str, RankerWords], wanted: Wanted, shown: Shown, out: Path) -> dict[str, Report]:
+def shared_shape(words: Mapping[str, RankerWords], shown: Shown) -> Shape | None:
+    """Sizes that give `center` and `random` the grid of the others; None where nobody needs them, or others differ."""
+    others = [each for each in words.values() if each.reads_weights]
+    if not others or len(others) == len(words):
+        return None
+    sizes = [(ranker.image_size, ranker.patch_size) for ranker in map(shown.open, others)]
+    (height, width), (tall, wide) = sizes[0]
+    if len({grid_of(*size, patch) for size, patch in sizes}) > 1 or tall != wide:
+        return None
+    return Shape((height, width), tall)
+
+
+def _recall(
+    words: Mapping[str, RankerWords], wanted: Wanted, splits: Splits, shown: Shown, out: Path
+) -> dict[str, Report]:
     settings = _of(wanted.settings, PatchRecallConfig)
     reports = {}
     for title, each in words.items():
         text = each.title if each.weights is None else f"{each.title}={each.weights}"
         path = out / f"patch_recall-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', title)}.json"
         more: dict[str, Any] = {"model": shown.model, "key": shown.key, "device": shown.device, "out": path}
+        more |= {"splits": splits, "like": shown.like}
         reports[title], _ = measure("patch_recall", None, wanted.data, settings, rankers=[text], **more)
     return reports
 
@@ -125,9 +146,9 @@ def recall_section(reports: Mapping[str, Report]) -> Section:
     return Section("Patch recall", table_html(["kept", *table], rows), [(caption, picture)])
 
 
-def _accuracy(texts: Sequence[str], wanted: Wanted, shown: Shown, out: Path) -> Report:
+def _accuracy(texts: Sequence[str], wanted: Wanted, splits: Splits, shown: Shown, out: Path) -> Report:
     settings = _of(wanted.settings, SelectionAccuracyConfig)
-    more: dict[str, Any] = {"model": shown.model, "key": shown.key, "device": shown.device}
+    more: dict[str, Any] = {"model": shown.model, "key": shown.key, "device": shown.device, "splits": splits}
     path = out / "selection_accuracy.json"
     report, _ = measure(
         "selection_accuracy", wanted.classifier, wanted.data, settings, rankers=list(texts), out=path, **more
@@ -184,8 +205,8 @@ def _speed(value: float | None) -> str:
 
 
 def _of(settings: Sequence[str], config: type[Config]) -> list[str]:
-    """Those of the settings that a protocol has. Raises `ValueError` for one that neither has."""
-    key_of = {each: each.partition("=")[0].partition(".")[0] for each in settings}
+    """Those of the settings that a protocol has. Raises `ValueError` for one that neither has, but for the images'."""
+    key_of = {each: each.partition("=")[0].partition(".")[0] for each in settings if not each.startswith("data.")}
     known = {name for each in _CONFIGS for name in each.model_fields}
     for text, key in key_of.items():
         if key not in known:

@@ -125,6 +125,15 @@ def fit(image: Image.Image, longest: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
 
 
+def widened(image: Image.Image, least: int, theme: Theme = PAPER) -> Image.Image:
+    """The picture on a strip at least `least` pixels wide, so that words fit under one that is tall and narrow."""
+    if image.width >= least:
+        return image
+    strip = Image.new("RGB", (least, image.height), theme.background)
+    strip.paste(image, (0, 0))
+    return strip
+
+
 def sheet(
     rows: Sequence[Sequence[Image.Image | None]],
     *,

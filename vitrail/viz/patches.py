@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitrail.viz.attention import overlay
-from vitrail.viz.canvas import PAPER, Theme, as_map, fit, sheet, wrapped
+from vitrail.viz.canvas import PAPER, Theme, as_map, fit, sheet, widened, wrapped
 from vitrail.viz.masks import veiled
 
 
@@ -43,7 +43,7 @@ def ranked_picture(
     image = fit(image, cell)
     captions = ["image", f"kept: {len(ranked.ids)} of {ranked.scores.numel()} patches", f"{name}, {_range(ranked)}"]
     pictures = [image, kept_patches(image, ranked), overlay(image, ranked.scores)]
-    return wrapped(pictures, captions, 3, theme=theme)
+    return wrapped([widened(each, cell * 2 // 5, theme) for each in pictures], captions, 3, theme=theme)
 
 
 def rankers_gallery(
@@ -79,7 +79,8 @@ def rankers_gallery(
     for number, image in enumerate(images):
         small = fit(image, cell)
         found = {name: entries[number] for name, entries in ranked.items()}
-        rows.append([small, *(kept_patches(small, each) for each in found.values())])
+        kept = [small, *(kept_patches(small, each) for each in found.values())]
+        rows.append([widened(each, cell * 2 // 5, theme) for each in kept])
         captions.append(["image", *(f"{name}, {_share(each)}" for name, each in found.items())])
         names.append(titles[number] if titles else "")
         if maps:

@@ -1,0 +1,78 @@
+"""Files and folders by the words of a command line, found without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+
+from vitrail.data.images import EXTENSIONS
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """The files, and for a folder the images below it in the order of their names; each once, where it comes first.
+
+    Raises `ValueError` for an empty folder, and where none of the files is there.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in EXTENSIONS and each.is_file())
+        if not inside:
+            raise ValueError(f"there is no image below {path}; give image files, or a folder that holds some")
+        files += inside
+    need_some(files)
+    once: dict[str, Path] = {}
+    for path in files:
+        once.setdefault(os.path.abspath(path), path)
+    return list(once.values())
+
+
+def need_some(files: Sequence[Path]) -> None:
+    """`ValueError` where none of the files is there."""
+    if not any(path.exists() for path in files):
+        named = ", ".join(map(str, files[:5])) + (" ..." if len(files) > 5 else "")
+        raise ValueError(f"none of {len(files)} images can be read: {named}; give image files that are there and whole")
+
+
+def told_apart(paths: Sequence[Path]) -> list[str]:
+    """Names of files, with as many of their folders as tell each from all others: `x.jpg`, but `cats/x.jpg`."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(each[-length:]) for each, length in zip(parts, lengths)]
+        often = Counter(names)
+        longer = [place for place, name in enumerate(names) if often[name] > 1 and lengths[place] < len(parts[place])]
+        if not longer:
+            return names
+        for place in longer:
+            lengths[place] += 1
+
+
+def stems(paths: Sequence[Path]) -> list[str]:
+    """A name for what is made of each file: `x`, `cats-x` where folders must tell, `x.jpg` where endings must.
+
+    Different files have different names.
+    """
+    bare = [path.with_suffix("") for path in paths]
+    often = Counter(os.path.abspath(path) for path in bare)
+    names = told_apart([path if often[os.path.abspath(short)] > 1 else short for path, short in zip(paths, bare)])
+    for dashes in count(1):  # one, unless folders have dashes in just the wrong places
+        joined = [name.strip("/").replace("/", "-" * dashes) for name in names]
+        if len(set(joined)) == len(set(names)):
+            break
+    return joined
+
+
+def existing(where: str) -> Path:
+    """The folder as a path. Raises `ValueError` where it is none."""
+    root = Path(where).expanduser()
+    if not root.is_dir():
+        raise ValueError(
+            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO or ADE20K, or `scenes`"
+        )
+    return root
