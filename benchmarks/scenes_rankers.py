@@ -46,7 +46,7 @@ METHODS = {
     "dynamic_vit": ("staged",),
     "ada_vit": ("last_block", "summed"),
     "ia_red2": ("group2", "group1"),
-    "dge": ("crop", "granularity"),
+    "dge": ("crop",),
     "gfnet": ("window",),
 }
 """Rankers by their recipes' names, and their variants, the default first; and the plain classifier, trained on."""

@@ -39,7 +39,6 @@ def grained_file(folder: Path, **more: str) -> dict[str, str]:
 OPENINGS = {
     "crop": grained_file,
     "resize": lambda folder: grained_file(folder, variant="resize"),
-    "granularity": lambda folder: grained_file(folder, variant="granularity"),
 }
 
 
@@ -227,17 +226,3 @@ def test_a_file_without_gates(tmp_path: Path) -> None:
         open_ranker("dge", str(tmp_path / "plain.safetensors"))
     with pytest.raises(ValueError, match="the ranker dge needs weights"):
         open_ranker("dge")
-
-
-def test_granularity_counts_the_queries_of_regions_and_orders_equals_by_keys() -> None:
-    """Two regions of 4 x 4: each patch has as many votes as its region asks queries for, in all blocks together."""
-    found = network([0.0, 0.0, 0.0], spread=1.0)
-    images = torch.randn(4, 3, 24, 48, generator=torch.Generator().manual_seed(5))
-    asked = torch.stack([gate @ torch.tensor([16.0, 4.0, 1.0]) for gate in found(images).gates]).sum(0)
-    scores, keys = Dge(found, "granularity")(images), Dge(found)(images)
-    assert bool((asked[:, 0, 0] != asked[:, 0, 1]).any())
-    for image in range(4):
-        for region in range(2):
-            part = scores[image, :, 4 * region : 4 * region + 4].flatten()
-            assert part.floor().tolist() == [asked[image, 0, region].item()] * 16
-            assert part.argsort().tolist() == keys[image, :, 4 * region : 4 * region + 4].flatten().argsort().tolist()

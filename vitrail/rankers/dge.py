@@ -15,8 +15,7 @@ fill get a ring of zeros, the mean color, as even as possible (14 x 14 to 16 x 1
 
 Variants: `crop` leaves the scores of the ring out, so that each score stays at its patch; `resize` squeezes map and
 ring together to the grid of the image, bicubic, as LTRP's released code does, which shifts scores by up to a patch, and
-there a generator brings Gumbel noise into the gates; `granularity`, ours, is what the network itself says of patches:
-how many queries their region asks for, over all blocks, and the product of keys among equals.
+there a generator brings Gumbel noise into the gates.
 
 Source: Song et al., "Dynamic Grained Encoder for Vision Transformers", 2021; the score: LTRP's supplement.
 `vitrail.methods.dge` trains it.
@@ -38,10 +37,9 @@ from vitrail.config import Config
 from vitrail.nn.open_block import projections
 from vitrail.ops.patches import grid_of
 from vitrail.rankers.source import Source, variant_of
-from vitrail.rankers.stages import by_level
 from vitrail.rankers.vit import open_with_part
 
-VARIANTS = ("crop", "resize", "granularity")
+VARIANTS = ("crop", "resize")
 WEIGHTS = "a run of `vitrail train folder_dge`, or a released file of DGE's DeiT"
 PART = "gates"
 FINEST = 0.95
@@ -167,12 +165,8 @@ class GrainedVit(nn.Module):
 
     def queries(self, gates: Sequence[Tensor]) -> Tensor:
         """How many queries the gates of each block ask for the patches, `[blocks, B]`."""
-        return torch.stack([self.asked(gate).sum((1, 2)) for gate in gates])
-
-    def asked(self, gate: Tensor) -> Tensor:
-        """How many queries each region asks for, `[B, RY, RX]`, by a block's gates `[B, RY, RX, S]`."""
-        each = gate.new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
-        return (gate * each).sum(-1)
+        each = gates[0].new_tensor([(self.config.region // side) ** 2 for side in self.config.granularities])
+        return torch.stack([(gate * each).sum((1, 2, 3)) for gate in gates])
 
     def _map(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The patches of tokens as `[B, D, Y, X]`."""
@@ -212,7 +206,7 @@ def open_network(source: Source) -> GrainedVit:
 
 
 def from_source(source: Source) -> Dge:
-    """Weights of DGE, ours or released ones; variants `crop`, `resize` and `granularity`."""
+    """Weights of DGE, ours or released ones; variants `crop` and `resize`."""
     variant = variant_of(source, "dge", VARIANTS)
     return Dge(open_network(source), variant)
 
@@ -237,20 +231,13 @@ class Dge(nn.Module):
         self.patch_size = network.backbone.patch_size
 
     def forward(self, images: Tensor, *, number: int | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Scores `[B, Y, X]`, products of keys; of `granularity` queries, then the product's place."""
+        """Scores `[B, Y, X]`, products of keys."""
         network = self.network
         noisy = self.variant == "resize" and generator is not None
         x, grid = network.embed(images)
-        asked: list[Tensor] = []
         for index in range(network.backbone.depth - 1):
-            gates = network.choose(index, x, grid, noisy, generator)
-            asked.append(network.asked(gates))
-            x = network.run(index, x, gates, grid)
+            x = network.run(index, x, network.choose(index, x, grid, noisy, generator), grid)
         scores = self.keys(x).unflatten(1, grid)
-        if self.variant == "granularity":
-            asked.append(network.asked(network.choose(network.backbone.depth - 1, x, grid)))
-            level = _spread(torch.stack(asked).sum(0)[:, None], network.config.region)
-            scores = by_level(level.flatten(1).round(), scores.flatten(1)).unflatten(1, grid)
         top, bottom, left, right = network.ring(images)
         inner = grid[0] - top - bottom, grid[1] - left - right
         if self.variant == "resize" and inner != grid:
