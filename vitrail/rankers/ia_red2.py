@@ -33,6 +33,8 @@ from vitrail.rankers.vit import open_with_part
 VARIANTS = ("group2", "group1")
 WEIGHTS = "a run of `vitrail train folder_ia_red2`, or a released file of IA-RED2"
 PART = "interpreters"
+LEANING = 1.0
+"""q . k / sqrt(d) of fresh interpreters, which want 73 % of the patches when patches are drawn, and all elsewhere."""
 Choose = Callable[[int, Tensor], Tensor]
 """From a group's number and its interest `[B, N]` to the patches that it wants, bool `[B, N]`."""
 
@@ -65,6 +67,9 @@ class Interpreter(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.qk = nn.Linear(dim, 2 * dim)
+        # Alike biases of queries and keys: their product is LEANING at the start, and everything is kept.
+        nn.init.trunc_normal_(self.qk.weight, std=0.02)
+        nn.init.constant_(self.qk.bias, (LEANING * (dim / heads) ** -0.5) ** 0.5)
 
     def forward(self, x: Tensor, prefix: int = 1) -> Tensor:
         """Interest `[B, N]` in the patches of tokens `[B, P + N, D]`, the class token first, `prefix` P."""
