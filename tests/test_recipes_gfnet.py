@@ -39,7 +39,7 @@ def test_a_run_goes_on_and_leaves_a_ranker(tmp_path: Path) -> None:
     assert ranker(torch.randn(2, 3, 24, 24)).shape == (2, 4, 4)
     longer, _ = prepare("scenes_gfnet", TINY, Verbs(extend=3), tmp_path / "run")
     assert run(longer, Verbs(extend=3), tmp_path / "run").steps == 9
-    with pytest.raises(ValueError, match="for the ranker gfnet: open it by"):
+    with pytest.raises(ValueError, match="for the ranker gfnet: name it by"):
         measure("accuracy", str(tmp_path / "run"), "scenes", [])
 
 
