@@ -1,4 +1,4 @@
-"""A few steps of a classifier that skips patches, on generated scenes held in memory."""
+"""A few steps of a classifier that skips patches, or that learns where to look, on generated scenes held in memory."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vitrail.methods.labels import LabelConfig
 
 PLAIN = LabelConfig(smoothing=0, mixup=0, cutmix=0)
 SMALL = BackboneConfig(image_size=32, patch_size=8, embed_dim=48, depth=4, heads=3)
+TINY = BackboneConfig(image_size=24, patch_size=6, embed_dim=24, depth=4, heads=2)
 CLASSES = ("a", "b", "c", "d")
 
 
@@ -39,25 +40,54 @@ def batch(size: int = 6, side: int = 32) -> Batch:
     return Batch(images, torch.arange(size) % len(CLASSES), torch.arange(size))
 
 
-def train(method: Any, steps: int, rate: float = 2e-3) -> None:
-    """Optimizer steps of 64 scenes, at rates as the groups say."""
+def tiny_batch(size: int = 3) -> Batch:
+    """For backbones of `TINY`."""
+    return batch(size, 24)
+
+
+def train(method: Any, steps: int, rate: float = 2e-3, rows: int = 64) -> list[dict[str, float]]:
+    """Optimizer steps of `rows` scenes, at rates as the groups say, which rest as they say; returns what each said."""
     images, labels, _, _ = scenes()
     groups = [{**group, "lr": rate * group.get("lr_scale", 1.0)} for group in method.parameter_groups()]
     optimizer = torch.optim.AdamW(groups)
     generator = torch.Generator().manual_seed(0)
     method.train()
+    told = []
     for index in range(steps):
-        rows = torch.randint(len(images), (64,), generator=generator)
+        chosen = torch.randint(len(images), (rows,), generator=generator)
+        torch.manual_seed(index)
+        step = Step(index, steps)
         optimizer.zero_grad()
-        method.training_step(Batch(images[rows], labels[rows], rows), Step(index, steps)).total.backward()
+        losses = method.training_step(Batch(images[chosen], labels[chosen], chosen), step)
+        losses.total.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0) * min(1, (index + 1) / 10)
+            if any(start <= step.progress + 1e-9 < stop for start, stop in group.get("frozen", ())):
+                for value in group["params"]:
+                    value.grad = None
         optimizer.step()
+        method.after_step(step)
+        told.append({name: float(value) for name, value in losses.parts.items()})
     method.eval()
+    return told
 
 
 @torch.no_grad()
 def accuracy(method: Any) -> tuple[float, dict[str, float]]:
     """Top-1 of held-out scenes in percent, and the mean shares that were used."""
     _, _, images, labels = scenes()
-    answer = method.answer(images)
+    answer = method.eval().answer(images)
     used = {name: value.mean().item() for name, value in answer.used.items()}
     return 100 * (answer.logits.argmax(1) == labels).float().mean().item(), used
+
+
+def assert_gradients(method: Any, given: Batch, step: Step) -> None:
+    """Every weight that is trained gets a finite gradient; DDP wants them all in each step."""
+    method.train()
+    losses = method.training_step(given, step)
+    losses.total.backward()
+    assert losses.total.isfinite()
+    for name, value in method.named_parameters():
+        if value.requires_grad:
+            assert value.grad is not None, name
+            assert value.grad.isfinite().all(), name

@@ -14,6 +14,7 @@ from vitrail.evaluation import accuracy
 from vitrail.evaluation.selecting import SelectingClassifier, renormalized
 from vitrail.evaluation.selection_accuracy import SelectionAccuracyConfig, evaluate, flops_of
 from vitrail.rankers.center import Center
+from vitrail.rankers.grad_cam import GradCam, VitFeatures
 
 SMALL = EvalTransformConfig(image_size=24)
 CONFIG = SelectionAccuracyConfig(transform=SMALL, keeps=(0.25, 1.0), rounds=0, batch_size=16)
@@ -42,6 +43,21 @@ def test_operations_by_hand(kept: int) -> None:
     with torch.no_grad():
         assert flops_of(lambda: model(image, ids)) == by_hand(kept)
         assert flops_of(lambda: model(image)) == by_hand(PATCHES)
+
+
+def test_operations_of_a_ranker_that_goes_backward() -> None:
+    """Grad-CAM: forward, then slopes back to the last block's first norm."""
+    backbone, head = classifier()
+    ranker = GradCam(VitFeatures(backbone, head, "cls")).eval().requires_grad_(False)
+    image = torch.randn(1, 3, 24, 24)
+    with torch.no_grad():
+        forward = flops_of(lambda: head(backbone(image).cls))
+        both = flops_of(lambda: ranker(image))
+    assert forward == by_hand(PATCHES)
+    tokens = PATCHES + 1
+    # Each product but those of weights has one slope, and attention's products have two.
+    block = 2 * tokens * WIDTH * 12 * WIDTH + 2 * 4 * tokens * tokens * WIDTH
+    assert both == forward + block + 2 * WIDTH * CLASSES
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])

@@ -59,11 +59,36 @@ def test_heads_that_are_off(as_identity: bool) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_gradients_of_the_policy() -> None:
+def test_gradients_of_heads() -> None:
     attn, x = setting()
-    policy = torch.rand(2, 7, dtype=torch.float64, requires_grad=True)
+    policy = torch.rand(2, 7, dtype=torch.float64)
     heads = torch.rand(2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda p, h: policy_attention(attn, x[:1], p[:1], h[:1]), (policy, heads))
+    assert torch.autograd.gradcheck(lambda h: policy_attention(attn, x[:1], policy[:1], h[:1]), (heads,))
+
+
+def test_gradients_of_tokens_that_are_on_are_slopes() -> None:
+    attn, x = setting()
+    policy = torch.ones(1, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: policy_attention(attn, x[:1], p), (policy,))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_gradients_of_tokens_that_are_off_say_what_switching_them_on_changes(binary: bool) -> None:
+    """So they are bounded, also where a token that is off has by far the largest score."""
+    attn, x = setting()
+    policy = torch.rand(2, 7, dtype=torch.float64)
+    policy = (policy > 0.5).double() if binary else policy
+    weight = torch.randn(2, 7, 12, dtype=torch.float64)
+    policy.requires_grad_(True)
+    made = (policy_attention(attn, x, policy) * weight).sum((1, 2))
+    made.sum().backward()
+    assert policy.grad is not None
+    with torch.no_grad():
+        for token in range(7):
+            on = policy.detach().clone()
+            on[:, token] = 1
+            change = (policy_attention(attn, x, on) * weight).sum((1, 2)) - made
+            torch.testing.assert_close(policy.grad[:, token] * (1 - policy[:, token]), change)
 
 
 def test_it_stays_finite_where_all_that_is_on_is_far_below() -> None:

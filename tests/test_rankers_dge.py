@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from skipping_training import TINY, batch, fresh
+from sparse_training import TINY, fresh, tiny_batch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,10 +17,11 @@ from vitrail.config import ConfigError
 from vitrail.ops.selection import select
 from vitrail.rankers import open_ranker
 from vitrail.rankers.dge import PART, Dge, GatesConfig, GrainedVit, alike, multiplications, open_network
+from vitrail.rankers.source import Source
 
 
 def network(bias: list[float] | None = None, spread: float = 0.0) -> GrainedVit:
-    found = GrainedVit(fresh(), GatesConfig())
+    found = GrainedVit(fresh(TINY), GatesConfig())
     for number, gate in enumerate(found.gates):
         torch.manual_seed(number)
         torch.nn.init.normal_(gate.weight, std=spread)  # type: ignore[arg-type]
@@ -35,7 +36,10 @@ def grained_file(folder: Path, **more: str) -> dict[str, str]:
     return {"weights": str(folder / "x.safetensors")} | more
 
 
-OPENINGS = {"crop": grained_file, "resize": lambda folder: grained_file(folder, variant="resize")}
+OPENINGS = {
+    "crop": grained_file,
+    "resize": lambda folder: grained_file(folder, variant="resize"),
+}
 
 
 def one_hot(choices: list[list[int]]) -> Tensor:
@@ -49,7 +53,7 @@ def test_alike_in_closed_form() -> None:
 
 
 def test_granularity_1_everywhere_is_the_plain_network() -> None:
-    found, images = network([1.0, 0.0, 0.0]), batch().images
+    found, images = network([1.0, 0.0, 0.0]), tiny_batch().images
     told = found(images)
     torch.testing.assert_close(told.cls, found.backbone(images).cls, atol=1e-6, rtol=0)
     assert torch.equal(told.cost, torch.ones(3))
@@ -99,22 +103,22 @@ def test_cost_by_hand() -> None:
         bias = [0.0, 0.0, 0.0]
         bias[choice] = 1.0
         share = 2 * tokens * width**2 + queries * (2 * width**2 + 2 * tokens * width + 2 * width * hidden)
-        torch.testing.assert_close(network(bias)(batch().images).cost, torch.full((3,), share / whole))
+        torch.testing.assert_close(network(bias)(tiny_batch().images).cost, torch.full((3,), share / whole))
 
 
 def test_gates_start_at_the_finest() -> None:
-    gate: Any = GrainedVit(fresh()).gates[0]
+    gate: Any = GrainedVit(fresh(TINY)).gates[0]
     assert gate.bias.softmax(0)[0].item() == pytest.approx(0.95)
-    images = batch(40).images
+    images = tiny_batch(40).images
     torch.manual_seed(0)
-    drawn = torch.stack(GrainedVit(fresh())(images, noisy=True).gates)
+    drawn = torch.stack(GrainedVit(fresh(TINY))(images, noisy=True).gates)
     assert drawn[..., 0].mean().item() == pytest.approx(0.95, abs=0.05)
     assert torch.equal(drawn.sum(-1), torch.ones(drawn.shape[:-1]))
 
 
 def test_gradients_reach_the_gates_straight_through() -> None:
-    found = GrainedVit(fresh())
-    told = found(batch().images, noisy=True)
+    found = GrainedVit(fresh(TINY))
+    told = found(tiny_batch().images, noisy=True)
     (told.cost.sum() + told.cls.sum()).backward()
     for gate in found.gates:
         assert gate.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
@@ -152,12 +156,12 @@ def test_rings_are_as_even_as_possible_and_only_where_needed() -> None:
         assert found.ring(torch.zeros(1, 3, *size)) == ring
         assert Dge(found)(torch.randn(1, 3, *size)).shape == (1, size[0] // 6, size[1] // 6)
         assert Dge(found, "resize")(torch.randn(1, 3, *size)).shape == (1, size[0] // 6, size[1] // 6)
-    images = batch().images
+    images = tiny_batch().images
     assert torch.equal(Dge(found)(images), Dge(found, "resize")(images))
 
 
 def test_scores_are_products_of_the_last_keys() -> None:
-    found, images = network([0.0, 0.0, 0.0], spread=1.0), batch().images
+    found, images = network([0.0, 0.0, 0.0], spread=1.0), tiny_batch().images
     x, grid = found.embed(images)
     for index in range(3):
         x = found.run(index, x, found.choose(index, x, grid), grid)
@@ -192,7 +196,7 @@ def test_granularities_that_do_not_fit() -> None:
 
 
 def test_our_file_round_trip(tmp_path: Path) -> None:
-    found, images = network([0.3, 0.2, 0.0], spread=0.5), batch().images
+    found, images = network([0.3, 0.2, 0.0], spread=0.5), tiny_batch().images
     save_exported(with_part(found.backbone.export(), PART, found.gates, found.config), tmp_path / "x.safetensors")
     ranker = open_ranker("dge", str(tmp_path / "x.safetensors"))
     assert torch.equal(ranker(images), Dge(found)(images))
@@ -211,13 +215,13 @@ def test_released_file_round_trip(tmp_path: Path) -> None:
         state[f"blocks.{index}.dge.splits"] = torch.tensor([4, 2, 1])
         state |= {f"blocks.{index}.dge.router.gate.{name}": value for name, value in gate.state_dict().items()}
     torch.save({"model": state}, tmp_path / "dge.pth")
-    again = open_network(str(tmp_path / "dge.pth"))
+    again = open_network(Source(str(tmp_path / "dge.pth")))
     assert again.backbone.report.layout == "DGE"
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in found.state_dict().items())
 
 
 def test_a_file_without_gates(tmp_path: Path) -> None:
-    save_exported(fresh().export(), tmp_path / "plain.safetensors")
+    save_exported(fresh(TINY).export(), tmp_path / "plain.safetensors")
     with pytest.raises(ValueError, match="holds no gates beside the backbone"):
         open_ranker("dge", str(tmp_path / "plain.safetensors"))
     with pytest.raises(ValueError, match="the ranker dge needs weights"):

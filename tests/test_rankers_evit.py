@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vitrail.backbones import BackboneConfig, TimmViT, create
 from vitrail.contracts import Ranker
+from vitrail.evaluation.selection_accuracy import flops_of
 from vitrail.ops.selection import select
 from vitrail.rankers import open_ranker
 from vitrail.rankers.evit import EvitRanker, number_left, staged_scores, thin
@@ -193,3 +195,40 @@ def test_a_file_in_deit_s_layout_and_a_variant_of_another_name(tmp_path: Path) -
         open_ranker("evit", str(tmp_path / "evit.pth"), variant="first")
     with pytest.raises(ValueError, match="the ranker evit needs weights"):
         open_ranker("evit")
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 8, 13, 16])
+def test_the_patches_kept_first_are_the_survivors_of_the_network(number: int) -> None:
+    """Those that the last block of the whole network works on, however many; k of them where k are asked for."""
+    ranker, given = EvitRanker(backbone(), "staged"), images(count=6)
+    thinned = thin(ranker.backbone, given, (number / N) ** (1 / 3), ranker.blocks)
+    last = thinned.stages[-1]
+    scores = ranker(given, number=number)
+    for row, kept in zip(scores, last.ids.gather(1, last.kept), strict=True):
+        survivors = sorted(kept[kept < N].tolist())
+        assert abs(len(survivors) - number) <= 2
+        if survivors:  # of 1 asked for, the fused token may be the one
+            assert select(row[None], len(survivors))[0].tolist() == survivors
+        chosen = set(select(row[None], number)[0].tolist())
+        assert chosen <= set(survivors) or chosen >= set(survivors)
+
+
+def test_operations_of_the_ranker_are_those_counted_by_hand() -> None:
+    """2 a multiply-add: patch embedding, matrix products, and what the class token gives in the blocks that decide."""
+    vit, one = backbone(), images(count=1)
+    width, hidden, embedding = 24, 96, 2 * N * 24 * 3 * 6**2
+
+    def attention(tokens: int) -> int:
+        return 2 * tokens * width * 3 * width + 2 * 2 * tokens**2 * width + 2 * tokens * width**2
+
+    def mlp(tokens: int) -> int:
+        return 2 * 2 * tokens * width * hidden
+
+    # Blocks 1, 2, 3 drop between attention and MLP: r = 0.63 keeps 11 of 16 patches, 8 of 12 tokens, 6 of 9.
+    left = [1 + 16, 1 + 11 + 1, 1 + 8 + 1, 1 + 6 + 1]
+    whole = embedding + attention(17) + mlp(17)
+    for before, after in pairwise(left):
+        whole += attention(before) + 2 * before * width + mlp(after)
+    assert flops_of(lambda: EvitRanker(vit, "staged")(one, number=4)) == whole
+    first = embedding + 2 * (attention(17) + mlp(17)) + 2 * 17 * width
+    assert flops_of(lambda: EvitRanker(vit)(one)) == first

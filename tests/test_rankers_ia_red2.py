@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from skipping_training import TINY, batch, fresh
+from sparse_training import TINY, fresh, tiny_batch
 from torch import Tensor
 
 from vitrail.backbones import load, load_part, save_exported
@@ -23,10 +23,11 @@ from vitrail.rankers.ia_red2 import (
     open_network,
     thirds,
 )
+from vitrail.rankers.source import Source
 
 
 def network(**config: object) -> IaRed2Vit:
-    found = IaRed2Vit(fresh(), InterpretersConfig(**config))  # type: ignore[arg-type]
+    found = IaRed2Vit(fresh(TINY), InterpretersConfig(**config))  # type: ignore[arg-type]
     for number, interpreter in enumerate(found.interpreters):
         torch.manual_seed(number)
         torch.nn.init.normal_(interpreter.qk.weight, std=0.5)  # type: ignore[arg-type, union-attr]
@@ -99,7 +100,7 @@ def test_groups_that_are_not_the_blocks() -> None:
 
 
 def test_with_everything_kept_it_is_the_plain_network() -> None:
-    found, images = network(), batch().images
+    found, images = network(), tiny_batch().images
     kept = found(images, lambda group, interest: torch.ones_like(interest, dtype=torch.bool))
     torch.testing.assert_close(kept.cls, found.backbone(images).cls, atol=1e-6, rtol=0)
     none = found(images, dropping=0)
@@ -108,7 +109,7 @@ def test_with_everything_kept_it_is_the_plain_network() -> None:
 
 
 def test_dropping_is_taking_out() -> None:
-    found, images = network(), batch().images
+    found, images = network(), tiny_batch().images
     ids = torch.tensor([[0, 3, 7], [1, 2, 15], [4, 5, 6]])
     wanted = torch.zeros(3, 16, dtype=torch.bool).scatter(1, ids, True)
     dropped = found(images, lambda group, interest: wanted)
@@ -121,14 +122,14 @@ def test_what_is_dropped_stays_dropped() -> None:
     def choose(group: int, interest: Tensor) -> Tensor:
         return (torch.arange(16) % (group + 2) == 0).expand(3, -1)
 
-    kept = found(batch().images, choose).kept
+    kept = found(tiny_batch().images, choose).kept
     assert [each[0].nonzero()[:, 0].tolist() for each in kept] == [list(range(0, 16, 2)), [0, 6, 12], [0, 12]]
-    later = found(batch().images, choose, dropping=1).kept
+    later = found(tiny_batch().images, choose, dropping=1).kept
     assert all(torch.equal(each, kept[0]) for each in later)
 
 
 def test_group1_scores_what_enters_the_network() -> None:
-    found, images = network(), batch().images
+    found, images = network(), tiny_batch().images
     tokens, _ = found.backbone.embed(images)
     wanted = found.interpreters[0](tokens).view(3, 4, 4)
     assert torch.equal(IaRed2(found, "group1")(images), wanted)
@@ -136,7 +137,7 @@ def test_group1_scores_what_enters_the_network() -> None:
 
 
 def test_group2_scores_by_hand() -> None:
-    found, images = network(), batch().images
+    found, images = network(), tiny_batch().images
     told = found(images)
     scores = IaRed2(found)(images)
     by_hand = torch.where(told.kept[0], told.interest[1], told.interest[0] - 1)
@@ -163,7 +164,7 @@ def test_a_network_of_one_group_has_no_second() -> None:
 
 
 def test_our_file_round_trip(tmp_path: Path) -> None:
-    found, images = network(groups=(1, 2, 1), heads=3), batch().images
+    found, images = network(groups=(1, 2, 1), heads=3), tiny_batch().images
     save_exported(
         with_part(found.backbone.export(), PART, found.interpreters, found.config), tmp_path / "x.safetensors"
     )
@@ -181,7 +182,7 @@ def test_released_file_round_trip(nested: bool, tmp_path: Path) -> None:
     found = IaRed2Vit(fresh(config)).eval()
     state = released(found)
     torch.save({"model": state} if nested else state, tmp_path / "ia_red2.pth")
-    again = open_network(str(tmp_path / "ia_red2.pth"))
+    again = open_network(Source(str(tmp_path / "ia_red2.pth")))
     assert again.config == InterpretersConfig(groups=(1, 1, 1), heads=6)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in found.state_dict().items())
     assert again.backbone.report.layout == "IA-RED2"
@@ -189,7 +190,7 @@ def test_released_file_round_trip(nested: bool, tmp_path: Path) -> None:
 
 
 def test_errors_say_what_is_missing(tmp_path: Path) -> None:
-    save_exported(fresh().export(), tmp_path / "plain.safetensors")
+    save_exported(fresh(TINY).export(), tmp_path / "plain.safetensors")
     with pytest.raises(ValueError, match="holds no interpreters beside the backbone"):
         open_ranker("ia_red2", str(tmp_path / "plain.safetensors"))
     with pytest.raises(ValueError, match="the ranker ia_red2 needs weights"):

@@ -39,7 +39,7 @@ def test_a_run_goes_on_and_leaves_a_ranker(tmp_path: Path) -> None:
     assert ranker(torch.randn(2, 3, 24, 24)).shape == (2, 4, 4)
     longer, _ = prepare("scenes_gfnet", TINY, Verbs(extend=3), tmp_path / "run")
     assert run(longer, Verbs(extend=3), tmp_path / "run").steps == 9
-    with pytest.raises(ValueError, match="for the ranker gfnet: open it by"):
+    with pytest.raises(ValueError, match="for the ranker gfnet: name it by"):
         measure("accuracy", str(tmp_path / "run"), "scenes", [])
 
 
@@ -61,6 +61,6 @@ def test_another_network_is_taken_over(tmp_path: Path, caplog: pytest.LogCapture
 def test_words() -> None:
     assert "24 x 24 px in 16 patches" in describe(scenes_gfnet().override(TINY), 1)
     recipe: Any = resolve("gfnet_resnet50")
-    assert (recipe.method.network.window, recipe.method.network.looks) == (128, 3)
+    assert (recipe.method.network.window, recipe.method.network.looks) == (128, 5)
     with pytest.raises(ConfigError, match=r"method\.network\.image_size 48 and augment\.image_size 24 differ"):
         scenes_gfnet().override(["augment.image_size=24"])

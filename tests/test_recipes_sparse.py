@@ -15,7 +15,7 @@ from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.rankers import open_ranker
 from vitrail.recipes.measure import measure
 from vitrail.recipes.run import Verbs, prepare, resolve, run
-from vitrail.recipes.sparse import METHODS, Recipe, build, classifier_of
+from vitrail.recipes.sparse import METHODS, Recipe, build, classifier_of, plain_classifier, scenes_evit
 
 TINY = [
     "data.scenes.count=48",
@@ -25,6 +25,9 @@ TINY = [
     "backbone.embed_dim=24",
     "backbone.depth=4",
     "backbone.heads=2",
+    "classifier.epochs=1",
+    "classifier.global_batch_size=16",
+    "classifier.warmup_epochs=0",
     "train.epochs=2",
     "train.warmup_epochs=0",
     "train.global_batch_size=16",
@@ -68,6 +71,28 @@ def test_a_classifier_of_the_same_classes_is_taken_over(name: str, tmp_path: Pat
     assert torch.equal(method.backbone.vit.patch_embed.proj.weight, trained.backbone.vit.patch_embed.proj.weight)
 
 
+def test_a_plain_classifier_comes_first_and_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is trained once, with the run's seed, and a run that is given weights trains none."""
+    ready, _ = prepare("scenes_dynamic_vit", [*TINY, "train.seed=3"], Verbs())
+    with caplog.at_level(logging.INFO, logger="vitrail"):
+        run(ready, Verbs(), tmp_path / "run")
+    assert "there is no teacher" not in caplog.text
+    first: Any = resolve(str(tmp_path / "run" / "classifier" / "config.yaml"))
+    assert (first.kind, first.train.seed, first.train.epochs) == ("supervised", 3, 1)
+    before = (tmp_path / "run" / "classifier" / "checkpoints" / "last.pt").stat().st_mtime_ns
+    again, _ = prepare("scenes_dynamic_vit", [], Verbs(resume=True), tmp_path / "run")
+    assert run(again, Verbs(resume=True), tmp_path / "run").steps == 6
+    assert (tmp_path / "run" / "classifier" / "checkpoints" / "last.pt").stat().st_mtime_ns == before
+    given, _ = prepare("scenes_evit", TINY, Verbs(init_from=str(tmp_path / "run" / "classifier")))
+    run(given, Verbs(), tmp_path / "given")
+    assert not (tmp_path / "given" / "classifier").exists()
+
+
+def test_the_classifier_of_scenes_is_that_of_the_recipe_scenes() -> None:
+    assert plain_classifier(scenes_evit()).plain() == resolve("scenes").plain()
+    assert resolve("folder_evit").classifier is None  # type: ignore[attr-defined]
+
+
 def test_another_classifier_starts_fresh_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "w.safetensors"
     classifier(path, ("a", "b"))
@@ -96,7 +121,7 @@ def test_the_published_values_of_evit() -> None:
 def test_words_that_cannot_be() -> None:
     """Keys are called as one writes them, and near ones are of the method at hand."""
     recipe = resolve("scenes_evit")
-    with pytest.raises(ConfigError, match=r"method\.epochs is 3 and train\.epochs is 4"):
+    with pytest.raises(ConfigError, match=r"method\.epochs is 3 and train\.epochs is 2"):
         recipe.override(["method.epochs=3"])
     with pytest.raises(ConfigError, match=r"method\.keep = 0: "):
         recipe.override(["method.keep=0"])

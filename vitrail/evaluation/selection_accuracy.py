@@ -12,7 +12,9 @@ added first, the others are dropped before the first block. For each ranker and 
 Beside them stand the same for the full image, which keep = 1 meets exactly in top-1, and a random selection.
 
 Operations are counted by torch.utils.flop_counter: matrix products, convolutions and attention, a multiplication and an
-addition each as one (papers that call a multiply-add one operation report half). Speeds are medians over rounds on one
+addition each as one (papers that call a multiply-add one operation report half). They are what is computed here: the
+rankers `ada_vit`, `ia_red2` and `dge` compute what their decisions leave out, and mask it, so of these it is an upper
+bound of what their methods need. Speeds are medians over rounds on one
 batch that lies in memory; in a round each of what is compared runs once, and the full image right before each of them.
 
 Source: LTRP, whose selected patches are given to a fine-tuned classifier; DynamicViT, EViT and others measure likewise.
@@ -35,6 +37,8 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, Batch, ImageSet, Ranker
@@ -79,14 +83,35 @@ class SelectionAccuracyConfig(Config):
 def flops_of(run: Callable[[], object]) -> int:
     """Floating point operations of a call, 2 a multiply-add, as torch.utils.flop_counter counts them.
 
-    Attention runs as plain products meanwhile, which every version of torch and every device counts alike.
+    Attention runs as plain products meanwhile, which every version of torch and every device counts alike. Backward
+    passes of the call count, too.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), _Operations() as counter:
         run()
-    return int(counter.get_total_flops())
+    return counter.total
+
+
+class _Operations(TorchDispatchMode):
+    """Counts by torch's table. Its `FlopCounterMode` also follows modules, and fails where one calls autograd.grad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        count = flop_registry.get(func._overloadpacket)
+        if count is None:
+            with self:
+                found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        out = func(*args, **kwargs)
+        if count is not None:
+            self.total += int(count(*args, **kwargs, out_val=out))
+        return out
 
 
 def evaluate(

@@ -13,7 +13,8 @@ Deviations from the paper
 - Decision networks start with a bias of 2, so that 88 % is used at first; the text does not say.
 - The authors' code adds terms that the text does not have: the same budgets block by block, an entropy of the
   decisions, a floor of the shares, and a teacher. It gives the losses of usage a weight of 2, and stops the gradient of
-  token decisions at the attention. None of it is done here.
+  token decisions at the attention. None of it is done here; the gradient of a token that is not used is what using it
+  would change, not the slope, which has no bound (`vitrail.nn.policy_attention`).
 - `usage="decided"` is ours: the shares that the loss draws with noise are not those of the decisions after training, a
   sigmoid of 0.6 is drawn in 60 % of the cases and always used in the end.
 - The backbone is a plain ViT; most of the paper's numbers are of T2T-ViT.
@@ -32,7 +33,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.answer import Answer
-from vitrail.methods.labels import LabelConfig, Labels, fresh_head
+from vitrail.methods.labels import LabelConfig, Labels, fresh_head, with_classifier
 from vitrail.nn.groups import parameter_groups
 from vitrail.rankers.ada_vit import PART, Adapted, adapt, decisions, hardened
 
@@ -122,11 +123,9 @@ class AdaVit(nn.Module):
 
     def export(self) -> Exported:
         """Backbone and classifier under timm's names, the decision networks under `decisions.`."""
-        exported = self.backbone.export()
-        state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
-        whole = Exported(state, exported.metadata | {"classes": list(self.classes), "pool": "cls"})
+        exported = with_classifier(self.backbone.export(), self.head, self.classes)
         about = {"threshold": self.config.threshold, "partial_heads": self.config.partial_heads}
-        return with_part(whole, PART, self.decisions, about)
+        return with_part(exported, PART, self.decisions, about)
 
     def _adapted(self, images: Tensor, noisy: bool) -> Adapted:
         config = self.config

@@ -28,7 +28,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.answer import Answer
-from vitrail.methods.labels import LabelConfig, Labels, fresh_head
+from vitrail.methods.labels import LabelConfig, Labels, fresh_head, with_classifier
 from vitrail.nn.groups import parameter_groups
 from vitrail.rankers.dge import PART, GatesConfig, GrainedVit
 
@@ -106,7 +106,5 @@ class Dge(nn.Module):
 
     def export(self) -> Exported:
         """Backbone and classifier under timm's names, and the gates under `gates.`."""
-        exported = self.backbone.export()
-        state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
-        exported = Exported(state, exported.metadata | {"classes": list(self.classes), "pool": "cls"})
+        exported = with_classifier(self.backbone.export(), self.head, self.classes)
         return with_part(exported, PART, self.network.gates, self.network.config)

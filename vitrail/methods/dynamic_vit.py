@@ -12,6 +12,8 @@ Source: Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic Toke
 
 Deviations from the paper
 - D is a mean over channels, too, as in the released code; the text sums the squares of a token.
+- The gradient of a decision against a patch is what keeping it would change, not the slope, which has no bound
+  (`vitrail.nn.policy_attention`).
 - The predictors' mean over the patches that are left, and the attention's denominator, have no epsilon beside what
   keeps them from dividing by zero.
 - After training `int(N r^s)` patches are left after stage s, where floats that miss a whole number count as it.
@@ -32,7 +34,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.answer import Answer
-from vitrail.methods.labels import LabelConfig, Labels, fresh_head
+from vitrail.methods.labels import LabelConfig, Labels, fresh_head, with_classifier
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.teacher import teacher_of
 from vitrail.rankers.dynamic_vit import PART, Masked, drop, mask, predictors
@@ -146,11 +148,9 @@ class DynamicVit(nn.Module):
 
     def export(self) -> Exported:
         """Backbone and classifier under timm's names, the predictors under `score_predictor.`."""
-        exported = self.backbone.export()
-        state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
-        whole = Exported(state, exported.metadata | {"classes": list(self.classes), "pool": "cls"})
+        exported = with_classifier(self.backbone.export(), self.head, self.classes)
         about = {"blocks": list(self.blocks), "keep": self.config.keep}
-        return with_part(whole, PART, self.score_predictor, about)
+        return with_part(exported, PART, self.score_predictor, about)
 
     def _taught(self, images: Tensor, seen: Masked, logits: Tensor) -> tuple[Tensor, Tensor]:
         """KL(teacher || student), mean over images, and D."""

@@ -27,7 +27,7 @@ from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.answer import Answer
-from vitrail.methods.labels import LabelConfig, Labels, fresh_head
+from vitrail.methods.labels import LabelConfig, Labels, fresh_head, with_classifier
 from vitrail.nn.groups import parameter_groups
 from vitrail.rankers.evit import Thinned, thin
 from vitrail.rankers.stages import blocks_of
@@ -123,10 +123,9 @@ class Evit(nn.Module):
 
     def export(self) -> Exported:
         """Backbone and classifier under timm's names; the stages stand in the header, under `evit`."""
-        exported = self.backbone.export()
-        state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
+        exported = with_classifier(self.backbone.export(), self.head, self.classes)
         about = {"blocks": list(self.blocks), "fuse": self.config.fuse, "keep": self.config.keep}
-        return Exported(state, exported.metadata | {"classes": list(self.classes), "pool": "cls", "evit": about})
+        return exported._replace(metadata=exported.metadata | {"evit": about})
 
 
 def _check(config: EvitConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vitrail.config import Config
-from vitrail.contracts import Batch
+from vitrail.contracts import Batch, Exported
 
 
 class LabelConfig(Config):
@@ -88,3 +89,9 @@ def fresh_head(width: int, classes: int) -> nn.Linear:
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     return head
+
+
+def with_classifier(exported: Exported, head: nn.Linear, classes: Sequence[str], pool: str = "cls") -> Exported:
+    """What a backbone exports, with a linear classifier of it under timm's names; `pool` says what the head reads."""
+    state = exported.state | {f"head.{key}": value for key, value in head.state_dict().items()}
+    return Exported(state, exported.metadata | {"classes": list(classes), "pool": pool})

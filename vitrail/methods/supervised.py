@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
-from vitrail.methods.labels import check_single, mixing
+from vitrail.methods.labels import check_single, mixing, with_classifier
 from vitrail.nn.groups import parameter_groups
 from vitrail.regularizers import RegularizerConfig, Regularizers
 
@@ -108,9 +108,7 @@ class Supervised(nn.Module):
 
     def export(self) -> Exported:
         """Backbone and classifier under timm's names, with what is needed to rebuild them."""
-        exported = self.backbone.export()
-        state = exported.state | {f"head.{key}": value for key, value in self.head.state_dict().items()}
-        return Exported(state, exported.metadata | {"classes": list(self.classes), "pool": self.config.pool})
+        return with_classifier(self.backbone.export(), self.head, self.classes, self.config.pool)
 
     def check_batch(self, size: int) -> None:
         """Raise `ValueError` where images cannot be trained on in batches (of one process at a time) of this size."""

@@ -5,6 +5,10 @@
 With D of ones it is plain attention; with zeros and ones nobody attends to a token that is switched off but itself, as
 if it were not there.
 
+The gradient of D_j is not the slope at D_j, which has no bound where a token that is off has a larger score than all
+that are on, but the mean slope up to D_j = 1: times 1 - D_j it is what switching the token on would change. At D_j = 1
+both are the same. The papers do not say so; their backbones hardly move while decisions are learned.
+
 Source: Rao et al., "DynamicViT", 2021, Section 3.3 (tokens); Meng et al., "AdaViT", 2022, Section 3.2 (heads).
 """
 
@@ -50,6 +54,11 @@ def _attention(query: Tensor, key: Tensor, tokens: Tensor) -> Tensor:
         scores = query.to(wide) * query.shape[-1] ** -0.5 @ key.to(wide).transpose(-2, -1)
         own = torch.eye(tokens.shape[1], dtype=wide, device=tokens.device)
         gate = own + (1 - own) * tokens.to(wide)[:, None, None, :]
-        weights = (scores - scores.amax(-1, keepdim=True).detach()).exp() * gate
+        each = (scores - scores.amax(-1, keepdim=True).detach()).exp()
         # All that is switched on may lie so far below the largest score that nothing is left of it.
-        return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(wide).tiny)
+        tiny = torch.finfo(wide).tiny
+        with torch.no_grad():  # from the slope at D to the mean slope up to 1
+            total = (each * gate).sum(-1, keepdim=True).clamp(min=tiny)
+            share = total / (total + each * (1 - gate))
+        weights = each * (gate.detach() + (gate - gate.detach()) * share)
+        return weights / weights.sum(-1, keepdim=True).clamp(min=tiny)

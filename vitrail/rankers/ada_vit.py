@@ -30,14 +30,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT, load, need_part
+from vitrail.backbones import TimmViT
 from vitrail.nn.open_block import OpenBlock
 from vitrail.nn.policy_attention import policy_attention
-from vitrail.rankers.source import Source, need_weights, variant_of
+from vitrail.rankers.source import Source, variant_of
 from vitrail.rankers.stages import by_level
+from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("last_block", "summed")
-WEIGHTS = "a run of AdaViT, or a released checkpoint of AdaViT on a DeiT"
+WEIGHTS = "a run of `vitrail train folder_ada_vit`, or a released checkpoint of AdaViT on a DeiT"
 PART = "decisions"
 """What the decision networks are called in a file."""
 RELEASED_THRESHOLD = 0.6
@@ -178,10 +179,8 @@ def _check(backbone: TimmViT, indices: range) -> None:
 
 def from_source(source: Source) -> AdaVitRanker:
     """From a run of AdaViT, or from the released file of a DeiT with decisions in its blocks."""
-    weights = need_weights(source, "ada_vit", WEIGHTS)
     variant = variant_of(source, "ada_vit", VARIANTS)
-    backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
-    part = need_part(weights, PART, checkpoint_key=source.key)
+    backbone, part = open_with_part(source, "ada_vit", PART, WEIGHTS)
     parts = decisions(backbone, min(int(name.partition(".")[0]) for name in part.state))
     part.fill(parts)
     threshold = part.config.get("threshold", RELEASED_THRESHOLD)

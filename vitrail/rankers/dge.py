@@ -32,12 +32,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.backbones import TimmViT, load, load_part
-from vitrail.backbones.reading import weights_file
+from vitrail.backbones import TimmViT
 from vitrail.config import Config
 from vitrail.nn.open_block import projections
 from vitrail.ops.patches import grid_of
-from vitrail.rankers.source import Source, need_weights, variant_of
+from vitrail.rankers.source import Source, variant_of
+from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("crop", "resize")
 WEIGHTS = "a run of `vitrail train folder_dge`, or a released file of DGE's DeiT"
@@ -193,18 +193,12 @@ def _spread(maps: Tensor, side: int) -> Tensor:
     return maps if side == 1 else maps.repeat_interleave(side, -2).repeat_interleave(side, -1)
 
 
-def open_network(weights: str, *, model: str | None = None, key: str = "auto", image_size: object = None) -> GrainedVit:
+def open_network(source: Source) -> GrainedVit:
     """Backbone and gates from a file: ours, or in the layout of the released one (`blocks.N.dge.*`).
 
-    Raises `ValueError` as `vitrail.load` does, and for a file without gates.
+    Raises `ValueError` as `open_with_part`.
     """
-    part = load_part(weights, PART, checkpoint_key=key)
-    if part is None:
-        raise ValueError(
-            f"{weights_file(weights)} holds no gates beside the backbone, and without them the network is a plain ViT; "
-            "train them by `vitrail train folder_dge`, or give a file of DGE"
-        )
-    backbone = load(model, weights, image_size=image_size, checkpoint_key=key)  # type: ignore[arg-type]
+    backbone, part = open_with_part(source, "dge", PART, WEIGHTS)
     config = GatesConfig.parse(part.config, source=part.source) if part.config else GatesConfig()
     network = GrainedVit(backbone, config)
     part.fill(network.gates)
@@ -214,9 +208,7 @@ def open_network(weights: str, *, model: str | None = None, key: str = "auto", i
 def from_source(source: Source) -> Dge:
     """Weights of DGE, ours or released ones; variants `crop` and `resize`."""
     variant = variant_of(source, "dge", VARIANTS)
-    weights = need_weights(source, "dge", WEIGHTS)
-    network = open_network(weights, model=source.model, key=source.key, image_size=source.image_size)
-    return Dge(network, variant)
+    return Dge(open_network(source), variant)
 
 
 class Dge(nn.Module):

@@ -27,16 +27,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.backbones import TimmViT, load, need_part
+from vitrail.backbones import TimmViT
 from vitrail.nn.open_block import OpenBlock
 from vitrail.nn.policy_attention import policy_attention
 from vitrail.ops.patches import grid_of
 from vitrail.ops.selection import number_kept
-from vitrail.rankers.source import Source, need_weights, variant_of
+from vitrail.rankers.source import Source, variant_of
 from vitrail.rankers.stages import STAGES, blocks_of, by_level, rate_for, take
+from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("staged",)
-WEIGHTS = "a run of DynamicViT, or a released dynamic-vit_*.pth of a DeiT"
+WEIGHTS = "a run of `vitrail train folder_dynamic_vit`, or a released dynamic-vit_*.pth of a DeiT"
 PART = "score_predictor"
 """What the predictors are called in a file."""
 
@@ -207,10 +208,8 @@ def staged_scores(sparse: Sparse) -> Tensor:
 
 def from_source(source: Source) -> DynamicVitRanker:
     """From a run of DynamicViT, or from the released file of a DeiT (`model`, with its `score_predictor`)."""
-    weights = need_weights(source, "dynamic_vit", WEIGHTS)
     variant_of(source, "dynamic_vit", VARIANTS)
-    backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
-    part = need_part(weights, PART, checkpoint_key=source.key)
+    backbone, part = open_with_part(source, "dynamic_vit", PART, WEIGHTS)
     stages = 1 + max(int(name.partition(".")[0]) for name in part.state)
     parts = predictors(backbone.embed_dim, stages)
     part.fill(parts)

@@ -25,14 +25,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT, load, load_part
-from vitrail.backbones.reading import weights_file
+from vitrail.backbones import TimmViT
 from vitrail.config import Config
-from vitrail.rankers.source import Source, need_weights, variant_of
+from vitrail.rankers.source import Source, variant_of
+from vitrail.rankers.vit import open_with_part
 
 VARIANTS = ("group2", "group1")
 WEIGHTS = "a run of `vitrail train folder_ia_red2`, or a released file of IA-RED2"
 PART = "interpreters"
+LEANING = 1.0
+"""q . k / sqrt(d) of fresh interpreters, which want 73 % of the patches when patches are drawn, and all elsewhere."""
 Choose = Callable[[int, Tensor], Tensor]
 """From a group's number and its interest `[B, N]` to the patches that it wants, bool `[B, N]`."""
 
@@ -65,6 +67,9 @@ class Interpreter(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.qk = nn.Linear(dim, 2 * dim)
+        # Alike biases of queries and keys: their product is LEANING at the start, and everything is kept.
+        nn.init.trunc_normal_(self.qk.weight, std=0.02)
+        nn.init.constant_(self.qk.bias, (LEANING * (dim / heads) ** -0.5) ** 0.5)
 
     def forward(self, x: Tensor, prefix: int = 1) -> Tensor:
         """Interest `[B, N]` in the patches of tokens `[B, P + N, D]`, the class token first, `prefix` P."""
@@ -157,18 +162,12 @@ class IaRed2Vit(nn.Module):
         return x
 
 
-def open_network(weights: str, *, model: str | None = None, key: str = "auto", image_size: object = None) -> IaRed2Vit:
+def open_network(source: Source) -> IaRed2Vit:
     """Backbone and interpreters from a file: ours, or in the layout of the released one (`groups.G.agent.*`).
 
-    Raises `ValueError` as `vitrail.load` does, and for a file without interpreters.
+    Raises `ValueError` as `open_with_part`.
     """
-    part = load_part(weights, PART, checkpoint_key=key)
-    if part is None:
-        raise ValueError(
-            f"{weights_file(weights)} holds no interpreters beside the backbone, and the ranker ia_red2 reads nothing "
-            "else; train them by `vitrail train folder_ia_red2 --init-from ...`, or give a file of IA-RED2"
-        )
-    backbone = load(model, weights, image_size=image_size, checkpoint_key=key)  # type: ignore[arg-type]
+    backbone, part = open_with_part(source, "ia_red2", PART, WEIGHTS)
     config = InterpretersConfig.parse(part.config, source=part.source) if part.config else _config(part.state, backbone)
     network = IaRed2Vit(backbone, config)
     part.fill(network.interpreters)
@@ -186,9 +185,7 @@ def _config(state: dict[str, Tensor], backbone: TimmViT) -> InterpretersConfig:
 def from_source(source: Source) -> IaRed2:
     """Weights of IA-RED2, ours or released ones; variants `group2` and `group1`."""
     variant = variant_of(source, "ia_red2", VARIANTS)
-    weights = need_weights(source, "ia_red2", WEIGHTS)
-    network = open_network(weights, model=source.model, key=source.key, image_size=source.image_size)
-    return IaRed2(network, variant)
+    return IaRed2(open_network(source), variant)
 
 
 class IaRed2(nn.Module):

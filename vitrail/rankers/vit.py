@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vitrail.backbones import TimmViT, load
+from vitrail.backbones import TimmViT, load, load_part
+from vitrail.backbones.parts import Part
+from vitrail.backbones.reading import weights_file
 from vitrail.rankers.source import Source, need_weights
 
 
@@ -19,3 +21,24 @@ def open_vit(source: Source, ranker: str, which: str) -> TimmViT:
     """
     weights = need_weights(source, ranker, which)
     return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+
+
+def open_with_part(source: Source, ranker: str, part: str, which: str) -> tuple[TimmViT, Part]:
+    """A ViT and what a method has put beside it.
+
+    Args:
+        source: `weights` are needed.
+        ranker: its name, for errors.
+        part: its name in the file.
+        which: weights are needed, for errors.
+
+    Raises:
+        ValueError: for missing weights, a file without the part, and as `vitrail.load`.
+    """
+    weights = need_weights(source, ranker, which)
+    found = load_part(weights, part, checkpoint_key=source.key)
+    if found is None:
+        raise ValueError(
+            f"{weights_file(weights)} holds no {part} beside the backbone, and the network needs it; give {which}"
+        )
+    return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key), found

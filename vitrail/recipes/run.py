@@ -158,6 +158,23 @@ def train_here(config: Config, verbs: Verbs, out: Path) -> Any:
     return outcome
 
 
+def train_before(config: Config, verbs: Verbs, out: Path, name: str, what: str) -> Path:
+    """Train what a run needs first into OUT/name, or what is left of that, for a family's `first`; returns the folder.
+
+    Args:
+        config: of the training that comes first.
+        verbs: how the run itself is entered.
+        out: the run's folder.
+        what: the words that tell of it, such as "a masked autoencoder".
+    """
+    place = out / name
+    started = (place / "checkpoints" / "last.pt").is_file() and not verbs.overwrite
+    if not (out / "checkpoints" / "last.pt").is_file() or not started:
+        log.info("first, %s is trained into %s", what, place)
+        train_here(config, Verbs(resume=started, overwrite=not started), place)
+    return place
+
+
 def devices_of(settings: Sequence[str]) -> tuple[int, list[str]]:
     """Take `devices=N` out of the settings: it is how a run is started, not what it is. `ConfigError` for no number."""
     chosen = [setting for setting in settings if setting.startswith("devices=")]
