@@ -149,14 +149,14 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     numbers["largest_difference_of_labels"] = float((found["released"] - found["exact"]).abs().max())
     numbers["largest_label"] = float(found["exact"].max())
     for way, times in pairs.items():
-        ratios = sorted(other / exact for exact, other in times)
-        exact = statistics.median(each for each, _ in times)
+        faster, slower = ("exact", way) if way == "released" else (way, "exact")
+        ratios = sorted(other / exact if way == "released" else exact / other for exact, other in times)
         numbers[f"beside_{way}"] = {
-            "exact_images_per_second": options.batch / exact,
+            "exact_images_per_second": options.batch / statistics.median(each for each, _ in times),
             f"{way}_images_per_second": options.batch / statistics.median(each for _, each in times),
-            "images_per_second_exact_over_other": statistics.median(ratios),
+            f"images_per_second_{faster}_over_{slower}": statistics.median(ratios),
             "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-            "pairs": times,
+            "seconds_exact_and_other": times,
         }
     return numbers
 
@@ -277,11 +277,11 @@ def main() -> None:
     numbers = settings | speed(options) | {"peak_mebibytes_by_visible": memory(options)}
     both = zip(options.trained, options.images, strict=True)
     numbers["agreement"] = [agreement(options, trained, source) for trained, source in both]
-    for way in ("released", "approximate"):
+    for way, words in (("released", "exact_over_released"), ("approximate", "approximate_over_exact")):
         found = numbers[f"beside_{way}"]
         print(
             f"exact {found['exact_images_per_second']:.3f} images/s, {way} {found[f'{way}_images_per_second']:.3f}: "
-            f"{found['images_per_second_exact_over_other']:.2f} times"
+            f"{words.replace('_', ' ')} {found[f'images_per_second_{words}']:.2f}"
         )
     print(f"peak, MiB: {numbers['peak_mebibytes_by_visible']}")
     for each in numbers["agreement"]:
