@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from vitrail import catalog
 from vitrail.backbones import BackboneConfig, create, save_exported
 from vitrail.cli import app
 from vitrail.contracts import Exported
@@ -203,6 +206,14 @@ def test_images_that_a_file_lists_in_vain_can_be_left_out(tmp_path: Path, monkey
     assert len(open_several(DataConfig(root="c", missing="leave_out")).train) == 1
     with pytest.raises(ValueError, match=r"data\.missing=leave_out"):
         open_several(DataConfig(root="c"))
+
+
+def test_what_a_protocol_asks_for_is_read_from_its_file() -> None:
+    """As its signature says, without importing it."""
+    for entry in catalog.protocols():
+        wanted = inspect.signature(importlib.import_module(entry.module).evaluate).parameters
+        needed = {name: each.default is inspect.Parameter.empty for name, each in wanted.items()}
+        assert catalog.asks_for(entry) == needed, entry.name
 
 
 def test_what_a_protocol_needs_is_said(tmp_path: Path) -> None:
