@@ -16,11 +16,13 @@ import json
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import folder_of_commit, record
+from kept_numbers import KeptNumbers
+from record import record
 
 from vitrail.contracts import Batch
 from vitrail.data.patch_labels import Drawn
@@ -94,31 +96,36 @@ def kendall(folder: Path) -> float:
     return float([line["train/kendall"] for line in lines if "train/kendall" in line][-1])
 
 
-def measure(seed: int, runs: Path, controls: bool) -> dict[str, dict[str, float]]:
-    """All models of one seed; what was measured stays beside their run folders."""
+def before_and_after(recipe: Any, folder: Path) -> dict[str, dict[str, float]]:
+    """Random, center, and the ranking model before and after training."""
+    seed_everything(recipe.train.seed)
+    untrained = family_of(recipe).build(recipe, 0, 1).method.ranker.eval()
+    found = {"random": recalls(Chance(untrained), recipe), "untrained": recalls(untrained, recipe)}
+    found["center"] = recalls(Center(untrained.image_size, untrained.patch_size), recipe)
+    outcome = trained(recipe, folder)
+    found["trained"] = recalls(open_ranker("ltrp", str(folder)), recipe)
+    found["trained"] |= {"kendall": kendall(folder), "seconds": outcome.seconds}
+    state = torch.load(folder / "mae" / "checkpoints" / "last.pt", weights_only=True)
+    found["trained"]["seconds_mae"] = state["seconds"]
+    return found
+
+
+def control(method: type[Ltrp], recipe: Any, folder: Path) -> dict[str, float]:
+    """The ranking model that this method has trained."""
+    with trained_by(method):
+        trained(recipe, folder)
+    return recalls(open_ranker("ltrp", str(folder)), recipe) | {"kendall": kendall(folder)}
+
+
+def measure(seed: int, kept: KeptNumbers, controls: bool) -> dict[str, dict[str, float]]:
+    """All models of one seed."""
     recipe: Any = ltrp.scenes_ltrp().override([f"train.seed={seed}", f"data.scenes.seed={seed}"])
-    kept = runs / f"measured-{seed}.json"
-    found: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
-    folder = runs / f"ltrp-{seed}"
-    if "trained" not in found:
-        seed_everything(seed)
-        untrained = family_of(recipe).build(recipe, 0, 1).method.ranker.eval()
-        found["random"], found["untrained"] = recalls(Chance(untrained), recipe), recalls(untrained, recipe)
-        side, patch = untrained.image_size, untrained.patch_size
-        found["center"] = recalls(Center(side, patch), recipe)
-        outcome = trained(recipe, folder)
-        found["trained"] = recalls(open_ranker("ltrp", str(folder)), recipe)
-        found["trained"] |= {"kendall": kendall(folder), "seconds": outcome.seconds}
-        state = torch.load(folder / "mae" / "checkpoints" / "last.pt", weights_only=True)
-        found["trained"]["seconds_mae"] = state["seconds"]
-        kept.write_text(json.dumps(found, indent=2))
-    for name, method in CONTROLS.items():
-        if controls and name not in found:
-            with trained_by(method):
-                trained(recipe.override([f"mae={folder / 'mae'}"]), runs / f"{name}-{seed}")
-            found[name] = recalls(open_ranker("ltrp", str(runs / f"{name}-{seed}")), recipe)
-            found[name]["kendall"] = kendall(runs / f"{name}-{seed}")
-            kept.write_text(json.dumps(found, indent=2))
+    folder = kept.folder / f"ltrp-{seed}"
+    found: dict[str, dict[str, float]] = kept.once(f"ltrp-{seed}", lambda: before_and_after(recipe, folder))
+    same_mae = recipe.override([f"mae={folder / 'mae'}"])
+    for name, method in CONTROLS.items() if controls else ():
+        own = kept.folder / f"{name}-{seed}"
+        found = found | {name: kept.once(own.name, partial(control, method, same_mae, own))}
     return found
 
 
@@ -141,10 +148,9 @@ def main() -> None:
     parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    runs = folder_of_commit(options.runs)
-    found = []
+    kept, found = KeptNumbers(options.runs, {}), []
     for seed in options.seeds:
-        found.append(measure(seed, runs, options.controls))
+        found.append(measure(seed, kept, options.controls))
         words = [f"{name} {numbers['recall_0.25']:.1f}" for name, numbers in found[-1].items()]
         print(f"seed {seed}: {', '.join(words)}", flush=True)
     models = {name: summary([row[name] for row in found]) for name in found[0]}

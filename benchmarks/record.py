@@ -78,19 +78,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def folder_of_commit(runs: str | Path) -> Path:
-    """Folder in `runs` for what this commit trains and measures, so that no numbers of another one are taken up.
-
-    Of a tree with uncommitted work it is a fresh one each time.
-    """
-    name = commit()
-    folder = Path(runs) / name
-    if name.endswith("+changes"):
-        folder = Path(runs) / f"{name}-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def commit() -> str:
     """The commit of this checkout, "unknown" outside one."""
 

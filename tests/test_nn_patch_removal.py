@@ -349,7 +349,7 @@ class TestManners:
 
     @staticmethod
     def approximate(removal: PatchRemoval) -> PatchRemoval:
-        return PatchRemoval(removal.backbone, removal.decoder, RemovalConfig(mode="approximate", groups=8))
+        return PatchRemoval(removal.backbone, removal.decoder, RemovalConfig(mode="approximate", groups=3))
 
     def test_errors(self, autoencoder: tuple[TimmViT, MaskedDecoder], images: Tensor) -> None:
         removal = PatchRemoval(*autoencoder)
@@ -368,3 +368,9 @@ class TestManners:
         images[1, 0, 0, 4] = torch.nan
         with pytest.raises(ValueError, match="labels of 1 of 2 images are NaN or infinite, of image 1 of the batch"):
             removal(images, VISIBLE)
+        removal = PatchRemoval(*(part.float() for part in autoencoder))
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            pytest.raises(ValueError, match=r"or set method\.removal\.precision=fp32"),
+        ):
+            removal(images.float(), VISIBLE)

@@ -146,6 +146,12 @@ def missing(folder: Path, images: int) -> list[int]:
     return [number for number in range(shards(images)) if not shard_file(folder, number).is_file()]
 
 
+def unlabeled(folder: Path, number: int, images: int) -> list[int]:
+    """Positions in the whole set of a shard's images that could not be read when it was made."""
+    ids = _read(shard_file(folder, number))["ids"]
+    return [index for index, row in zip(members(number, images), ids, strict=True) if bool((row < 0).any())]
+
+
 def write_shard(folder: Path, number: int, ids: Tensor, labels: Tensor) -> None:
     """Write a shard, whole or not at all.
 

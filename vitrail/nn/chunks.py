@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from vitrail.nn.masked_autoencoder import MaskedDecoder
 
 BUDGET = {"cpu": 64 * 2**20, "cuda": 2**30}
-"""Bytes. More is no faster; the same number on every run, so that rounding is, too."""
+"""Bytes. On CPUs more was no faster; a GPU's is a guess. Fixed, so that rounding is alike wherever memory is enough."""
 
 
 def chunk_of(decoder: MaskedDecoder, like: torch.Tensor, tokens: int, kept: int, predicted: int) -> int:
@@ -29,9 +27,10 @@ def chunk_of(decoder: MaskedDecoder, like: torch.Tensor, tokens: int, kept: int,
 
 
 def images_of(decoder: MaskedDecoder, sequence: torch.Tensor) -> int:
-    """Images `[B, L, W]` of which all blocks' queries, keys and values are kept at once: 1 or more."""
+    """Images `[B, L, W]` of which all blocks' queries, keys and values are kept at once, and one block's attention."""
     _, length, wide = sequence.shape
-    return _number(length * wide * (3 * len(decoder.blocks) + 16), sequence)
+    attention = 2 * decoder.config.heads * length * length
+    return _number(length * wide * (3 * len(decoder.blocks) + 16) + attention, sequence)
 
 
 def _number(values: int, like: torch.Tensor) -> int:
@@ -45,6 +44,8 @@ def _free(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on this system
+        with open("/proc/meminfo") as lines:
+            found = dict(line.split(":", 1) for line in lines)
+        return int(found["MemAvailable"].split()[0]) * 1024  # what caches hold can be had, too
+    except (OSError, KeyError, ValueError):  # not on this system
         return 2**40

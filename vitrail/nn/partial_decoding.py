@@ -107,18 +107,22 @@ def first_influence(first: Kept, sources: Tensor) -> Tensor:
         sources: places of the tokens that are left out, one at a time, int64 `[B, V]`.
 
     Returns:
-        `[B, V, L]`, the length of that step over all heads, float32.
+        `[B, V, L]`, the length of that step over all heads, float32 or wider.
     """
-    query, key, value = (part.transpose(1, 2) for part in first)
+    query, key, value = (_wide(part).transpose(1, 2) for part in first)
     index = sources[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
-    scores = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5
-    weights = scores.float().softmax(-1)
-    mixed, left_out = (weights.to(value.dtype) @ value).float(), value.gather(2, index).float()
-    weights = weights.gather(3, sources[:, None, None, :].expand(-1, key.shape[1], key.shape[2], -1))
-    products = (mixed @ left_out.transpose(-1, -2)) * 2
+    with torch.autocast(query.device.type, enabled=False):
+        weights = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5).softmax(-1)
+        mixed, left_out = weights @ value, value.gather(2, index)
+        weights = weights.gather(3, sources[:, None, None, :].expand(-1, key.shape[1], key.shape[2], -1))
+        products = (mixed @ left_out.transpose(-1, -2)) * 2
     squares = mixed.square().sum(-1, keepdim=True) + left_out.square().sum(-1).unsqueeze(2) - products
     steps = (weights / (1 - weights).clamp(min=1e-3)).square() * squares.clamp(min=0)
     return steps.sum(1).sqrt().transpose(1, 2)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _beside(old: Tensor, new: Tensor, row: Tensor, places: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ class PatchRemoval(nn.Module):
         enabled = torch.is_autocast_enabled(images.device.type) and self.config.precision == "as_training"
         with torch.autocast(images.device.type, enabled=enabled):
             labels = find(images, visible)
-        _check_labels(labels)
+        _check_labels(labels, enabled)
         return labels
 
     def _exact(self, images: Tensor, visible: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ def _hidden(visible: Tensor, patches: int) -> Tensor:
     if count >= patches:
         raise ValueError(
             f"{count} of {patches} patches are visible; labels look at those that are hidden: hide some, or choose "
-            "region=all"
+            "region=all with mode=exact"
         )
     return others(visible, patches)
 
@@ -274,12 +274,12 @@ def _check(images: Tensor, visible: Tensor) -> None:
         raise ValueError("visible names a patch twice in one image, or one below 0; each has one token")
 
 
-def _check_labels(labels: Tensor) -> None:
+def _check_labels(labels: Tensor, half: bool) -> None:
     finite = labels.isfinite().all(1)
     if not bool(finite.all()):
         images = (~finite).nonzero().flatten().tolist()
         raise ValueError(
             f"labels of {len(images)} of {len(labels)} images are NaN or infinite, of image{'s' * (len(images) > 1)} "
             f"{', '.join(map(str, images[:5]))}{' ...' * (len(images) > 5)} of the batch; look at their pixels, and at "
-            "the weights"
+            "the weights" + ", or set method.removal.precision=fp32, for half precision may overflow" * half
         )

@@ -18,7 +18,18 @@ from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import TrainTransformConfig, build_train_transform, ordered_batches
 from vitrail.data.loader import Transform, sample_seed
-from vitrail.data.patch_labels import PatchLabels, Share, begin, differing, members, missing, shards, write_shard
+from vitrail.data.patch_labels import (
+    PatchLabels,
+    Share,
+    begin,
+    differing,
+    members,
+    missing,
+    shard_file,
+    shards,
+    unlabeled,
+    write_shard,
+)
 from vitrail.evaluation.progress import progress
 from vitrail.masks.counts import number_of
 from vitrail.methods.ltrp import LtrpConfig
@@ -120,6 +131,11 @@ def make_labels(
     augment = wanted.augment.model_copy(update={**FIXED, "mean": found.backbone.mean, "std": found.backbone.std})
     transform, skipped = build_train_transform(augment), dict[int, tuple[str, str]]()
     todo = [number for number in begin(out, about) if own.takes(number)]
+    for number in range(shards(count)):
+        if own.takes(number) and number not in todo:
+            file = shard_file(out, number)
+            why = f"it could not be read when {file.name} was made; mend it and remove that file to label it anew"
+            skipped |= {index: (f"image {index}", why) for index in unlabeled(out, number, count)}
     total = _images(own, count)
     with progress("labels", total) as advance:
         advance(total - sum(len(members(number, count)) for number in todo), ready=True)
@@ -128,7 +144,9 @@ def make_labels(
             ids, labels = part.labeled(transform, place, skipped, advance)
             write_shard(out, number, ids, labels)
     found_by = [skipped] if ranks is None else ranks.gather(skipped)
-    tell_unreadable({index: why for part in found_by for index, why in part.items()}, _images(share, count), set())
+    tell_unreadable(
+        {index: why for part in found_by for index, why in part.items()}, _images(share, count), set(), "image"
+    )
     return out
 
 
@@ -282,7 +300,8 @@ class _Shard(NamedTuple):
 
 
 def _of_removal(config: RemovalConfig) -> Mapping[str, Any]:
-    return {name: value for name, value in config.plain().items() if name != "chunk"}  # how fast, not what
+    idle = {"chunk"} if config.mode == "approximate" else {"chunk", "groups"}  # how fast, or for approximate labels
+    return {name: value for name, value in config.plain().items() if name not in idle}
 
 
 def _autocast(precision: str, place: str) -> Any:

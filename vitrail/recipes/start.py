@@ -171,11 +171,13 @@ def capped(workers: int) -> int:
     return min(workers, most)
 
 
-def tell_unreadable(skipped: Mapping[int, tuple[str, str]], total: int, told: set[int]) -> None:
-    """Log validation images that cannot be read, each once; raise `TooManyUnreadable` above 1 %."""
+def tell_unreadable(
+    skipped: Mapping[int, tuple[str, str]], total: int, told: set[int], what: str = "validation image"
+) -> None:
+    """Log images that cannot be read, each once; raise `TooManyUnreadable` above 1 %."""
     for index, (path, reason) in sorted(skipped.items()):
         if index not in told:
             told.add(index)
-            log.warning("validation image %s cannot be read and is left out: %s", path, reason)
+            log.warning("%s %s cannot be read and is left out: %s", what, path, reason)
     if len(skipped) > TOLERATED * total:
         raise TooManyUnreadable(skipped, total)
