@@ -60,7 +60,7 @@ class GfnetConfig(Config):
     """Optimizer steps after which the copy that draws actions becomes the policy again."""
     policy_rate: float = Field(4.0, gt=0)
     """The policy's learning rate, as a factor on the schedule, which has fallen far when the second stage begins; with
-    1, the policy of a short training hardly leaves the middle of the image."""
+    1, the policy of a short training on scenes hardly left the middle of the image."""
     labels: LabelConfig = LabelConfig(smoothing=0, mixup=0, cutmix=0)
     weight_decay: float = Field(0.05, ge=0)
     """AdamW's decay, on matrices and kernels only."""
