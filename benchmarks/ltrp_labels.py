@@ -11,8 +11,8 @@ Linux that of a fresh process, less what it had before, for several numbers of v
 
 Weights are fresh: what is measured does not depend on them. How far the approximate labels agree with the exact ones
 does: give trained masked autoencoders as --trained, and for each a folder of images as --images, or the word scenes for
-generated ones. Kendall's tau is the mean over images and draws of visible patches, and the time of both ways that of
-these same labels.
+generated ones. Kendall's tau is the mean over images and draws of visible patches, its error that of the images' means, and
+the time of both ways that of these same labels.
 
 Wanted: at least 1.3 times the images a second of the released procedure; approximate labels at least 5 times those of
 exact ones, with a tau above 0.9.
@@ -195,7 +195,7 @@ def _resident(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def agreement(options: argparse.Namespace, trained: str, source: str) -> dict[str, Any]:
+def agreement(options: argparse.Namespace, trained: str, source: str, hidden: float) -> dict[str, Any]:
     """Kendall's tau of approximate and exact labels of a trained masked autoencoder, and the time that both take."""
     from scipy.stats import kendalltau
 
@@ -205,7 +205,7 @@ def agreement(options: argparse.Namespace, trained: str, source: str) -> dict[st
     found = open_autoencoder(trained, device=options.device)
     images = pixels_of(found.backbone, pictures(source, options.count, found.backbone.image_size)).to(options.device)
     patches = images[0, 0].numel() // (found.backbone.patch_size[0] * found.backbone.patch_size[1])
-    count = int(patches * (1 - options.hidden))
+    count = int(patches * (1 - hidden))
     ways = {way: PatchRemoval(found.backbone, found.decoder, RemovalConfig(mode=way)) for way in WAYS}
     taus, pairs = [], []
     for draw in range(options.draws):
@@ -221,6 +221,7 @@ def agreement(options: argparse.Namespace, trained: str, source: str) -> dict[st
         both = zip(labels["exact"].cpu(), labels["approximate"].cpu(), strict=True)
         taus += [float(kendalltau(a.numpy(), b.numpy()).statistic) for a, b in both]
         pairs.append((seconds["exact"], seconds["approximate"]))
+    of_images = [statistics.fmean(taus[number :: len(images)]) for number in range(len(images))]
     return {
         "autoencoder": digest_of(found),
         "decoder": found.decoder.config.plain() | {"normalized_targets": found.normalized},
@@ -231,6 +232,7 @@ def agreement(options: argparse.Namespace, trained: str, source: str) -> dict[st
         "visible": count,
         "draws": options.draws,
         "kendall_tau_mean": statistics.fmean(taus),
+        "kendall_tau_error": statistics.stdev(of_images) / len(of_images) ** 0.5,
         "kendall_tau_deviation": statistics.stdev(taus),
         "images_per_second_approximate_over_exact": statistics.median(exact / rough for exact, rough in pairs),
         "pairs": pairs,
@@ -267,16 +269,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trained", nargs="*", default=[], help="masked autoencoders, to compare approximate labels")
     parser.add_argument("--images", nargs="*", default=[], help="for each a folder of images, or scenes")
+    parser.add_argument(
+        "--shares", type=float, nargs="*", default=[], help="for each the hidden share, if not --hidden"
+    )
     parser.add_argument("--count", type=int, default=32, help="how many of these")
     parser.add_argument("--draws", type=int, default=3, help="of visible patches, for each image")
     parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
     options = parser.parse_args()
     options.batch = options.batch or (64 if options.device.startswith("cuda") else 4)
     torch.set_num_threads(options.threads)
-    settings = {key: value for key, value in vars(options).items() if key not in ("out", "trained", "images")}
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "trained", "images", "shares")}
     numbers = settings | speed(options) | {"peak_mebibytes_by_visible": memory(options)}
-    both = zip(options.trained, options.images, strict=True)
-    numbers["agreement"] = [agreement(options, trained, source) for trained, source in both]
+    shares = options.shares or [options.hidden] * len(options.trained)
+    each = zip(options.trained, options.images, shares, strict=True)
+    numbers["agreement"] = [agreement(options, *words) for words in each]
     for way, words in (("released", "exact_over_released"), ("approximate", "approximate_over_exact")):
         found = numbers[f"beside_{way}"]
         print(
@@ -286,7 +292,8 @@ def main() -> None:
     print(f"peak, MiB: {numbers['peak_mebibytes_by_visible']}")
     for each in numbers["agreement"]:
         print(
-            f"{each['images']}: Kendall's tau of approximate labels {each['kendall_tau_mean']:.3f}, "
+            f"{each['images']}, {each['visible']} of {each['patches']} visible: Kendall's tau of approximate labels "
+            f"{each['kendall_tau_mean']:.3f} (standard error {each['kendall_tau_error']:.3f}), "
             f"{each['images_per_second_approximate_over_exact']:.2f} times as fast"
         )
     print(f"written to {record('ltrp_labels', numbers, options.out)}")

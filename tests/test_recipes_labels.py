@@ -202,9 +202,7 @@ def test_unreadable_images_are_refused_above_one_percent(mae: Path, tmp_path: Pa
     (root / "0" / "02.png").write_bytes(b"no image")
     with pytest.raises(TooManyUnreadable, match=r"02\.png"):
         label(mae, tmp_path / "again", f"data.root={root}")
-    with pytest.raises(
-        TooManyUnreadable, match=r"when shard-00000\.safetensors was made; mend it and"
-    ):
+    with pytest.raises(TooManyUnreadable, match=r"when shard-00000\.safetensors was made; mend it and"):
         label(mae, tmp_path / "again", f"data.root={root}")  # finished shards are counted, too
 
 
