@@ -11,8 +11,8 @@ Linux that of a fresh process, less what it had before, for several numbers of v
 
 Weights are fresh: what is measured does not depend on them. How far the approximate labels agree with the exact ones
 does: give trained masked autoencoders as --trained, and for each a folder of images as --images, or the word scenes for
-generated ones. Kendall's tau is the mean over images and draws of visible patches, its error that of the images' means, and
-the time of both ways that of these same labels.
+generated ones. Kendall's tau is the mean over images and draws of visible patches, its error that of the images' means;
+the time of both ways is that of these same labels.
 
 Wanted: at least 1.3 times the images a second of the released procedure; approximate labels at least 5 times those of
 exact ones, with a tau above 0.9.
