@@ -28,7 +28,7 @@ def tokens(scores: torch.Tensor) -> Tokens:
 
 
 def test_weighted_multiplies_and_logs_both() -> None:
-    scores = torch.randn(2, 2, 3, 4, requires_grad=True)
+    scores = torch.randn(2, 2, 6, 6, requires_grad=True)  # several components, or there is no gradient
     weighted = build(RegularizerConfig(weight=WeightConfig(kind="warmup_cosine", epochs=20)), BACKBONE)
     loss, parts = weighted(tokens(scores), Step(5, 20))
     raw = SpatialEntropy()(tokens(scores))
