@@ -102,6 +102,23 @@ def test_shares_take_every_shard_once(of: int, world: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
+def test_a_share_without_a_shard_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_labels, "SHARD", 512)
+    for text, images, words in (
+        (
+            "3/4",
+            1000,
+            "1,000 images are 2 shards of 512 images, which 1/4 to 2/4 do; use --shard I/2 at most, or leave",
+        ),
+        ("2/2", 8, "8 images are 1 shard of 512 images, which 1/2 does; leave --shard out"),
+        ("2/2", 512, "512 images are 1 shard of 512 images"),
+    ):
+        with pytest.raises(ValueError, match=f"--shard {text} has nothing to do: {words}"):
+            Share.parse(text).check(images)
+    for text, images in (("2/4", 1000), ("2/2", 513), ("1/2", 8), ("1/1", 0)):
+        Share.parse(text).check(images)
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/2", "1/", "-1/2", "1/0"])
 def test_other_words_are_no_share(text: str) -> None:
     with pytest.raises(ValueError, match=f"the shard '{text}' is not I/N with I from 1 to N"):

@@ -123,6 +123,16 @@ def test_parts_are_the_whole_bit_by_bit(mae: Path, tmp_path: Path) -> None:
         PatchLabels(tmp_path / "own2")
 
 
+def test_a_part_without_a_shard_is_refused_before_anything_is_run(
+    mae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [*SETTINGS, f"mae={mae}"]
+    monkeypatch.setattr(PatchRemoval, "forward", None)
+    with pytest.raises(ValueError, match="--shard 4/4 has nothing to do: 50 images are 3 shards of 20 images"):
+        label_by("scenes_ltrp", settings, tmp_path / "labels", 1, device="cpu", share=Share.parse("4/4"))
+    assert not (tmp_path / "labels").exists()
+
+
 def test_ranks_share_the_work(mae: Path, tmp_path: Path) -> None:
     """Each process of a launcher labels its own shards of the part, and hears what the others could not read."""
     recipe = scenes_ltrp().override([*SETTINGS, f"mae={mae}"])

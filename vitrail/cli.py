@@ -225,7 +225,11 @@ def label(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")] = Path("labels"),
     draws: Annotated[int, typer.Option(help="Sets of visible patches an image.")] = 4,
     shard: Annotated[
-        str, typer.Option(help="I/N: this command does the I-th of N parts, as in 2/4; another machine the others.")
+        str,
+        typer.Option(
+            help="I/N: this command does the I-th of N parts, as in 2/4; another machine the others. Images are "
+            "divided by shards of 512, so there is work for as many parts as these are."
+        ),
     ] = "1/1",
     device: Device = "auto",
 ) -> None:

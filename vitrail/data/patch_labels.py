@@ -46,6 +46,19 @@ class Share(NamedTuple):
         """That of one of `world` processes which do this one together."""
         return Share(self.part + self.of * rank, self.of * world)
 
+    def check(self, images: int) -> None:
+        """Raise `ValueError`, with the parts that do it all, where so many images leave no shard for this one."""
+        count = shards(images)
+        if not count or self.part < count:
+            return
+        one = count == 1
+        done = f"which 1/{self.of} does" if one else f"which 1/{self.of} to {count}/{self.of} do"
+        way = "leave --shard out" if one else f"use --shard I/{count} at most, or leave it out"
+        raise ValueError(
+            f"--shard {self.part + 1}/{self.of} has nothing to do: {images:,} images are {count} shard{'s'[one:]} of "
+            f"{SHARD} images, {done}; {way}"
+        )
+
     @classmethod
     def parse(cls, text: str) -> Share:
         """Read `2/4`, the second of four; `ValueError` for other words.

@@ -118,12 +118,13 @@ def make_labels(
         ranks: this process among others that do the share together; all of them call this.
 
     Raises:
-        ValueError: less than one draw, sizes that do not fit, other labels in that folder, or more than 1 % of the
-            images of the share that cannot be read.
+        ValueError: less than one draw, a share without any shard, sizes that do not fit, other labels in that folder,
+            or more than 1 % of the images of the share that cannot be read.
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; each image is labeled at least once")
     share, count = share or Share(), len(wanted.data)
+    share.check(count)
     own = share if ranks is None else share.split(ranks.rank, ranks.world)
     place = pick_device(device) if ranks is None else str(ranks.device)
     labeler = removal_by(found, wanted.method.removal, wanted.perceptual).to(place)
