@@ -15,7 +15,7 @@ from ranker_doubles import Brightness
 from vitrail.contracts import Ranker, Sample
 from vitrail.data import Ade20k, CocoInstances, SyntheticScenes, VocSegmentation
 from vitrail.data.voc import VOC_CLASSES
-from vitrail.evaluation.class_splits import COCO_UNSEEN, named, unseen_of
+from vitrail.evaluation.class_splits import COCO_UNSEEN, check_named, named, unseen_of
 from vitrail.evaluation.patch_recall import PatchRecallConfig, evaluate
 from vitrail.rankers.center import Center
 
@@ -130,6 +130,32 @@ def test_the_paper_s_lists() -> None:
     assert not named("sidewalk, pavement", ["pave"])
 
 
+@pytest.mark.parametrize("setting", ["only", "unseen"])
+def test_a_class_that_the_data_do_not_have_is_refused_before_any_image(setting: str) -> None:
+    data = ListSet([drawn([[0, 0, 16, 16]], [15])], VOC_CLASSES)
+    for asked, words in (
+        ("persn", rf"{setting}: these data have no class 'persn'; did you mean 'person'\?"),
+        ("bus,zzz", rf"{setting}: these data have no class 'zzz'; known: aeroplane, .*, tvmonitor$"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            evaluate(Brightness(), data, SOME.override([f"{setting}={asked}"]))
+    assert data.reads == 0
+    assert evaluate(Brightness(), data, SOME.override([f"{setting}=person"])).details["images"] == 1
+    unnamed = ListSet([drawn([[0, 0, 16, 16]], [15])], None)
+    assert evaluate(Brightness(), unnamed, SOME.override(["unseen=persn"])).details["images"] == 1
+
+
+def test_classes_are_known_by_their_words_and_beyond_the_list_by_their_number() -> None:
+    classes = ("sidewalk, pavement", "wall")
+    check_named(("pavement", "sidewalk, pavement", "wall", "class 3"), classes, "only")
+    with pytest.raises(ValueError, match=r"no class 'class 2'; known: sidewalk, pavement, wall$"):
+        check_named(("class 2",), classes, "only")
+    with pytest.raises(ValueError, match="did you mean 'pavement'"):
+        check_named(("pavment",), classes, "only")
+    with pytest.raises(ValueError, match=r"known: a0, .*, a19 and 5 more$"):
+        check_named(("zzz",), [f"a{number}" for number in range(25)], "only")
+
+
 def test_hard_objects_count_when_asked() -> None:
     data = ListSet([drawn([[0, 0, 8, 8], [40, 40, 48, 48]], [1, 1], [False, True])], ("one",))
     left = evaluate(Brightness(), data, SOME)
@@ -183,7 +209,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="not a multiple of the patch size 8"):
         evaluate(Brightness(), data, PatchRecallConfig(image_size=50))
     with pytest.raises(ValueError, match="none of 3 images has an object of the classes cat"):
-        evaluate(Brightness(), data, PatchRecallConfig(only=("cat",)))
+        evaluate(Brightness(), ListSet(data.samples, (*data.classes, "cat")), PatchRecallConfig(only=("cat",)))
     with pytest.raises(ValueError, match="boxes have no classes"):
         evaluate(Brightness(), object_set(3))
     with pytest.raises(ValueError, match="none of 3 images has a labeled object with labels=masks"):

@@ -41,7 +41,7 @@ from vitrail.data.images import UnreadableImage
 from vitrail.data.loader import sample_seed
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.attention import Pixels, sides
-from vitrail.evaluation.class_splits import named, unseen_of
+from vitrail.evaluation.class_splits import check_named, named, unseen_of
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
@@ -132,13 +132,16 @@ def evaluate(
         the same as `curves`, and `per_class`.
 
     Raises:
-        ValueError: empty data, no labeled object, boxes without classes, a size that the patch size does not divide, or
-            a ranker whose scores do not fit.
+        ValueError: empty data, no labeled object, boxes without classes, `only` or `unseen` with a class that the data
+            do not have, a size that the patch size does not divide, or a ranker whose scores do not fit.
     """
     config = config or PatchRecallConfig()
     if not len(data):
         raise ValueError("patch recall: the data set is empty; an evaluation needs at least one image")
     labels = _labels(data, config)
+    if data.classes is not None:
+        check_named(config.only, data.classes, "only")
+        check_named(config.unseen or (), data.classes, "unseen")
     size = sides(config.image_size or ranker.image_size)
     grid = grid_of(*size, ranker.patch_size)
     transform = eval_transform(EvalTransformConfig(image_size=size, mode=config.mode), ranker)
