@@ -13,11 +13,12 @@ from PIL import Image
 from ranker_doubles import Brightness
 
 from vitrail.contracts import Ranker, Sample
-from vitrail.data import Ade20k, CocoInstances, SyntheticScenes, VocSegmentation
+from vitrail.data import Ade20k, CocoInstances, ImageFolder, SyntheticScenes, VocSegmentation
 from vitrail.data.voc import VOC_CLASSES
 from vitrail.evaluation.class_splits import COCO_UNSEEN, check_named, named, unseen_of
 from vitrail.evaluation.patch_recall import PatchRecallConfig, evaluate
 from vitrail.rankers.center import Center
+from vitrail.recipes.sources import Part
 
 SOME = PatchRecallConfig(keeps=(0.1, 0.5, 1.0))
 
@@ -230,6 +231,26 @@ def test_errors() -> None:
 
     with pytest.raises(ValueError, match=r"scores \[3, 3, 3\], not \[3, 6, 6\]"):
         evaluate(Wrong(), data, SOME)
+
+
+def test_data_without_boxes_and_masks_are_refused_before_any_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (48, 48)).save(tmp_path / "val" / name / "0.png")
+    box_file = tmp_path / "val_boxes.txt"
+    box_file.write_text("a/0.png 0 0 15 15\n")
+    boxes = ImageFolder(tmp_path, "val", boxes=box_file)
+    assert evaluate(Brightness(), boxes, SOME).details["labels"] == "boxes"
+    monkeypatch.setattr(ImageFolder, "__getitem__", None)  # no image is read from here on
+    plain = ImageFolder(tmp_path, "val")
+    for data in (plain, Part(plain, [0])):
+        for labels in ("auto", "boxes", "masks"):
+            with pytest.raises(ValueError, match=r"neither boxes nor masks; give COCO, .* write val_boxes\.txt beside"):
+                evaluate(Brightness(), data, SOME.override([f"labels={labels}"]))
+    with pytest.raises(ValueError, match=r"these data have no masks; use labels=boxes, or give"):
+        evaluate(Brightness(), boxes, SOME.override(["labels=masks"]))
 
 
 def test_boxes_without_any_class_are_objects() -> None:

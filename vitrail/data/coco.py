@@ -61,7 +61,7 @@ class CocoInstances:
         ValueError: no such layout or split, a file that is no COCO instances file, or missing images.
     """
 
-    has_boxes = True
+    has_boxes, has_masks = True, False
 
     def __init__(
         self, root: str | Path, split: str = "val", *, missing: Missing = "refuse", crowds: bool = False

@@ -57,6 +57,8 @@ class ImageFolder:
             that are not in `classes`.
     """
 
+    has_masks = False
+
     def __init__(
         self,
         root: str | Path,

@@ -55,6 +55,7 @@ class MultiLabelFolder:
     """
 
     multi_label = True
+    has_boxes = has_masks = False
 
     def __init__(self, root: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> None:
         self.root, self.split = Path(root), split

@@ -43,6 +43,7 @@ from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.attention import Pixels, sides
 from vitrail.evaluation.class_splits import check_named, named, unseen_of
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
+from vitrail.evaluation.pointing import BOX_FILE
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.patch_recall import (
@@ -192,6 +193,7 @@ _AVERAGES = {
     "macro": "share of an image's positive patches: mean over the images of a class, then over classes; percent",
     "micro": "share of all positive patches of all images and classes; percent",
 }
+_GIVE = f"give COCO, VOC or ADE20K data, or scenes; {BOX_FILE}"
 
 
 class _Marks:
@@ -285,18 +287,21 @@ class _Marks:
 
 
 def _labels(data: ImageSet, config: PatchRecallConfig) -> Literal["boxes", "masks"]:
-    boxes = bool(getattr(data, "has_boxes", True))
+    has = {"boxes": bool(getattr(data, "has_boxes", True)), "masks": bool(getattr(data, "has_masks", True))}
+    if not any(has.values()):
+        raise ValueError(f"these data have neither boxes nor masks; {_GIVE}")
+    chosen: Literal["boxes", "masks"] = "boxes" if has["boxes"] else "masks"
     if config.labels == "auto":
-        return "boxes" if boxes else "masks"
-    if config.labels == "boxes" and not boxes:
-        raise ValueError("these data have no boxes; use labels=masks where they have masks, or give COCO or VOC data")
+        return chosen
+    if not has[config.labels]:
+        raise ValueError(f"these data have no {config.labels}; use labels={chosen}, or give other data: {_GIVE}")
     return config.labels
 
 
 def _nothing(count: int, labels: str, config: PatchRecallConfig) -> str:
     if config.only:
         return f"none of {count} images has an object of the classes {', '.join(config.only)}"
-    return f"none of {count} images has a labeled object with labels={labels}; give COCO, VOC or ADE20K data, or scenes"
+    return f"none of {count} images has a labeled object with labels={labels}; {_GIVE}"
 
 
 def _look(

@@ -34,6 +34,11 @@ from vitrail.metrics.localization import clip_boxes, points_in_boxes
 from vitrail.ops.patches import grid_of
 
 SOURCE = "Zhang et al. 2016, arXiv 1608.00507, with CLS attention in place of a class's map"
+BOX_FILE = (
+    "for a folder with train/ and val/, write val_boxes.txt beside them, a line `class/image.jpg x0 y0 x1 y1` for each "
+    "box, in pixels, both ends inside the box"
+)
+"""Where boxes of a folder of images stand."""
 
 
 class PointingConfig(Config):
@@ -159,10 +164,7 @@ def evaluate(
 
 
 def _no_boxes(count: int) -> str:
-    return (
-        f"none of {count} images has a box; for a folder with train/ and val/, write val_boxes.txt beside them, "
-        "a line `class/image.jpg x0 y0 x1 y1` for each box, in pixels, both ends inside the box"
-    )
+    return f"none of {count} images has a box; {BOX_FILE}"
 
 
 def _numbers(games: list[Hits], per_head: Tensor) -> dict[str, float]:

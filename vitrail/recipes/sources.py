@@ -69,7 +69,7 @@ class Part:
         self.data, self.positions, self.classes = data, tuple(positions), data.classes
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
-        self.has_boxes = getattr(data, "has_boxes", True)
+        self.has_boxes, self.has_masks = getattr(data, "has_boxes", True), getattr(data, "has_masks", True)
         self.multi_label = is_multi_label(data)
 
     def __len__(self) -> int:
