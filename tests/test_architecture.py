@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,12 @@ def test_functions_fit_a_screen() -> None:
                 if lines > 75:
                     long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
     assert long == []
+
+
+def test_pages_have_no_gaps_to_be_filled() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert len(pages) > 5
+    assert [page.name for page in pages if re.search(r"@@|TODO|TBD|XXX", page.read_text())] == []
 
 
 def test_no_room_is_called_utils() -> None:
