@@ -168,6 +168,12 @@ def test_functions_fit_a_screen() -> None:
     assert long == []
 
 
+def test_pages_have_no_gaps_to_be_filled() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert len(pages) > 5
+    assert [page.name for page in pages if "@@" in page.read_text()] == []
+
+
 def test_no_room_is_called_utils() -> None:
     vague = {"utils", "util", "common", "helpers", "helper", "misc"}
     assert [path for path in PACKAGE.rglob("*.py") if path.stem in vague or path.parent.name in vague] == []

@@ -86,6 +86,11 @@ def test_numbers_that_are_refused(number: int) -> None:
             ask()
 
 
+def test_a_share_is_no_number() -> None:
+    with pytest.raises(ValueError, match=r"2.5 patches are to be kept; give a whole number"):
+        select(SCORES["flat"], 2.5)  # type: ignore[arg-type]
+
+
 def test_number_kept() -> None:
     assert number_kept(0.1, 196) == 19  # 19.6, cut
     assert number_kept(0.25, 196) == 49

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 import vitrail.rankers
 from vitrail import catalog
@@ -63,6 +64,18 @@ def test_weights_of_another_ranker_are_told(tmp_path: Path) -> None:
         open_ranker("ltrp", str(tmp_path / "ltrp.safetensors"))
         open_ranker("dino", str(tmp_path / "plain.safetensors"))
         open_ranker("center", str(tmp_path / "ltrp.safetensors"))
+
+
+def test_what_is_no_batch_of_images_is_told() -> None:
+    ranker = open_ranker("center", image_size=32, patch_size=8)
+    assert ranker(torch.zeros(2, 3, 32, 32)).shape == (2, 4, 4)
+    with pytest.raises(ValueError, match=r"a list of 2, \[3, 32, 32\], \[3, 40, 32\]; a ranker scores one tensor"):
+        ranker([torch.zeros(3, 32, 32), torch.zeros(3, 40, 32)])
+    with pytest.raises(ValueError, match=r"\[2, 3, 32, 32\] of torch.uint8; a ranker scores floats"):
+        ranker(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    for wrong in (torch.zeros(3, 32, 32), torch.zeros(2, 1, 32, 32), "photo.jpg"):
+        with pytest.raises(ValueError, match=r"a ranker scores floats \[B, 3, H, W\]"):
+            ranker(wrong)
 
 
 def test_unknown_names() -> None:

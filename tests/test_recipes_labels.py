@@ -223,3 +223,5 @@ def test_what_cannot_be_labeled(mae: Path, tmp_path: Path) -> None:
         label_by("scenes_ltrp", [], tmp_path, 1)
     with pytest.raises(ValueError, match="draws is 0"):
         label(mae, tmp_path, draws=0)
+    with pytest.raises(ValueError, match=r"no whole patches of the autoencoder.*set augment\.image_size="):
+        label(mae, tmp_path / "odd", "augment.image_size=37")

@@ -46,6 +46,28 @@ def test_scores_ids_and_picture_of_each_image(tmp_path: Path) -> None:
     assert Image.open(written[0]).width > 300
 
 
+def test_another_image_or_other_weights_take_no_file_s_place(tmp_path: Path) -> None:
+    first, second = photo(tmp_path / "c" / "a.png"), photo(tmp_path / "b" / "a.png")
+    out = tmp_path / "out"
+    list(rank_files([first], CENTER, SMALL, 0.25, out))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match=r"a-center.json is of .*c.a\.png, and .*b.a\.png would take its place"):
+        list(rank_files([photo(tmp_path / "z.png"), second], CENTER, SMALL, 0.25, out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before  # nor was z ranked
+    list(rank_files([first], CENTER, SMALL, 0.5, out))
+    assert json.loads((out / "a-center.json").read_text())["keep"] == 0.5
+    files = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = create(BackboneConfig(image_size=32, patch_size=8, embed_dim=24, depth=1, heads=2))
+        (tmp_path / str(seed)).mkdir()
+        save_exported(network.export(), tmp_path / str(seed) / "vit.safetensors")
+        files.append(str(tmp_path / str(seed) / "vit.safetensors"))
+    list(rank_files([first], RankerWords("dino", None, files[0]), Shown(), 0.25, out))
+    with pytest.raises(ValueError, match=r"a-dino-vit.json is of .* by weights .*0.vit.* and .* by weights .*1.vit"):
+        list(rank_files([first], RankerWords("dino", None, files[1]), Shown(), 0.25, out))
+
+
 def test_the_ranker_is_shown_the_whole_image_in_its_own_normalization() -> None:
     seen = []
 

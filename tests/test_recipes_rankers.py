@@ -20,7 +20,7 @@ from vitrail.data import Ade20k, CocoInstances
 from vitrail.evaluation.result import Report
 from vitrail.rankers.ltrp import LtrpRanker
 from vitrail.recipes.measure import measure
-from vitrail.recipes.rankers import RankerWords, open_rankers, parse_ranker
+from vitrail.recipes.rankers import RankerWords, open_rankers, parse_ranker, titled
 from vitrail.recipes.sources import DataConfig, open_data, open_several, open_splits, tree_of
 
 
@@ -59,6 +59,17 @@ def test_titles_tell_rankers_apart() -> None:
     assert list(open_rankers(["center=one.pth", "center=two.pth"])) == ["center one", "center two"]
     with pytest.raises(ValueError, match="the ranker center is named twice"):
         open_rankers(["center", "center"])
+    exported = [f"ltrp={part}/run/exported/backbone.safetensors" for part in ("a", "b")]
+    assert list(titled([*exported, "ltrp=c/other.pth", "center"])) == [
+        "ltrp a/run",
+        "ltrp b/run",
+        "ltrp other",
+        "center",
+    ]
+    assert parse_ranker("ltrp").given("x.pth").weights == parse_ranker("ltrp=x.pth").given("x.pth").weights == "x.pth"
+    assert parse_ranker("ltrp=x.pth").given(None).weights == "x.pth"
+    with pytest.raises(ValueError, match=r"named twice, x\.pth with the ranker and y\.pth"):
+        parse_ranker("ltrp=x.pth").given("y.pth")
     with pytest.raises(ValueError, match="no ranker 'centre'; did you mean 'center'"):
         open_rankers(["centre"])
 

@@ -502,8 +502,7 @@ def rank(
     from vitrail.recipes.files import image_files
     from vitrail.recipes.rankers import parse_ranker
 
-    words = parse_ranker(ranker)
-    words = words._replace(weights=weights or words.weights)
+    words = parse_ranker(ranker).given(weights)
     check_share(keep)
     words.check()
     files = image_files(images)

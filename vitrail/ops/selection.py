@@ -108,7 +108,9 @@ def flat_scores(scores: Tensor) -> Tensor:
 
 
 def check_number(number: int, patches: int) -> None:
-    """`ValueError` for a number of kept patches outside 1 to N."""
+    """`ValueError` for a number of kept patches that is no whole number or outside 1 to N."""
+    if number != int(number):
+        raise ValueError(f"{number} patches are to be kept; give a whole number, or a share of them to number_kept")
     if not 1 <= number <= patches:
         raise ValueError(f"{number} patches are to be kept of {patches}; choose 1 to {patches}")
 

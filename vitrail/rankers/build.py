@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitrail import catalog
 from vitrail.backbones.reading import parts_in, weights_file
@@ -35,6 +36,7 @@ def open_ranker(
         variant: where the paper's text and its released code differ; None for the text.
 
     Weights that hold what another ranker reads are taken for the backbone that they are, with a warning.
+    Given anything but a float tensor `[B, 3, H, W]`, the opened ranker raises `ValueError`.
 
     Raises:
         ValueError: for an unknown name or variant, missing weights, or weights of another network.
@@ -52,7 +54,22 @@ def open_ranker(
             f"scores of {other} are meant, say --ranker {other}",
             stacklevel=2,
         )
+    ranker.register_forward_pre_hook(_check_images)
     return ranker.requires_grad_(False).eval().to(device)
+
+
+def _check_images(ranker: nn.Module, given: tuple[Any, ...]) -> None:
+    """Refuse what is no batch of images, above all a list of images of several sizes."""
+    images = given[0] if given else None
+    if isinstance(images, list | tuple):
+        sizes = ", ".join(str(list(getattr(image, "shape", ()))) for image in images[:3])
+        raise ValueError(
+            f"images are a list of {len(images)}, {sizes}{' ...' * (len(images) > 3)}; a ranker scores one tensor "
+            "[B, 3, H, W]: torch.stack images of one size, and resize the others or give them one by one"
+        )
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        what = f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise ValueError(f"images are {what}; a ranker scores floats [B, 3, H, W], normalized by its mean and std")
 
 
 def _meant(entry: catalog.RankerEntry, weights: str | None) -> list[str]:

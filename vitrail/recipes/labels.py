@@ -123,6 +123,7 @@ def make_labels(
     """
     if draws < 1:
         raise ValueError(f"draws is {draws}; each image is labeled at least once")
+    _check_size(wanted, found)
     share, count = share or Share(), len(wanted.data)
     share.check(count)
     own = share if ranks is None else share.split(ranks.rank, ranks.world)
@@ -149,6 +150,18 @@ def make_labels(
         {index: why for part in found_by for index, why in part.items()}, _images(share, count), set(), "image"
     )
     return out
+
+
+def _check_size(wanted: Wanted, found: Autoencoder) -> None:
+    size, patch = wanted.augment.image_size, found.backbone.patch_size
+    sides = (size, size) if isinstance(size, int) else size
+    if sides[0] % patch[0] or sides[1] % patch[1]:
+        fits = found.backbone.image_size
+        raise ValueError(
+            f"images of {sides[0]} x {sides[1]} pixels are no whole patches of the autoencoder, which are {patch[0]} x "
+            f"{patch[1]}; set augment.image_size={fits[0] if fits[0] == fits[1] else list(fits)}, as it has been "
+            f"trained, and for the ranking model backbone.patch_size={patch[0]}"
+        )
 
 
 def _images(share: Share, count: int) -> int:

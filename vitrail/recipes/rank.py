@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from vitrail import __version__, catalog
 from vitrail.contracts import Ranker
 from vitrail.data import EvalTransformConfig, build_eval_transform
 from vitrail.evaluation.features import weights_digest
+from vitrail.ops.patches import grid_of
 from vitrail.ops.selection import number_kept, select
 from vitrail.ops.shares import check_share
 from vitrail.recipes.files import image_files, stems, told_apart
@@ -70,8 +72,11 @@ def rank_files(paths: Sequence[Path], asked: RankerWords, shown: Shown, keep: fl
     stand for the images in them, an image that is named twice is ranked once. Files that cannot be read are left out,
     with a warning.
 
+    What this ranker gave for the same image and weights before is written anew.
+
     Raises:
-        ValueError: no image that can be read, a keep outside (0, 1], an unknown ranker, or missing weights.
+        ValueError: no image that can be read, a keep outside (0, 1], an unknown ranker, missing weights, or files of
+            these names that belong to another image or other weights.
     """
     check_share(keep)  # a wrong share is told before weights are read
     files = image_files(paths)
@@ -79,8 +84,10 @@ def rank_files(paths: Sequence[Path], asked: RankerWords, shown: Shown, keep: fl
     told = _about_ranker(asked, shown, ranker)
     out.mkdir(parents=True, exist_ok=True)
     end = "-".join(word for word in (asked.name, asked.variant, told["weights"] and asked.weights_name) if word)
-    done = 0
-    for path, name in zip(files, (f"{stem}-{end}" for stem in stems(files))):
+    names, done = [f"{stem}-{end}" for stem in stems(files)], 0
+    for path, name in zip(files, names):
+        _refuse_other(out / f"{name}.json", path, told)
+    for path, name in zip(files, names):
         image = open_or_warn(path, whole=True)
         if image is None:
             continue
@@ -100,12 +107,26 @@ def draw_patches(
 ) -> list[Path]:
     """What each ranker keeps of each image, with its score maps, on one page: patches.png, whose path is returned."""
     images = open_images(image_files(paths), whole=True)
+    if shown.patch_size is None and shown.size is None:
+        shown = shown._replace(like=shared_shape(asked, shown))
     found = gallery_of(list(images.values()), asked, shown, keep)
     gallery = rankers_gallery(list(images.values()), found, titles=told_apart(list(images)))
     out.mkdir(parents=True, exist_ok=True)
     words = f"The {100 * keep:g}\u00a0% of the patches that each ranker keeps, and its scores below"
     stacked([heading(words, gallery.width), gallery]).save(out / "patches.png")
     return [out / "patches.png"]
+
+
+def shared_shape(words: Mapping[str, RankerWords], shown: Shown) -> Shape | None:
+    """Sizes that give `center` and `random` the grid of the others; None where nobody needs them, or others differ."""
+    others = [each for each in words.values() if each.reads_weights]
+    if not others or len(others) == len(words):
+        return None
+    sizes = [(ranker.image_size, ranker.patch_size) for ranker in map(shown.open, others)]
+    (height, width), (tall, wide) = sizes[0]
+    if len({grid_of(*size, patch) for size, patch in sizes}) > 1 or tall != wide:
+        return None
+    return Shape((height, width), tall)
 
 
 def gallery_of(
@@ -130,6 +151,21 @@ def _pixels(ranker: Ranker, image: Image.Image) -> Tensor:
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
     red, green, blue = values
     return red, green, blue
+
+
+def _refuse_other(file: Path, image: Path, told: Mapping[str, Any]) -> None:
+    """Raise where a file that would be written holds what belongs to another image or to other weights."""
+    try:
+        found = json.loads(file.read_text())
+        was = (os.path.abspath(found["image"]), found["weights_digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # not there, or not one of ours
+    if was != (os.path.abspath(image), told["weights_digest"]):
+        of = f" by weights {found.get('weights')}" if found["weights_digest"] else ""
+        now = f" by weights {told['weights']}" if told["weights_digest"] else ""
+        raise ValueError(
+            f"{file} is of {found['image']}{of}, and {image}{now} would take its place; give another --out"
+        )
 
 
 def _about_ranker(asked: RankerWords, shown: Shown, ranker: Ranker) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from vitrail import catalog
 from vitrail.backbones.reading import weights_file
 from vitrail.rankers.source import Source, need_weights, no_variant, variant_of
+from vitrail.recipes.files import told_apart
 
 if TYPE_CHECKING:
     from vitrail.contracts import Ranker
@@ -37,6 +38,12 @@ class RankerWords(NamedTuple):
         """Of the weights: the run folder's name, or the file's without its ending; empty for none."""
         return "" if self.weights is None else name_of_weights(self.weights)
 
+    def given(self, weights: str | None) -> RankerWords:
+        """With these weights, where words name none. Raises `ValueError` where both name some, and others."""
+        if weights and self.weights and weights != self.weights:
+            raise ValueError(f"weights are named twice, {self.weights} with the ranker and {weights}; name them once")
+        return self._replace(weights=self.weights or weights)
+
     def check(self) -> None:
         """Raise for what can be seen wrong without torch: name, variant, weights that are missing or not there."""
         entry = catalog.find(catalog.rankers(), self.name, "ranker")
@@ -51,10 +58,15 @@ class RankerWords(NamedTuple):
 
 def name_of_weights(where: str) -> str:
     """`ltrp` of `runs/ltrp` and of the file that this run exported; `vits` of `vits.pth`."""
+    return _bare(where).name
+
+
+def _bare(where: str) -> Path:
+    """The run folder, or the file without its ending."""
     path = Path(where).expanduser()
     if path.is_dir():
-        return path.resolve().name
-    return path.parent.parent.name if path.parent.name == "exported" else path.stem
+        return path.resolve()
+    return path.parent.parent if path.parent.name == "exported" else path.with_suffix("")
 
 
 def parse_ranker(text: str) -> RankerWords:
@@ -67,7 +79,8 @@ def parse_ranker(text: str) -> RankerWords:
 
 
 def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, RankerWords]:
-    """What is said of rankers, by their titles; where two have one title, the names of their weights are added.
+    """What is said of rankers, by their titles; where two have one title, the names of their weights are added, with as
+    many of their folders as tell them apart.
 
     Args:
         texts: see the module.
@@ -77,12 +90,14 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Ranker
         ValueError: the same ranker twice, or words that are none.
     """
     words = [each._replace(weights=each.weights or weights) for each in map(parse_ranker, texts)]
-    often = Counter(each.title for each in words)
+    twice = [title for title, count in Counter(each.title for each in words).items() if count > 1]
+    named = [each.weights for each in words if each.title in twice and each.weights]
+    names = dict(zip(named, told_apart([_bare(where) for where in named])))
     found: dict[str, RankerWords] = {}
     for each in words:
-        title = each.title if often[each.title] == 1 else f"{each.title} {each.weights_name}".strip()
+        title = each.title if each.title not in twice else f"{each.title} {names.get(each.weights or '', '')}".strip()
         if title in found:
-            raise ValueError(f"the ranker {title} is named twice; give weights whose files have other names")
+            raise ValueError(f"the ranker {title} is named twice; name it once, or give it other weights")
         found[title] = each
     return found
 
@@ -105,6 +120,8 @@ def check_protocol(protocol: str, weights: str | None, rankers: Sequence[str]) -
         raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
     if weights is None and "ranker" not in wanted:
         raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    if "ranker" in wanted:
+        parse_ranker(rankers[0]).given(weights)
     for words in titled(rankers, weights if "ranker" in wanted else None).values():
         words.check()
     check_weights(weights)

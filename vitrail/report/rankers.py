@@ -15,11 +15,10 @@ from vitrail.contracts import ImageSet
 from vitrail.evaluation.patch_recall import PatchRecallConfig
 from vitrail.evaluation.result import Report
 from vitrail.evaluation.selection_accuracy import SelectionAccuracyConfig
-from vitrail.ops.patches import grid_of
 from vitrail.recipes.look import different
 from vitrail.recipes.measure import data_of, measure
-from vitrail.recipes.rank import Shown, gallery_of
-from vitrail.recipes.rankers import RankerWords, Shape, titled
+from vitrail.recipes.rank import Shown, gallery_of, shared_shape
+from vitrail.recipes.rankers import RankerWords, titled
 from vitrail.recipes.sources import Splits, open_data
 from vitrail.recipes.weights import run_folder_of
 from vitrail.report.page import Section, write_sections
@@ -89,18 +88,6 @@ def has_objects(data: ImageSet) -> bool:
     """Whether a set's samples mark objects, by its first one."""
     sample = data[0]
     return sample.mask is not None or (sample.boxes is not None and bool(getattr(data, "has_boxes", True)))
-
-
-def shared_shape(words: Mapping[str, RankerWords], shown: Shown) -> Shape | None:
-    """Sizes that give `center` and `random` the grid of the others; None where nobody needs them, or others differ."""
-    others = [each for each in words.values() if each.reads_weights]
-    if not others or len(others) == len(words):
-        return None
-    sizes = [(ranker.image_size, ranker.patch_size) for ranker in map(shown.open, others)]
-    (height, width), (tall, wide) = sizes[0]
-    if len({grid_of(*size, patch) for size, patch in sizes}) > 1 or tall != wide:
-        return None
-    return Shape((height, width), tall)
 
 
 def _recall(
