@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from vitrail.nn.chunks import chunk_of, images_of
 from vitrail.nn.masked_autoencoder import MaskedDecoder
-from vitrail.nn.partial_decoding import first_influence, need_plain, partial_pass, whole_pass
+from vitrail.nn.partial_decoding import first_influence, need_plain, partial_pass, whole_pass, wide
 
 
 def approximate_labels(
@@ -97,8 +97,3 @@ def others(ids: Tensor, total: int) -> Tensor:
     """Of `total` ids those that are not named, ascending: `[B, total - V]` of ids `[B, V]`, none of them twice."""
     named = torch.zeros(len(ids), total, dtype=torch.uint8, device=ids.device).scatter(1, ids, 1)
     return named.argsort(dim=1, stable=True)[:, : total - ids.shape[1]]
-
-
-def wide(values: Tensor) -> Tensor:
-    """Float32, or float64 where it was that."""
-    return values if values.dtype == torch.float64 else values.float()

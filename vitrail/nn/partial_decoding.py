@@ -109,7 +109,7 @@ def first_influence(first: Kept, sources: Tensor) -> Tensor:
     Returns:
         `[B, V, L]`, the length of that step over all heads, float32 or wider.
     """
-    query, key, value = (_wide(part).transpose(1, 2) for part in first)
+    query, key, value = (wide(part).transpose(1, 2) for part in first)
     index = sources[:, None, :, None].expand(-1, key.shape[1], -1, key.shape[3])
     with torch.autocast(query.device.type, enabled=False):
         weights = (query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5).softmax(-1)
@@ -121,7 +121,8 @@ def first_influence(first: Kept, sources: Tensor) -> Tensor:
     return steps.sum(1).sqrt().transpose(1, 2)
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
+    """Float32, or float64 where it was that."""
     return values if values.dtype == torch.float64 else values.float()
 
 

@@ -28,11 +28,11 @@ from torch.nn import functional
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone
-from vitrail.nn.approximate_removal import approximate_labels, others, wide
+from vitrail.nn.approximate_removal import approximate_labels, others
 from vitrail.nn.chunks import chunk_of
 from vitrail.nn.masked_autoencoder import MaskedDecoder
 from vitrail.nn.open_block import why_closed
-from vitrail.nn.partial_decoding import Kept, partial_pass, whole_pass
+from vitrail.nn.partial_decoding import Kept, partial_pass, whole_pass, wide
 from vitrail.nn.picture_change import PictureChange
 
 
