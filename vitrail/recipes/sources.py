@@ -46,6 +46,8 @@ class ScenesConfig(Config):
     """Classes of objects."""
     seed: int = 0
     """Seed of the scenes; other seeds give other scenes of the same classes."""
+    objects: int = Field(1, ge=1, le=4)
+    """1, or 2 to so many objects in each scene."""
 
 
 class DataConfig(Config):
@@ -180,13 +182,15 @@ def _tables(root: Path, held_out: float) -> Splits:
     return Splits(train, MultiLabelFolder(root, names["val"], classes=train.classes))
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def scenes(config: ScenesConfig) -> Splits:
     """Generated scenes, kept in memory after their first use; asked again, the same ones."""
     size, classes, seed = config.image_size, config.classes, config.seed
+    alike: dict[str, Any] = {
+        "image_size": size, "classes": classes, "seed": seed, "objects": config.objects, "cache": True
+    }
     return Splits(
-        SyntheticScenes(config.count, image_size=size, classes=classes, seed=seed, split="train", cache=True),
-        SyntheticScenes(config.val_count, image_size=size, classes=classes, seed=seed, split="val", cache=True),
+        SyntheticScenes(config.count, split="train", **alike), SyntheticScenes(config.val_count, split="val", **alike)
     )
 
 
