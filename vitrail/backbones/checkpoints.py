@@ -167,6 +167,8 @@ def digest(backbone: TimmViT) -> str:
     if backbone.config is not None:
         spared = ("drop_path", "gradient_checkpointing")
         plain = {key: value for key, value in backbone.config.plain().items() if key not in spared}
+        if plain["object_filter"] is None:
+            del plain["object_filter"]  # digests of plain backbones stay what they were before there were filters
         total.update(json.dumps(plain | {"image_size": backbone.image_size}, sort_keys=True).encode())
     for name, value in sorted(backbone.vit.state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
