@@ -26,6 +26,7 @@ from vitrail.data import (
 )
 from vitrail.data.ade20k import is_ade20k
 from vitrail.data.coco import Missing, is_coco
+from vitrail.data.mixed import Mixed
 from vitrail.data.multi_label import has_table
 from vitrail.data.voc import is_voc
 from vitrail.recipes.files import existing
@@ -144,6 +145,17 @@ def open_splits(config: DataConfig) -> Splits:
     if names["val"] is None:
         return hold_out(train, config.held_out)
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+
+
+def open_mixed(data: DataConfig, scene_data: DataConfig | None) -> Splits:
+    """Object-centric and scene-centric images in turn to train on; those to measure with are object-centric.
+
+    Without `scene_data` the images of `data` alone, as `open_splits` opens them.
+    """
+    splits = open_splits(data)
+    if scene_data is None:
+        return splits
+    return Splits(Mixed(splits.train, open_splits(scene_data).train), splits.val)
 
 
 def open_several(config: DataConfig) -> Splits:

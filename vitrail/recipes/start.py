@@ -23,6 +23,19 @@ log = logging.getLogger("vitrail")
 HALF = (0.5, 0.5, 0.5)
 
 
+def check_mixed(data: DataConfig, scene_data: DataConfig | None) -> None:
+    """Raise where the folders of images are not there, or only one of them is generated."""
+    for each in (data, scene_data):
+        if each is not None and each.root is not None:
+            existing(each.root)
+    if scene_data is not None and (data.root is None) != (scene_data.root is None):
+        known, name = (data.root, "scene_data.root") if data.root else (scene_data.root, "data.root")
+        raise ConfigError(
+            f"{known} is to be mixed with generated scenes; give {name}=FOLDER, too, or leave scene-centric images out "
+            "with scene_data=null"
+        )
+
+
 def check_data(data: DataConfig, image_size: int | tuple[int, int], name: str = "augment.image_size") -> None:
     """Raise where the images are not there, or generated scenes are not of the size that `name` asks for."""
     if data.root is not None:
