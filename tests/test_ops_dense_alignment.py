@@ -40,8 +40,7 @@ def test_aligned_maps_of_two_crops_show_the_same_places():
     one, other = (10.0, 0.0, 70.0, 60.0), (80.0, 12.0, 30.0, 52.0)  # the second is flipped
     box = overlap(torch.tensor([one]), torch.tensor([other]))
     seen = [
-        aligned(map_of(crop, *grid), box, torch.tensor([crop]), 5)
-        for crop, grid in ((one, (12, 12)), (other, (8, 10)))
+        aligned(map_of(crop, *grid), box, torch.tensor([crop]), 5) for crop, grid in ((one, (12, 12)), (other, (8, 10)))
     ]
     inner = (slice(None), slice(None), slice(1, 4), slice(1, 4))  # at the border the outer values go on
     assert torch.allclose(seen[0][inner], seen[1][inner], atol=1e-9)

@@ -337,7 +337,12 @@ class _Reader(Dataset[_Loaded]):
         first, *views = (_stacked(slot, kept) for slot in _slots(flat, kept))
         kinds = [source for source in sources if source is not None]
         return Batch(
-            first, known, torch.tensor(kept), tuple(views), boxes, torch.tensor(kinds) if len(kinds) == len(kept) else None
+            first,
+            known,
+            torch.tensor(kept),
+            tuple(views),
+            boxes,
+            torch.tensor(kinds) if len(kinds) == len(kept) else None,
         )
 
 

@@ -13,7 +13,6 @@ middle of the global ones' overlap, instead of drawing on.
 
 from __future__ import annotations
 
-import random
 from typing import Self
 
 import numpy as np

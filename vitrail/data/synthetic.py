@@ -217,7 +217,9 @@ def _object(
     hue = (labels % 8) / 8 + 0.22 * (draws[:, _HUE] - 0.5)
     bright, dark = _rgb(hue, 0.85, light), _rgb(hue, 0.9, light * (0.25 + 0.2 * draws[:, _DARK]))
     color = _mix(_c(dark), _c(bright), tone[..., None])
-    return _mix(canvas, color, cover[..., None]), np.where(inside < 0, _c(labels) + 1, masks).astype(np.uint8)
+    return _mix(canvas, color, cover[..., None]), np.where(inside < 0, labels[:, None, None] + 1, masks).astype(
+        np.uint8
+    )
 
 
 def _background(draws: Array, x: Array, y: Array) -> Array:

@@ -39,12 +39,12 @@ from vitrail.methods.leopart import AssignmentConfig, apart, as_map, assigned, b
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.prototype_head import HeadConfig, PrototypeHead
 from vitrail.nn.teacher import follow, momentum_at, teacher_of
-from vitrail.ops.correspondence_bce import correspondence_bce
+from vitrail.ops.correspondence import correspondence, correspondence_bce
 from vitrail.ops.dense_alignment import aligned, dense_alignment
 from vitrail.ops.distillation import view_distillation
 from vitrail.ops.overlap import overlap
 from vitrail.ops.prototype_entropy import pool_3x3, prototype_entropy
-from vitrail.ops.ranking_ap import correspondence, cotap_loss, sampled_pairs
+from vitrail.ops.ranking_ap import cotap_loss, sampled_pairs
 
 GLOBAL_VIEWS = 2
 
@@ -68,8 +68,9 @@ class CotapConfig(AssignmentConfig):
     loss: Literal["cotap", "bce"] = "cotap"
     """How correspondences are learned; "bce" is Eq. 8, binary cross entropy, the alternative that is argued against."""
     correspondence_views: Literal["same_view", "cross_view"] = "same_view"
-    """"same_view": both networks see the first view of u and v, all patches. "cross_view": the student sees the first,
-    the teacher the second view, and what both show is brought to `cells` x `cells` by RoI-Align. The paper says both."""
+    """Which views of u and v are compared. "same_view": the first ones for both networks, all patches. "cross_view": the
+    first for the student and the second for the teacher, and what both show is brought to `cells` x `cells` by
+    RoI-Align. The paper says both."""
     correspondence_features: Literal["head", "trunk"] = "head"
     """What is compared: the head's bottleneck, or the patch tokens. The paper does not say."""
     score_scale: Literal["half", "raw"] = "half"
@@ -216,16 +217,16 @@ class Cotap(nn.Module):
         small = (config.local_patches and config.dense_alignment) or (config.local_images and config.image_alignment)
         groups = by_size(views if small else views[:GLOBAL_VIEWS], GLOBAL_VIEWS)
         return [
-            _seen(self.head, tokens) for group in groups for tokens in apart(self.backbone(torch.cat(group)), len(group))
+            _seen(self.head, tokens)
+            for group in groups
+            for tokens in apart(self.backbone(torch.cat(group)), len(group))
         ]
 
     def _align_patches(self, student: list[Seen], teacher: list[Seen], batch: Batch) -> Tensor:
         config = self.config
         crops = student if config.local_patches else student[:GLOBAL_VIEWS]
         scores = [as_map(self.head.compare(each.embedded), each.grid) for each in crops]
-        targets = [
-            as_map(assigned(self.teacher_head.compare(each.embedded), config), each.grid) for each in teacher
-        ]
+        targets = [as_map(assigned(self.teacher_head.compare(each.embedded), config), each.grid) for each in teacher]
         return dense_alignment(
             scores, targets, boxes_of(batch), cells=config.cells, temperature=config.student_temperature
         )
@@ -252,8 +253,8 @@ class Cotap(nn.Module):
             box = overlap(at[:, 0], at[:, 1])
             mine = self._compared_in(student[0], box, at[:, 0])
             theirs = self._compared_in(teacher[1], box, at[:, 1])
-        p = correspondence(mine, mine[other], scale=config.score_scale)
-        q = correspondence(theirs, theirs[other], scale=config.score_scale).detach()
+        p = correspondence(mine, mine[other], score_scale=config.score_scale)
+        q = correspondence(theirs, theirs[other], score_scale=config.score_scale).detach()
         if config.pairs is not None and config.pairs < p.shape[-1]:
             p, q = sampled_pairs(p, q, config.pairs)
         if config.loss == "bce":

@@ -92,9 +92,7 @@ class Leopart(nn.Module):
             for group in by_size(views, config.global_views)
             for tokens in apart(self.backbone(torch.cat(group)), len(group))
         ]
-        loss = dense_alignment(
-            scores, targets, boxes, cells=config.cells, temperature=config.student_temperature
-        )
+        loss = dense_alignment(scores, targets, boxes, cells=config.cells, temperature=config.student_temperature)
         return Losses(loss, {"patches": loss.detach(), "confidence": targets[0].amax(1).mean()})
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -69,7 +69,9 @@ class PrototypeHead(nn.Module):
         self.prototypes = None
         if config.prototypes:
             bound = config.bottleneck_dim**-0.5
-            self.prototypes = nn.Parameter(torch.empty(config.prototypes, config.bottleneck_dim).uniform_(-bound, bound))
+            self.prototypes = nn.Parameter(
+                torch.empty(config.prototypes, config.bottleneck_dim).uniform_(-bound, bound)
+            )
         self.norms = None if config.fixed_norm else nn.Parameter(torch.ones(config.prototypes))
         for part in self.mlp:
             if isinstance(part, nn.Linear):

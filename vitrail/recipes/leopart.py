@@ -101,8 +101,8 @@ def folder_leopart() -> Recipe:
 def leopart_small() -> Recipe:
     """Leopart ViT-S/16 at 224 pixels: 50 epochs of COCO from DINO's weights.
 
-    Command: vitrail train leopart_small data.root=coco/train2017 --init-from dino_deitsmall16_pretrain.pth. Expect: 47.2
-    mIoU by linear_seg on COCOStuff-27 (as the CoTAP paper measures the released weights); not run here.
+    Command: vitrail train leopart_small data.root=coco/train2017 --init-from dino_deitsmall16_pretrain.pth. Expect:
+    47.2 mIoU by linear_seg on COCOStuff-27 (as the CoTAP paper measures the released weights); not run here.
     """
     return folder_leopart().override(["train.epochs=50", "train.precision=bf16", "workers=8"])
 

@@ -199,7 +199,11 @@ def scenes(config: ScenesConfig) -> Splits:
     """Generated scenes, kept in memory after their first use; asked again, the same ones."""
     size, classes, seed = config.image_size, config.classes, config.seed
     alike: dict[str, Any] = {
-        "image_size": size, "classes": classes, "seed": seed, "objects": config.objects, "cache": True
+        "image_size": size,
+        "classes": classes,
+        "seed": seed,
+        "objects": config.objects,
+        "cache": True,
     }
     return Splits(
         SyntheticScenes(config.count, split="train", **alike), SyntheticScenes(config.val_count, split="val", **alike)
