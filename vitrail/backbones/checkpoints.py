@@ -72,7 +72,7 @@ def load(
 
     Returns:
         The model in training mode, on the CPU. The architecture follows the weights: one whose last block has
-        no norm2 was trained with SAR's surgery, and gets it.
+        no norm2 was trained with SAR's surgery, and gets it; so does one with CoTAP's object-aware filter.
 
     Raises:
         ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
@@ -296,7 +296,7 @@ def _architecture(
             f"{name.surgery or 'A (none)'} was "
             "asked for; the architecture does not change between pre-training and fine-tuning: set the same"
         )
-    return name, (), grid
+    return *_follow_filter(name, saved, source), grid
 
 
 def _saved_grid(saved: BackboneConfig, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
@@ -331,6 +331,22 @@ def _follow_surgery(
             "(E adds the entropy loss alone), or pass allow_partial=True"
         )
     return config, ()
+
+
+def _follow_filter(
+    config: BackboneConfig, saved: BackboneConfig, source: str
+) -> tuple[BackboneConfig, tuple[str, ...]]:
+    """The object-aware filter of the weights is built, too: without it they are another network."""
+    if config.object_filter == saved.object_filter:
+        return config, ()
+    if config.object_filter is None:
+        note = f"its last block has an object-aware filter ({saved.object_filter}), built as the file says"
+        return config.model_copy(update={"object_filter": saved.object_filter}), (note,)
+    raise ValueError(
+        f"{source} was trained with object_filter {saved.object_filter or 'null'}, and {config.object_filter} was "
+        "asked for; leave it out, the file knows its own; vitrail.backbones.add_object_filter puts a fresh one into a "
+        "backbone that has none"
+    )
 
 
 def _pixels(

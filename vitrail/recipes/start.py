@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vitrail.backbones import BackboneConfig, TimmViT, create, load
+from vitrail.backbones import BackboneConfig, TimmViT, add_object_filter, create, load
 from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
@@ -131,7 +131,8 @@ def start(
     """The backbone that training starts with.
 
     Args:
-        wanted: the architecture; that of weights goes before it, and takes drop path and checkpointing from it.
+        wanted: the architecture; that of weights goes before it, and takes drop path and checkpointing from it, and a
+            fresh object-aware filter where it has none.
         image_size: of the images to train on.
         mean, std: of the pixels, for fresh weights; others bring their own.
         init_from: weights to start from; None for fresh ones.
@@ -158,7 +159,22 @@ def start(
             f"backbone.surgery = {wanted.surgery!r}, and {weights} was trained with surgery {found!r}; the "
             "architecture follows the weights: set backbone.surgery to null, or take finetune or finetune_sar"
         )
+    _give_filter(backbone, wanted, weights)
     return backbone
+
+
+def _give_filter(backbone: TimmViT, wanted: BackboneConfig, weights: str) -> None:
+    """Put in the object-aware filter that is wanted; weights with another one are refused."""
+    found = backbone.config.object_filter if backbone.config else None
+    if wanted.object_filter is None or found == wanted.object_filter:
+        return
+    if found is not None:
+        raise ConfigError(
+            f"backbone.object_filter = {wanted.object_filter}, and {weights} was trained with {found}; the "
+            "architecture follows the weights: set backbone.object_filter to null"
+        )
+    add_object_filter(backbone, wanted.object_filter)
+    log.info("%s: a fresh object-aware filter was put into the last block", weights)
 
 
 def loading(data: ImageSet, transform: Transform, train: TrainConfig, workers: int, rank: int, world: int) -> Loader:
