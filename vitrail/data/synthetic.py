@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 class SyntheticScenes:
     """Scenes by number. Fulfills `vitrail.contracts.ImageSet`."""
 
+    background = True  # what is no object is a class of its own
+
     def __init__(
         self,
         count: int,

@@ -73,7 +73,7 @@ class Part:
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
         self.has_boxes, self.has_masks = getattr(data, "has_boxes", True), getattr(data, "has_masks", True)
-        self.multi_label = is_multi_label(data)
+        self.multi_label, self.background = is_multi_label(data), getattr(data, "background", False)
 
     def __len__(self) -> int:
         return len(self.positions)
