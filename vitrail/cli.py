@@ -513,6 +513,62 @@ def rank(
 
 
 @app.command()
+def features(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards and their index.")],
+    patches: Annotated[bool, typer.Option("--patches", help="Write the features of all patches, too.")] = False,
+    cls: Annotated[bool, typer.Option(help="Write class tokens.")] = True,
+    fit: Annotated[
+        Literal["crop", "squash", "native"],
+        typer.Option(help="crop: the middle; squash: all of it, another shape; native: each image's own size."),
+    ] = "crop",
+    size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side, with native of the shorter one; default: the model's, with native none."),
+    ] = None,
+    form: Annotated[Literal["safetensors", "npy"], typer.Option("--format", help="Of the shards.")] = "safetensors",
+    numbers: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
+    shard_size: Annotated[int, typer.Option(help="Images of a shard.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; 1 with native.")] = 32,
+    workers: Annotated[int, typer.Option(help="Processes that decode images; 0 does it in this one.")] = 0,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 runs the model under autocast.")] = "fp32",
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+) -> None:
+    """Write features of images to disk: class tokens, with --patches all patches; called again, it goes on.
+
+    Examples:
+
+      vitrail features photos/ --weights runs/photos --out features
+
+      vitrail features photos/ -w dino_deitsmall16_pretrain.pth --patches --numbers float16 --format npy --out features
+    """
+    from vitrail.recipes.files import need_some
+    from vitrail.recipes.rankers import check_weights
+
+    need_some(images)
+    check_weights(weights)
+    from vitrail.recipes.features import FeaturesConfig, write_features  # torch: the rest is told before
+
+    _show_progress()
+    config = FeaturesConfig(
+        cls=cls,
+        patches=patches,
+        fit=fit,
+        size=size,
+        format=form,
+        numbers=numbers,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+    )
+    typer.echo(f"written: {write_features(images, weights, out, config, model=model, key=key, device=device)}")
+
+
+@app.command()
 def compare(
     data: Annotated[
         str, typer.Option("--data", "-d", help="A tree of VOC, COCO or ADE20K, an image folder, or `scenes`.")
