@@ -349,6 +349,7 @@ PICTURES = {
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
+    "filter": "Self-attention, and which patches ask which prototypes of CoTAP's object-aware filter",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
@@ -373,6 +374,9 @@ def show(
     ] = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
+    prototypes: Annotated[
+        str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
+    ] = None,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
@@ -423,6 +427,10 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
+    elif picture == "filter":
+        from vitrail.recipes.filtering import draw_filter
+
+        drawn = draw_filter(images, str(weights), out, prototypes=prototypes, **common)
     else:
         from vitrail.recipes.look import draw
 
