@@ -30,6 +30,9 @@ Array = NDArray[np.float64]
 class SyntheticScenes:
     """Scenes by number. Fulfills `vitrail.contracts.ImageSet`."""
 
+    background = True
+    """Mask value 0 is a class of its own, not merely unlabeled."""
+
     def __init__(
         self,
         count: int,
