@@ -74,7 +74,7 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"2 frames or masks .*: mask boat/00004\.png, frame walk/00001\.jpg"):
         Davis(tmp_path)
     write_list(tmp_path, ["walk", "car", "train"])
-    with pytest.raises(ValueError, match="2 sequences of the split 'val' are not in .*: car, train"):
+    with pytest.raises(ValueError, match=r"2 sequences of the split 'val' are not in .*: car, train"):
         Davis(tmp_path)
     with pytest.raises(ValueError, match=r"no list train\.txt in .*; there are val"):
         Davis(tmp_path, "train")

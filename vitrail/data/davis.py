@@ -6,12 +6,12 @@ directly in the root or in a folder DAVIS below it; any other resolution's folde
 split is a list of names in ImageSets/2017, ImageSets/2016, ImageSets/480p (lines of two paths, of which the sequence is
 taken), ImageSets or the root. Without any list, as in a part of DAVIS, all sequences are the split "val".
 
-Object ids are the indices of a palette PNG or the values of a gray one. Where the first frame has no other value than 0
-and 255, the masks are those of DAVIS 2016: 255 is object 1. Elsewhere 255 is void and becomes 0. Values that only appear
-after the first frame are no objects: nobody could have followed them.
+Object ids are the indices of a palette PNG or the values of a gray one. Where the first frame has no other value than
+0 and 255, the masks are those of DAVIS 2016: 255 is object 1. Elsewhere 255 is void and becomes 0. Values that only
+appear after the first frame are no objects: nobody could have followed them.
 
-Source: Perazzi et al. 2016, "A benchmark dataset and evaluation methodology for video object segmentation"; Pont-Tuset et
-al. 2017, "The 2017 DAVIS challenge on video object segmentation" (arXiv 1704.00675).
+Source: Perazzi et al. 2016, "A benchmark dataset and evaluation methodology for video object segmentation"; Pont-Tuset
+et al. 2017, "The 2017 DAVIS challenge on video object segmentation" (arXiv 1704.00675).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ MOST_GRAY = 32  # objects of a gray mask: brighter values are colors that somebo
 class DavisVideo:
     """One sequence. Fulfills `vitrail.contracts.Video`.
 
-    Reading a frame or a mask raises `UnreadableImage` for a broken file, and for one of another size, or of another kind
-    (palette or gray), than the first.
+    Reading a frame or a mask raises `UnreadableImage` for a broken file, and for one of another size, or of another
+    kind (palette or gray), than the first.
     """
 
     def __init__(self, name: str, frames: list[Path], masks: list[Path]) -> None:
         """Args: frames, masks: files in order, equally many. Raises `ValueError` where the first mask has no object."""
         self.name, self.frames, self.masks = name, frames, masks
         first, self.kind = _read_mask(masks[0])
-        self.size = first.shape
+        self.size = (first.shape[0], first.shape[1])
         ids = set(np.unique(first).tolist()) - {0}
         self.binary = ids == {VOID}
         self.objects: tuple[int, ...] = (1,) if self.binary else tuple(sorted(ids - {VOID}))
@@ -67,7 +67,7 @@ class DavisVideo:
         if (image.height, image.width) != self.size:
             raise UnreadableImage(
                 path,
-                f"a frame of {image.width} x {image.height} px in a sequence of {self.size[1]} x {self.size[0]} px",
+                f"a frame of {_words(image.height, image.width)} in a sequence of {_words(*self.size)}",
             )
         return image
 
@@ -78,7 +78,7 @@ class DavisVideo:
         if ids.shape != self.size:
             raise UnreadableImage(
                 path,
-                f"a mask of {ids.shape[1]} x {ids.shape[0]} px in a sequence of {self.size[1]} x {self.size[0]} px",
+                f"a mask of {_words(ids.shape[0], ids.shape[1])} in a sequence of {_words(*self.size)}",
             )
         if kind != self.kind:
             raise UnreadableImage(
@@ -98,7 +98,7 @@ class Davis:
         resolution: folder of frames; None for 480p, or the only one.
 
     Raises:
-        ValueError: no such layout, split or sequence, or frames without a mask, or masks without a frame; they are listed.
+        ValueError: no such layout, split or sequence, or (listed) frames without a mask and masks without a frame.
     """
 
     unit = "sequences"
@@ -124,9 +124,7 @@ class Davis:
     def video(self, name: str) -> DavisVideo:
         """A sequence by its name. Raises `ValueError` for another name, or a first frame without an object."""
         if name not in self._files:
-            raise ValueError(
-                f"there is no sequence {name!r} in the split {self.split!r}; there are {_some(self.names)}"
-            )
+            raise ValueError(f"no sequence {name!r} in the split {self.split!r}; there are {_some(self.names)}")
         files = self._files[name]
         return DavisVideo(name, files.frames, files.masks)
 
@@ -217,6 +215,10 @@ def _read_mask(path: Path) -> tuple[np.ndarray, str]:
     ids = open_mask(path)
     with Image.open(path) as image:
         return ids, "palette" if image.mode == "P" else "gray"
+
+
+def _words(height: int, width: int) -> str:
+    return f"{width} x {height} px"
 
 
 def _some(names: Iterable[str]) -> str:
