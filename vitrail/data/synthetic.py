@@ -31,7 +31,8 @@ Array = NDArray[np.float64]
 class SyntheticScenes:
     """Scenes by number. Fulfills `vitrail.contracts.ImageSet`."""
 
-    background = True  # what is no object is a class of its own
+    background = True
+    """Mask value 0 is a class of its own, not merely unlabeled."""
 
     def __init__(
         self,

@@ -71,6 +71,9 @@ class VocSegmentation:
             not there.
     """
 
+    background = True
+    """Mask value 0 is a class of its own, not merely unlabeled."""
+
     def __init__(self, root: str | Path, split: str = "val", classes: Sequence[str] = VOC_CLASSES) -> None:
         self.root = find_voc(root)
         self.split = split

@@ -68,8 +68,8 @@ class CotapConfig(AssignmentConfig):
     loss: Literal["cotap", "bce"] = "cotap"
     """How correspondences are learned; "bce" is Eq. 8, binary cross entropy, the alternative that is argued against."""
     correspondence_views: Literal["same_view", "cross_view"] = "same_view"
-    """Which views of u and v are compared. "same_view": the first ones for both networks, all patches. "cross_view": the
-    first for the student and the second for the teacher, and what both show is brought to `cells` x `cells` by
+    """Which views of u and v are compared. "same_view": the first ones for both networks, all patches. "cross_view":
+    the first for the student and the second for the teacher, and what both show is brought to `cells` x `cells` by
     RoI-Align. The paper says both."""
     correspondence_features: Literal["head", "trunk"] = "head"
     """What is compared: the head's bottleneck, or the patch tokens. The paper does not say."""
