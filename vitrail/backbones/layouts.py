@@ -3,8 +3,8 @@
     timm                 flat, or {"state_dict", "arch", ...}
     DINO, iBOT           {"student", "teacher", ...}, each with `module.` and `backbone.` before the names
     Mugs                 as DINO, or {"state_dict"} with the backbone alone; `relation_blocks.N.*` beside the blocks
-    Leopart              flat or {"state_dict"}, with `model.` and perhaps `teacher.` before the names; its published
-                         numbers are those of `model.`; `projection_head.*` and `prototypes.weight` beside the backbone
+    Leopart              flat or {"state_dict"}, with `model.` and perhaps `teacher.` before the names; its authors
+                         measure `model.`; `projection_head.*` and `prototypes.weight` beside the backbone
     MAE, DeiT            {"model": ...}; MAE with a decoder, DeiT with a head and sometimes a distillation token
     MoCo-v3              {"state_dict"} with `module.base_encoder.` and `module.momentum_encoder.`
     DINOv2               flat, with `register_tokens`, positions for the class token but not for the registers
