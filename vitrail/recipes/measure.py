@@ -22,7 +22,7 @@ from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
-from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled
+from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_videos
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -65,9 +65,8 @@ def measure(
     of_images = [setting for setting in settings if setting.startswith("data.")]
     config = _config(evaluate, subject, [setting for setting in settings if setting not in of_images])
     folder = run_folder_of(subject.weights) if subject.weights is not None else None
-    opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
-    splits = splits or opening(data, data_of(folder), [setting.removeprefix("data.") for setting in of_images])
-    report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
+    train, val = splits or _open(module, data, folder, [setting.removeprefix("data.") for setting in of_images])
+    report = _run(evaluate, subject, train, val, config, cache, pick_device(device))
     if out is not None:
         path = out if out.suffix == ".json" else _place(out, report, of_weights=True)
     elif folder is not None:
@@ -78,6 +77,14 @@ def measure(
     report.save(path)
     _draw(report, path, folder if folder and out is None else None)
     return report, path
+
+
+def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) -> tuple[Any, Any]:
+    """The images to train on and to measure with, as a protocol's module wants them; of videos None and the set."""
+    if getattr(module, "VIDEO", False):
+        return None, open_videos(data, data_of(folder), settings)
+    opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
+    return opening(data, data_of(folder), settings)
 
 
 class _Subject(NamedTuple):
