@@ -226,8 +226,18 @@ def test_by_the_command(tmp_path: Path) -> None:
         "video", vit_file(tmp_path), "scenes", ["data.count=2", "data.frames=4"], device="cpu", out=tmp_path / "out"
     )
     assert json.loads(path.read_text())["numbers"] == report.numbers
+    with Image.open(path.with_suffix(".png")) as picture:
+        assert picture.size == (640, 380)
     assert report.card["deviations"] == ["image_size = 32 (standard 480)", "multiple = 8 (standard 64)"]
     assert [row["name"] for row in report.details["per_sequence"]] == ["scene-00000", "scene-00001"]
+
+
+def test_pictures_beside_masks(tmp_path: Path) -> None:
+    settings = ["data.count=2", "data.frames=5", f"masks={tmp_path / 'masks'}"]
+    measure("video", vit_file(tmp_path), "scenes", settings, device="cpu", out=tmp_path / "out")
+    with Image.open(tmp_path / "masks" / "scene-00001.png") as picture:
+        assert picture.width > 640
+        assert picture.height > 2 * 240 + 380
 
 
 def test_scenes_that_move_are_followed_by_color() -> None:

@@ -48,6 +48,8 @@ def video_figure(
     Raises:
         ValueError: no object.
     """
+    from matplotlib.ticker import MaxNLocator
+
     if not objects:
         raise ValueError("there is no object to draw; give at least one")
     places = {name: list(range(1, len(each["j"]) + 1)) if x is None else list(x) for name, each in objects.items()}
@@ -64,6 +66,8 @@ def video_figure(
             label = "J of the first mask kept" if number == 0 else None
             axes.plot(places[name], each["floor_j"], color=color, linestyle=(0, (1, 2)), linewidth=1, label=label)
     ink = axes.yaxis.label.get_color()
+    if x is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(-2, 102)
     axes.legend(frameon=False, labelcolor=ink, fontsize=8, ncols=1 + len(objects) // 4, loc="best")
     return figure
