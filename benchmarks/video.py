@@ -4,9 +4,9 @@
 
 J and F: 40 frames of 480 x 854 px with 3 objects, which move and wobble. The alternative takes one object of one frame
 at a time, draws its outline with NumPy, dilates both outlines by a disk with OpenCV and counts. Labels: one frame of
-30 x 53 patches with 384 features, as of a ViT-S/16 at 480 px, from 8 others with 4 labels; the alternative multiplies all
-pairs of patches, takes exponentials, and masks the window with zeros afterwards. Both ways run in turns in one process;
-their results are compared first. About two minutes on one core.
+30 x 53 patches with 384 features, as of a ViT-S/16 at 480 px, from 8 others with 4 labels; the alternative multiplies
+all pairs of patches, takes exponentials, and masks the window with zeros afterwards. Both ways run in turns in one
+process; their results are compared first. About a minute on one core.
 
 Wanted: J and F at least 3 times faster and equal to 1e-9; labels of a frame under 1 s on two cores.
 """
