@@ -303,7 +303,7 @@ def neighbors(
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO or ADE20K, or `scenes`.")
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K or DAVIS, or `scenes`.")
     ],
     settings: Overrides = None,
     weights: Annotated[

@@ -267,6 +267,8 @@ class VideoSet(Protocol):
     """What is counted: "sequences"."""
     classes: tuple[str, ...] | None
     """None: objects have no class."""
+    lengths: Sequence[int]
+    """Frames of each sequence."""
 
     def __len__(self) -> int: ...
 

@@ -17,7 +17,7 @@ et al. 2017, "The 2017 DAVIS challenge on video object segmentation" (arXiv 1704
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,17 @@ from vitrail.data.images import EXTENSIONS, UnreadableImage, open_image, open_ma
 VOID = 255
 LISTS = ("ImageSets/2017", "ImageSets/2016", "ImageSets/480p", "ImageSets")
 MOST_GRAY = 32  # objects of a gray mask: brighter values are colors that somebody made gray
+
+
+def _palette() -> bytes:
+    """VOC's and DAVIS's colors: bit 3 b + c of an id is bit 7 - b of channel c."""
+    ids = np.arange(256)[:, None]
+    bits = [((ids >> (3 * b + np.arange(3))) & 1) << (7 - b) for b in range(3)]
+    return np.sum(bits, axis=0).astype(np.uint8).tobytes()
+
+
+PALETTE = _palette()
+"""Red, green and blue of each object id, 768 bytes."""
 
 
 class DavisVideo:
@@ -113,6 +124,7 @@ class Davis:
         if wrong:
             shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             raise ValueError(f"{len(wrong)} frames or masks of the split {split!r} are not in {self.root}: {shown}")
+        self.lengths: Sequence[int] = [len(files.frames) for files in self._files.values()]
         self._digest: str | None = None
 
     def __len__(self) -> int:
@@ -138,6 +150,22 @@ class Davis:
                 digest.update(f"{pair[0].parent.name}/{pair[0].name} {marks}\n".encode())
             self._digest = digest.hexdigest()[:16]
         return self._digest
+
+
+def write_masks(folder: str | Path, name: str, masks: np.ndarray) -> None:
+    """Write masks as the official tool reads results: FOLDER/NAME/00000.png, ..., palette PNGs of object ids.
+
+    Args:
+        folder: of all sequences' results; made where needed.
+        name: of the sequence.
+        masks: uint8 `[T, H, W]`.
+    """
+    place = Path(folder) / name
+    place.mkdir(parents=True, exist_ok=True)
+    for number, ids in enumerate(masks):
+        picture = Image.fromarray(ids, "L")
+        picture.putpalette(PALETTE)
+        picture.save(place / f"{number:05d}.png")
 
 
 def is_davis(root: str | Path) -> bool:

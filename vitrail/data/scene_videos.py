@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -45,6 +46,7 @@ class SceneVideos:
         if frames < 3:
             raise ValueError(f"{frames} frames: the first and the last of a video do not count, so give at least 3")
         self.scenes, self.frames, self.split, self.name = scenes, frames, scenes.split, "scenes"
+        self.lengths: Sequence[int] = [frames] * len(scenes)
 
     def __len__(self) -> int:
         return len(self.scenes)

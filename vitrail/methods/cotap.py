@@ -150,8 +150,7 @@ class Cotap(nn.Module):
             terms["concentration"] = self._concentrate(student[0].cls[objects], companion[objects])
         if self.backbone.object_filter is not None and config.prototype_entropy and len(objects):
             pooled = pool_3x3(teacher[0].patches[objects], teacher[0].grid)
-            prototypes = self.backbone.object_filter.prototypes
-            terms["prototype_entropy"] = prototype_entropy(prototypes, pooled, config.tau3)
+            terms["prototype_entropy"] = prototype_entropy(self.backbone.object_prototypes(), pooled, config.tau3)
         total = batch.images.new_zeros((), dtype=torch.float32)
         for name, term in terms.items():
             total = total + getattr(config, name) * term

@@ -25,7 +25,7 @@ def propagate(
     radius: int | None = 12,
     temperature: float = 0.1,
     topk: int = 5,
-    tile: int = 8,
+    tile: int = 10,
 ) -> Tensor:
     """Labels of one frame's patches from those of other frames.
 
@@ -73,14 +73,14 @@ def enlarged(labels: Tensor, patch: tuple[int, int]) -> Tensor:
         patch: height and width in pixels.
 
     Returns:
-        uint8 `[Y * height, X * width]`, the number of the winning label. A map that is the same everywhere is left as
-        it is, or becomes 0 where it is positive: it says nothing about places.
+        uint8 `[Y * height, X * width]`, the number of the winning label. A map that is the same everywhere becomes 0:
+        it says nothing about places.
     """
     size = (labels.shape[0] * patch[0], labels.shape[1] * patch[1])
     large = functional.interpolate(labels.permute(2, 0, 1)[None], size=size, mode="bilinear", align_corners=False)[0]
     low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
     stretched = (large - low) / (high - low).clamp(min=torch.finfo(large.dtype).tiny)
-    return torch.where(high > 0, stretched, large).argmax(0).to(torch.uint8)
+    return stretched.argmax(0).to(torch.uint8)
 
 
 def resized_ids(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -106,8 +106,8 @@ def _check(
     fits = target.ndim == 3 and sources.ndim == 4 and labels.ndim == 4 and len(sources) > 0
     if not (fits and sources.shape[1:] == target.shape and labels.shape[:3] == sources.shape[:3]):
         raise ValueError(
-            f"target is {list(target.shape)}, sources {list(sources.shape)}, labels {list(labels.shape)}; give [Y, X, D], "
-            "[C, Y, X, D] and [C, Y, X, K] with C at least 1"
+            f"target is {list(target.shape)}, sources {list(sources.shape)}, labels {list(labels.shape)}; give "
+            "[Y, X, D], [C, Y, X, D] and [C, Y, X, K] with C at least 1"
         )
     if (radius is not None and radius < 0) or temperature <= 0 or topk < 1 or tile < 1:
         raise ValueError(
