@@ -30,6 +30,7 @@ from vitrail.nn.groups import parameter_groups
 from vitrail.nn.object_filter import ObjectFilterConfig
 from vitrail.nn.surgery import operate
 from vitrail.nn.teacher import follow, teacher_of
+from vitrail.ops.prototype_entropy import pool_3x3, prototype_entropy
 from vitrail.recipes.ship import ship
 from vitrail.recipes.start import start
 
@@ -320,6 +321,19 @@ def test_a_plain_backbones_digest_is_what_it_was() -> None:
     assert digest(backbone) == "a45d21c754fd0bc8"  # of all weights 0.25, before there were filters
 
 
+def test_prototypes_for_their_loss() -> None:
+    backbone = filtering()
+    assert backbone.object_filter is not None
+    own = backbone.object_filter.prototypes
+    found = backbone.object_prototypes()
+    assert torch.equal(found, own)
+    pooled = pool_3x3(patches(backbone), (4, 4))
+    (expected,) = torch.autograd.grad(prototype_entropy(own, pooled), own)
+    (gradient,) = torch.autograd.grad(prototype_entropy(found, pooled), own)
+    assert torch.equal(gradient, expected)
+    assert gradient.any()
+
+
 def test_layer_decay_reaches_it() -> None:
     backbone = filtering()
     groups = parameter_groups(backbone, weight_decay=0.1, layer_decay=0.5)
@@ -350,8 +364,9 @@ class TestRefused:
             add_object_filter(TimmViT(vit))
 
     def test_attention_of_none(self) -> None:
-        with pytest.raises(ValueError, match="no object-aware filter, so there is no attention to prototypes"):
-            plain().prototype_attention(IMAGES)
+        for ask in (lambda: plain().prototype_attention(IMAGES), lambda: plain().object_prototypes()):
+            with pytest.raises(ValueError, match=r"no object-aware filter, and so no prototypes.*add_object_filter"):
+                ask()
         with pytest.raises(ValueError, match="this block has no object-aware filter"):
             plain().vit.blocks[-1].prototype_attention(torch.zeros(2, 17, 24), (4, 4))
 

@@ -1,4 +1,4 @@
-"""Leopart: the loss as loops over pairs of crops, the queue, the teacher, what two processes see, and that it learns."""
+"""Leopart: the loss as loops over pairs of crops, the queue, the teacher, the optimizer's groups, the export."""
 
 from __future__ import annotations
 

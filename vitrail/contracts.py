@@ -238,3 +238,42 @@ class ImageSet(Protocol):
     def digest(self) -> str:
         """A short hex digest of what is in the set; two sets with the same digest give the same samples."""
         ...
+
+
+@runtime_checkable
+class Video(Protocol):
+    """One sequence of frames of one size, and which pixels belong to which object."""
+
+    name: str
+    objects: tuple[int, ...]
+    """Ids of the objects in the first frame, ascending; those that appear later are none."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> Image.Image:
+        """A frame as RGB. An unreadable file raises `vitrail.data.UnreadableImage`."""
+        ...
+
+    def mask(self, index: int) -> np.ndarray:
+        """Object ids `[H, W]` uint8; 0 is no object."""
+        ...
+
+
+@runtime_checkable
+class VideoSet(Protocol):
+    """Sequences with random access."""
+
+    unit: str
+    """What is counted: "sequences"."""
+    classes: tuple[str, ...] | None
+    """None: objects have no class."""
+    lengths: Sequence[int]
+    """Frames of each sequence."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Video: ...
+
+    def digest(self) -> str:
+        """As of an `ImageSet`."""
+        ...

@@ -62,11 +62,11 @@ def load(
         name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the
             header of our own, by the shapes of others (the report says what was guessed).
         weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of
-            timm, DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT; or a run folder. A path may also be
-            given alone, in the name's place.
+            timm, DINO, iBOT, Mugs, Leopart, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT; or a run folder. A path
+            may also be given alone, in the name's place.
         image_size: pixels to make the positions for; they are interpolated from those of the weights.
         checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto"
-            prefers a teacher, and MoCo-v3's base encoder.
+            prefers a teacher, MoCo-v3's base encoder, and Leopart's student.
         allow_partial: warn, instead of refusing, where weights are missing or unexpected.
         drop_path, gradient_checkpointing: for training on from here, in place of what the configuration says.
 

@@ -168,17 +168,30 @@ class TimmViT(nn.Module):
 
         Over the M prototypes it sums to 1. `ValueError` for a backbone without a filter.
         """
-        last = self.vit.blocks[-1]
-        if not isinstance(last, OpenBlock) or last.object_filter is None:
-            raise ValueError(
-                "this backbone has no object-aware filter, so there is no attention to prototypes; take weights that "
-                "were trained with one, or put a fresh one in by vitrail.backbones.add_object_filter"
-            )
+        last = self._filtering_block()
         x, grid = self.embed(images)
         for block in self.vit.blocks[:-1]:
             x = self.run_block(block, x)
         attention: Tensor = last(x, through=partial(OpenBlock.prototype_attention, grid=grid))
         return attention
+
+    def object_prototypes(self) -> Tensor:
+        """The object-aware filter's prototypes `[M, D, 3, 3]`, for their loss; gradients reach them.
+
+        They come through the block's `forward`, outside of which sharded weights (FSDP2) are not whole.
+        `ValueError` for a backbone without a filter.
+        """
+        prototypes: Tensor = self._filtering_block()(self.vit.cls_token, through=_prototypes)
+        return prototypes
+
+    def _filtering_block(self) -> OpenBlock:
+        last = self.vit.blocks[-1]
+        if not isinstance(last, OpenBlock) or last.object_filter is None:
+            raise ValueError(
+                "this backbone has no object-aware filter, and so no prototypes; take weights that were trained with "
+                "one, or put a fresh one in by vitrail.backbones.add_object_filter"
+            )
+        return last
 
     def export(self) -> Exported:
         """The weights under timm's names, and what is needed to rebuild the model."""
@@ -254,6 +267,11 @@ class TimmViT(nn.Module):
 def _asks(block: nn.Module, grid: tuple[int, int]) -> dict[str, Any]:
     """What a block must be told beyond its tokens."""
     return {"grid": grid} if getattr(block, "object_filter", None) is not None else {}
+
+
+def _prototypes(block: OpenBlock, _: Tensor) -> Tensor:
+    assert block.object_filter is not None
+    return block.object_filter.prototypes.clone()  # what it is cloned from may be freed after the forward
 
 
 def _about(vit: nn.Module) -> Mapping[str, Any]:

@@ -66,7 +66,7 @@ def dense_batches(
         skipped: learns the index and the reason of unreadable images.
 
     Raises:
-        ValueError: an image without a mask, or with class ids beyond the classes.
+        ValueError: an image without a mask, or with class ids beyond the classes; or where nothing could be read.
     """
     reader = _Reader(data, cut, seed)
     loader = DataLoader(
@@ -77,11 +77,15 @@ def dense_batches(
         collate_fn=_as_it_is,  # called with one item where batch_size is None
         generator=torch.Generator(),  # else starting an iterator would draw from the global generator
     )
+    found, unread = False, {} if skipped is None else skipped
     for read, unreadable in loader:
-        if skipped is not None:
-            skipped.update(unreadable)
+        unread.update(unreadable)
         if read:
+            found = True
             yield _joined(read, labels)
+    if unread and not found:
+        reason = next(iter(unread.values()))
+        raise ValueError(f"none of {len(unread)} images could be read, the first one: {reason}; see `vitrail doctor`")
 
 
 def in_order(count: int, batch_size: int) -> list[list[Place]]:

@@ -1,7 +1,7 @@
 """A table of each image's nearest neighbors, made once and read in training: for each image a companion.
 
-The file is safetensors: `neighbors` int32 `[images, k]`, the nearest first, positions in the data set; -1 fills the rows
-of images that could not be read. Its header says of which data and of which weights it is.
+The file is safetensors: `neighbors` int32 `[images, k]`, the nearest first, positions in the data set; -1 fills the
+rows of images that could not be read. Its header says of which data and of which weights it is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class NeighborTable(NamedTuple):
             ) from None
         if table.neighbors.ndim != 2 or table.neighbors.dtype != torch.int32:
             raise ValueError(
-                f"{path}: its neighbors are {table.neighbors.dtype} {list(table.neighbors.shape)}, not int32 [images, k]"
+                f"{path}: neighbors are {table.neighbors.dtype} {list(table.neighbors.shape)}, not int32 [images, k]"
             )
         return table
 

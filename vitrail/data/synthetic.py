@@ -31,7 +31,8 @@ Array = NDArray[np.float64]
 class SyntheticScenes:
     """Scenes by number. Fulfills `vitrail.contracts.ImageSet`."""
 
-    background = True  # what is no object is a class of its own
+    background = True
+    """Mask value 0 is a class of its own, not merely unlabeled."""
 
     def __init__(
         self,
@@ -102,6 +103,31 @@ class SyntheticScenes:
         """
         if self.objects > 1:
             raise ValueError(f"these scenes hold up to {self.objects} objects; those of one object move")
+        draws = self._moving(index, frames)
+        label = index % len(self.classes)
+        images, masks = _paint(draws, np.full(frames, label), self.size)
+        return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]
+
+    def motion_of(self, index: int, frames: int, points: Array) -> Array:
+        """Where points of the object of frame 0 are in each frame of `motion(index, frames)`.
+
+        Args:
+            points: `[n, 2]` x, y in pixels of frame 0; the center of its first pixel is (0.5, 0.5).
+
+        Returns:
+            `[frames, n, 2]` in pixels, outside of the image where the object leaves it. The object moves as a whole, so
+            a point beside it is where it would be if it belonged to the object.
+        """
+        draws, side = self._moving(index, frames), min(self.size)
+        centers = [_center(draws[:, k], span, side) for k, span in ((_X, self.size[1]), (_Y, self.size[0]))]
+        cosine, sine = _rotation(draws[:, _TURN])
+        x, y = (np.asarray(points)[:, k] / side - centers[k][0] for k in (0, 1))
+        u, v = x * cosine[0] + y * sine[0], y * cosine[0] - x * sine[0]
+        back = [u * _row(cosine) - v * _row(sine), v * _row(cosine) + u * _row(sine)]
+        return np.stack([(each + _row(center)) * side for each, center in zip(back, centers)], -1)
+
+    def _moving(self, index: int, frames: int) -> Array:
+        """The draws `[frames, _DRAWS]` of a scene that moves."""
         draws = np.repeat(self._draws(index)[None], frames, 0)
         share = np.arange(frames) / max(frames - 1, 1)
         seeds = np.random.SeedSequence([self.seed, 2, index])
@@ -112,9 +138,7 @@ class SyntheticScenes:
         for number in range(DISTRACTORS):
             place = _BLOB + 9 * number
             draws[:, place : place + 2] += 0.2 * share[:, None] * (way[3 + 2 * number : 5 + 2 * number] - 0.5)
-        label = index % len(self.classes)
-        images, masks = _paint(draws, np.full(frames, label), self.size)
-        return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]
+        return draws
 
     def digest(self) -> str:
         """Of all that decides the scenes."""
@@ -184,7 +208,7 @@ def _paint(
         canvas = _distractor(canvas, draws[:, _BLOB + 9 * number : _BLOB + 9 * (number + 1)], x, y, side)
     masks = np.zeros((len(draws), height, width), np.uint8)
     if more is None:
-        center_x, center_y = ((0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height)))
+        center_x, center_y = (_center(draws[:, k], span, side) for k, span in ((_X, width), (_Y, height)))
         canvas, masks = _object(canvas, masks, draws, labels, center_x, center_y, x, y)
         return (canvas * 255 + 0.5).astype(np.uint8), masks
     for place in range(QUARTERS):
@@ -336,7 +360,13 @@ def _noise(lattice: Array, x: Array, y: Array, cells: Array) -> Array:
 
 
 def _turned(u: Array, v: Array, turn: Array) -> tuple[Array, Array]:
-    """Coordinates rotated by a share of a whole turn; the circle's rational form, without sine and cosine."""
+    """Coordinates rotated by a share of a whole turn."""
+    cosine, sine = _rotation(turn)
+    return u * _c(cosine) + v * _c(sine), v * _c(cosine) - u * _c(sine)
+
+
+def _rotation(turn: Array) -> tuple[Array, Array]:
+    """Cosine and sine of shares of a whole turn, nearly; the circle's rational form, without sine and cosine."""
     quarter = np.floor(turn * 4)
     t = turn * 4 - quarter
     scale = 1 + t * t
@@ -344,7 +374,12 @@ def _turned(u: Array, v: Array, turn: Array) -> tuple[Array, Array]:
     for count in (1, 2, 3):
         more = quarter >= count
         cosine, sine = np.where(more, -sine, cosine), np.where(more, cosine, sine)
-    return u * _c(cosine) + v * _c(sine), v * _c(cosine) - u * _c(sine)
+    return cosine, sine
+
+
+def _center(draw: Array, span: int, side: int) -> Array:
+    """Where the object's center lies along a side of `span` pixels, in units of the shorter one."""
+    return (0.24 + 0.52 * draw) * span / side
 
 
 def _rgb(hue: Array, saturation: Array | float, value: Array | float) -> Array:
@@ -364,6 +399,11 @@ def _mix(one: Array, two: Array, share: Array) -> Array:
 def _c(values: Array) -> Array:
     """Per-scene values `[n]` or colors `[n, 3]` shaped to broadcast over pixels."""
     return values[:, None, None] if values.ndim == 1 else values[:, None, None, :]
+
+
+def _row(values: Array) -> Array:
+    """Per-frame values `[n]` shaped to broadcast over points."""
+    return values[:, None]
 
 
 def contact_sheet(scenes: Sequence[Sample], columns: int = 8) -> Image.Image:

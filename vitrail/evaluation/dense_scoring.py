@@ -40,13 +40,11 @@ def measured(
     """Count the pixels of all images.
 
     Args:
+        batches: at least one.
         predict: a batch -> L score maps `[B, C, y, x]`, which are enlarged bilinearly before the best class is taken.
         own_size: measure at the size of each mask; otherwise at that of the images that the backbone sees.
         shown: positions in the data set of the images whose label maps are kept.
         advance: told how many images are done.
-
-    Raises:
-        ValueError: where no image could be read.
     """
     confusions: list[Confusion] = []
     examples: list[list[dict[str, Any]]] = []
@@ -64,8 +62,6 @@ def measured(
                     kept.append({"index": index, "path": batch.paths[row], "predicted": packed(called.cpu())})
         images += len(batch.indices)
         advance(len(batch.indices))
-    if not images:
-        raise ValueError("no validation image could be read; run `vitrail doctor` on the folder")
     return Seen(confusions, examples, images)
 
 

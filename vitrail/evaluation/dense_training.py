@@ -71,11 +71,9 @@ def remember(
     """Run the backbone once over all images; see `room_for` for the memory that takes.
 
     Args:
+        batches: at least one.
         enlarged: how many times as large as the grid a head's map is; for 1, the truth is kept as shares of patches,
             otherwise as ids at the size of the head's map.
-
-    Raises:
-        ValueError: where no image could be read.
     """
     features, truths = [], []
     for batch in batches:
@@ -87,8 +85,6 @@ def remember(
             truths.append(shares.unflatten(1, grid))
         else:
             truths.append(resized(batch.targets, (grid[0] * enlarged, grid[1] * enlarged)).to(torch.int16))
-    if not features:
-        raise ValueError("no training image could be read; run `vitrail doctor` on the folder")
     return Memory(torch.cat(features), torch.cat(truths))
 
 

@@ -68,8 +68,8 @@ class CotapConfig(AssignmentConfig):
     loss: Literal["cotap", "bce"] = "cotap"
     """How correspondences are learned; "bce" is Eq. 8, binary cross entropy, the alternative that is argued against."""
     correspondence_views: Literal["same_view", "cross_view"] = "same_view"
-    """Which views of u and v are compared. "same_view": the first ones for both networks, all patches. "cross_view": the
-    first for the student and the second for the teacher, and what both show is brought to `cells` x `cells` by
+    """Which views of u and v are compared. "same_view": the first ones for both networks, all patches. "cross_view":
+    the first for the student and the second for the teacher, and what both show is brought to `cells` x `cells` by
     RoI-Align. The paper says both."""
     correspondence_features: Literal["head", "trunk"] = "head"
     """What is compared: the head's bottleneck, or the patch tokens. The paper does not say."""
@@ -150,8 +150,7 @@ class Cotap(nn.Module):
             terms["concentration"] = self._concentrate(student[0].cls[objects], companion[objects])
         if self.backbone.object_filter is not None and config.prototype_entropy and len(objects):
             pooled = pool_3x3(teacher[0].patches[objects], teacher[0].grid)
-            prototypes = self.backbone.object_filter.prototypes
-            terms["prototype_entropy"] = prototype_entropy(prototypes, pooled, config.tau3)
+            terms["prototype_entropy"] = prototype_entropy(self.backbone.object_prototypes(), pooled, config.tau3)
         total = batch.images.new_zeros((), dtype=torch.float32)
         for name, term in terms.items():
             total = total + getattr(config, name) * term

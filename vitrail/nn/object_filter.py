@@ -101,22 +101,26 @@ class ObjectFilter(nn.Module):
         """
         asking = normed if self.config.reads == "input" else attended
         others = _others(asking, grid)
-        patches = self._joined(attended[:, others:], self.filtered(asking, grid))
-        if not self.config.class_token or not others:
-            return torch.cat((attended[:, :others], patches), dim=1)
-        first = self._joined(attended[:, :1], self._mixed(self._scores_of_one(asking[:, :1])))
-        return torch.cat((first, attended[:, 1:others], patches), dim=1)
+        keys = self._keys()
+        scores = self._scores(asking, grid, keys)
+        first = min(others, 1) if self.config.class_token else 0
+        if first:
+            scores = torch.cat((self._scores_of_one(asking[:, :1], keys), scores), dim=3)
+        chosen = torch.cat((attended[:, :first], attended[:, others:]), dim=1)
+        both = torch.cat((chosen, self._mixed(scores).to(chosen.dtype)), dim=-1)
+        changed = chosen + self.join(both)
+        return torch.cat((changed[:, :first], attended[:, first:others], changed[:, first:]), dim=1)
 
     def filtered(self, asking: Tensor, grid: tuple[int, int]) -> Tensor:
         """o of Eq. 19 for the patches, `[B, N, D]`, of tokens `[B, T, D]` with the patches last."""
-        return self._mixed(self._scores(asking, grid))
+        return self._mixed(self._scores(asking, grid, self._keys()))
 
     def attention(self, asking: Tensor, grid: tuple[int, int]) -> Tensor:
         """How much each head of each patch takes of each prototype: `[B, heads, M, Y, X]`, over M it sums to 1.
 
         `asking [B, T, D]` are the tokens that `config.reads` names, the patches last.
         """
-        return _softmax(self._scores(asking, grid)).unflatten(3, grid)
+        return _softmax(self._scores(asking, grid, self._keys())).unflatten(3, grid)
 
     def extra_repr(self) -> str:
         """Sizes and switches."""
@@ -127,20 +131,18 @@ class ObjectFilter(nn.Module):
         keys = self.key(self.prototypes.movedim(1, -1)).movedim(-1, 1)
         return keys.unflatten(1, (self.heads, -1)).transpose(0, 1)
 
-    def _scores(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _scores(self, tokens: Tensor, grid: tuple[int, int], keys: Tensor) -> Tensor:
         """mu / sqrt(d) of the patches, `[B, heads, M, N]`."""
         query = self.query(tokens[:, _others(tokens, grid) :])
-        keys = self._keys()
         # Zeros around h_q and not around h: its bias would stand outside of the image.
         pictures = query.transpose(1, 2).unflatten(2, grid)
         scores = functional.conv2d(pictures, keys.flatten(0, 1), padding=CELLS // 2, groups=self.heads)
         return scores.unflatten(1, (self.heads, -1)).flatten(3) * keys.shape[2] ** -0.5
 
-    def _scores_of_one(self, token: Tensor) -> Tensor:
+    def _scores_of_one(self, token: Tensor, keys: Tensor) -> Tensor:
         """The same for a token `[B, 1, D]` that stands in all cells, `[B, heads, M, 1]`."""
         query = self.query(token).unflatten(2, (self.heads, -1)).movedim(1, -1)
-        keys = self._keys().sum((-2, -1))
-        return keys @ query * keys.shape[2] ** -0.5
+        return keys.sum((-2, -1)) @ query * keys.shape[2] ** -0.5
 
     def _mixed(self, scores: Tensor) -> Tensor:
         """Values by their scores `[B, heads, M, N]`: `[B, N, D]`."""
@@ -148,9 +150,6 @@ class ObjectFilter(nn.Module):
         attention = _softmax(scores).to(values.dtype)
         mixed = attention.transpose(2, 3) @ values.unflatten(1, (self.heads, -1)).transpose(0, 1)
         return mixed.transpose(1, 2).flatten(2)
-
-    def _joined(self, attended: Tensor, filtered: Tensor) -> Tensor:
-        return attended + self.join(torch.cat((attended, filtered.to(attended.dtype)), dim=-1))
 
 
 def install(vit: VisionTransformer, config: ObjectFilterConfig) -> ObjectFilter:

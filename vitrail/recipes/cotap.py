@@ -204,7 +204,8 @@ def first(recipe: Recipe, verbs: Verbs, out: Path) -> Recipe:
         return recipe
     path = out / "neighbors.safetensors"
     main = rank() == 0
-    if main and not (verbs.resume and path.is_file()):
+    going_on = verbs.resume or verbs.extend is not None
+    if main and not (going_on and path.is_file()):
         neighbors_for(recipe, path, recipe.neighbor_count)
     await_neighbors(path, main)
     return recipe.model_copy(update={"neighbors": str(path)})

@@ -70,14 +70,16 @@ def _order_items(p: Any, q: Any) -> Any:
 
 
 @compiled
-def _sums_below(rank: Any, values: Any) -> Any:
-    """For each item the sum of `values` [N, C] over the items of lower rank."""
-    totals = np.zeros((len(rank) + 1, values.shape[1]))
+def _sum_below(rank: Any, values: Any) -> Any:
+    """For each item the sum of `values` over the items of lower rank."""
+    totals, out = np.zeros(len(rank) + 1), np.empty(len(rank))
     for item in range(len(rank)):
         totals[rank[item] + 1] += values[item]
     for group in range(len(rank)):
         totals[group + 1] += totals[group]
-    return totals[rank]
+    for item in range(len(rank)):
+        out[item] = totals[rank[item]]
+    return out
 
 
 @compiled
@@ -88,18 +90,18 @@ def _cut(p: Any, weight: Any, rank: Any, item: Any, middle: int, upper: Any, upp
     rank, item and how many lower items came before. Every item is written to both, and one of the two is overwritten:
     a branch here would be guessed wrong half of the time.
     """
-    low = high = 0
+    low = high = np.uintp(0)
     mass = first = second = 0.0
-    for number in range(len(p)):
+    for number in range(np.uintp(len(p))):
         x, w, r, who = p[number], weight[number], rank[number], item[number]
         p[low], weight[low], rank[low], item[low] = x, w, r, who
-        row, index = upper[high], upper_index[high]
-        row[0], row[1], row[2], row[3], row[4] = x, w, mass, first, second
-        index[0], index[1], index[2] = r, who, low
+        upper[high, 0], upper[high, 1] = x, w
+        upper[high, 2], upper[high, 3], upper[high, 4] = mass, first, second
+        upper_index[high, 0], upper_index[high, 1], upper_index[high, 2] = r, who, low
         lower = r < middle
         w *= lower
         mass, first, second = mass + w, first + w * x, second + w * x * x
-        low, high = low + lower, high + (1 - lower)
+        low, high = low + np.uintp(lower), high + np.uintp(not lower)
     return low
 
 
@@ -117,20 +119,21 @@ def _collect(
     passed: Any,
 ) -> None:
     """Put the upper items behind the lower ones, and add what they passed to their sums."""
-    lag = 0
+    lag = np.uintp(0)
     mass = first = second = 0.0
-    for number in range(len(p) - low):
-        x, w, m, f, s = upper[number]
-        r, who, count = upper_index[number]
+    for number in range(np.uintp(len(p) - low)):
+        x, w = upper[number, 0], upper[number, 1]
+        m, f, s = upper[number, 2], upper[number, 3], upper[number, 4]
+        who = upper_index[number, 1]
         there = low + number
-        p[there], weight[there], rank[there], item[there] = x, w, r, who
+        p[there], weight[there], rank[there], item[there] = x, w, upper_index[number, 0], who
         y = x - tau2
         while lag < low and p[lag] < y:
             wx = weight[lag] * p[lag]
-            mass, first, second, lag = mass + weight[lag], first + wx, second + wx * p[lag], lag + 1
+            mass, first, second, lag = mass + weight[lag], first + wx, second + wx * p[lag], lag + np.uintp(1)
         sums[who, 0] += (x * m - f) - (y * mass - first)
         sums[who, 1] += (x * (x * m - 2 * f) + s) - (y * (y * mass - 2 * first) + second)
-        passed[who] += count
+        passed[who] += upper_index[number, 2]
 
 
 @compiled
@@ -141,8 +144,8 @@ def _walk(p: Any, weight: Any, rank: Any, tau2: float) -> Any:
     count where they are positive; and [N]: how many items of lower rank stand before.
     """
     count = len(p)
-    sums, passed, item = np.zeros((count, 2)), np.zeros(count, np.int64), np.arange(count)
-    upper, upper_index, stack = np.empty((count, 5)), np.empty((count, 3), np.int64), np.empty((128, 4), np.int64)
+    sums, passed, item = np.zeros((count, 2)), np.zeros(count, np.int64), np.arange(count).astype(np.uint32)
+    upper, upper_index, stack = np.empty((count, 5)), np.empty((count, 3), np.uint32), np.empty((128, 4), np.int64)
     stack[0] = 0, count, 0, rank.max() + 1
     depth = 1
     while depth:
@@ -170,26 +173,24 @@ def _dominated(x: Any, weight: Any, rank: Any, tau2: float) -> Any:
         weight: [N], of the items summed over.
         rank: [N] of the targets.
     """
-    totals = np.empty((len(x), 2))
-    totals[:, 0], totals[:, 1] = weight, weight * x
-    totals = _sums_below(rank, totals)
-    sums, passed = _walk(x.copy(), weight.copy(), rank.copy(), tau2)
-    value = totals[:, 0] - 2 / tau2 * (x * totals[:, 0] - totals[:, 1]) + sums[:, 1] / tau2**2
-    return value, 2 / tau2 * (sums[:, 0] / tau2 - totals[:, 0]), passed
+    mass, first = _sum_below(rank, weight), _sum_below(rank, weight * x)
+    sums, passed = _walk(x.copy(), weight.copy(), rank.astype(np.uint32), tau2)
+    value = mass - 2 / tau2 * (x * mass - first) + sums[:, 1] / tau2**2
+    return value, 2 / tau2 * (sums[:, 0] / tau2 - mass), passed
 
 
 @compiled
 def _moments(p: Any, q: Any, tau2: float) -> Any:
     """A, R and dA_i/dp_i of one row with finite scores, in the order of p, that order, the ranks and p centered."""
     order, rank = _order_items(p, q)
-    ones = np.ones((len(p), 1))
-    below = _sums_below(rank, ones)[:, 0]
+    ones = np.ones(len(p))
+    below = _sum_below(rank, ones)
     x = p[order]
     smaller = np.zeros(len(p))
     for number in range(1, len(p)):
         smaller[number] = number if x[number] > x[number - 1] else smaller[number - 1]
     x -= p.mean()
-    misranked, steepness, passed = _dominated(x, ones[:, 0], rank, tau2)
+    misranked, steepness, passed = _dominated(x, ones, rank, tau2)
     return np.maximum(misranked, 0.0), len(p) - below - smaller + passed, steepness, order, rank, x
 
 
@@ -229,7 +230,7 @@ def _losses_of_rows(first: int, last: int, p: Any, q: Any, tau1: float, tau2: fl
         loss[row] = (gamma * misranked * share).sum()
         if len(slope):
             weight = gamma * ahead * share * share
-            _, pull, _ = _dominated(-x[::-1], weight[::-1], rank.max() - rank[::-1], tau2)
+            _, pull, _ = _dominated(-x[::-1], weight[::-1].copy(), rank.max() - rank[::-1], tau2)
             slope[row, order] = weight * steepness - pull[::-1]
 
 
