@@ -382,6 +382,7 @@ PICTURES = {
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
+    "tsne": "A map of patches by t-SNE, with thumbnails, colored by image, or by class where masks are given",
     "filter": "Self-attention, and which patches ask which prototypes of CoTAP's object-aware filter",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
@@ -412,7 +413,11 @@ def show(
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of their masks, and of the patches of tsne: another seed, others.")] = 0,
+    points: Annotated[int, typer.Option(help="For tsne: how many patches are drawn.")] = 800,
+    masks: Annotated[
+        Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
+    ] = None,
     patch_size: Annotated[
         int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
     ] = None,
@@ -460,6 +465,10 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
+    elif picture == "tsne":
+        from vitrail.recipes.tsne import Wanted, draw_tsne
+
+        drawn = draw_tsne(images, str(weights), out, Wanted(points, seed, masks=masks), **common)
     elif picture == "filter":
         from vitrail.recipes.filtering import draw_filter
 
