@@ -666,14 +666,33 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, the baseline first.", metavar="RUN...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Headline.")] = "vitrail report",
+    before: Annotated[
+        bool, typer.Option("--before", help="Of one run: set what its training started from beside it.")
+    ] = False,
+    pictures: Annotated[int, typer.Option(help="So many images as the weights of all runs see them, drawn anew.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", help="Images of the pictures; default: those held out by the last run."),
+    ] = None,
+    device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML page that compares runs side by side.
 
-    Example: vitrail report runs/baseline runs/sar --out comparison.html
-    """
-    from vitrail.report import write_page
+    Examples:
 
-    typer.echo(f"written: {write_page(out, runs, title=title)}")
+      vitrail report runs/baseline runs/sar --out comparison.html
+
+      vitrail report runs/cotap --before --pictures 6 --out change.html
+    """
+    if not before and not pictures:
+        from vitrail.report import write_page
+
+        typer.echo(f"written: {write_page(out, runs, title=title)}")
+        return
+    from vitrail.report.side_by_side import Side, write_side_by_side
+
+    side = Side(before=before, pictures=pictures, data=data, device=device)
+    typer.echo(f"written: {write_side_by_side(out, runs, side, title=title)}")
 
 
 @app.command()

@@ -66,7 +66,9 @@ def draw_filter(
     found = [filtered(backbone, image, size) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)
     written = [out / f"{stem}-filter.png" for stem in stems(list(opened))]
-    for path, picture in zip(written, _sheets(found, named or most_used([each.attention for each in found], SHOWN))):
+    for path, picture in zip(
+        written, filter_sheets(found, named or most_used([each.attention for each in found], SHOWN))
+    ):
         picture.save(path)
     return written
 
@@ -77,10 +79,11 @@ def filter_page(backbone: TimmViT, data: ImageSet, count: int = 3, size: int | N
     backbone.eval()
     found = [filtered(backbone, data[index].image, size) for index in different(data, count)]
     backbone.train(was_training)
-    return stacked(_sheets(found, most_used([each.attention for each in found], 4)))
+    return stacked(filter_sheets(found, most_used([each.attention for each in found], 4)))
 
 
-def _sheets(found: Sequence[Filtered], chosen: Sequence[int]) -> list[Image.Image]:
+def filter_sheets(found: Sequence[Filtered], chosen: Sequence[int]) -> list[Image.Image]:
+    """A sheet for each image, all with the same prototypes on one scale."""
     highest = max(float(prototype_maps(each.attention, chosen).max()) for each in found)
     return [
         filter_sheet(each.seen.image, each.seen.tokens.scores[-1][0], each.attention, chosen, highest=highest)

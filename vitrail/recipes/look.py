@@ -132,6 +132,13 @@ def pixels_of(backbone: TimmViT, fitted: Image.Image) -> Tensor:
     return build_eval_transform(config)(fitted)[None].to(next(backbone.parameters()).device)
 
 
+def on_host(seen: Seen) -> Seen:
+    """The same with all tokens on the CPU, in float32."""
+    found = seen.tokens
+    scores = {block: scores.float().cpu() for block, scores in found.scores.items()}
+    return seen._replace(tokens=Tokens(found.cls.float().cpu(), found.patches.float().cpu(), found.grid, {}, scores))
+
+
 def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
     """The first images of different classes of a set, each with the last block's attention per head."""
     was_training = backbone.training

@@ -16,7 +16,7 @@ from vitrail.data.images import open_mask
 from vitrail.ops.patches import patchify
 from vitrail.ops.tsne import tsne
 from vitrail.recipes.files import image_files, told_apart
-from vitrail.recipes.look import Seen, open_images, see
+from vitrail.recipes.look import Seen, on_host, open_images, see
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.tsne import patch_thumbnail, point_map
 
@@ -66,7 +66,7 @@ def draw_tsne(
     opened = open_images(image_files(paths), whole=True)
     masks = {} if wanted.masks is None else masks_of(wanted.masks, opened)
     backbone = open_backbone(weights, model=model, key=key, device=device)
-    seen = [_on_host(see(backbone, image, size)) for image in opened.values()]
+    seen = [on_host(see(backbone, image, size)) for image in opened.values()]
     names = told_apart(list(opened))
     page = tsne_page(patches_of(seen, names, [masks.get(path) for path in opened]), wanted)
     out.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,3 @@ def masks_of(folder: Path, images: Mapping[Path, Image.Image]) -> dict[Path, np.
         if mask.shape != (height, width):
             raise ValueError(f"mask {mask.shape} and image {(height, width)} of {path} differ in height or width")
     return found
-
-
-def _on_host(seen: Seen) -> Seen:
-    tokens = seen.tokens
-    return seen._replace(tokens=tokens._replace(cls=tokens.cls.cpu(), patches=tokens.patches.float().cpu(), scores={}))
