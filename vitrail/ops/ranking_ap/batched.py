@@ -1,6 +1,6 @@
-"""The CoTAP loss and its gradient on any device, all rows at once: sort, sum over lower targets, and once more mirrored.
+"""The CoTAP loss and its gradient on any device, all rows at once: sort, sum over lower targets, the same mirrored.
 
-What is summed over lower targets is left to `levels` (plain torch) or `cuda` (Triton). No atomics, no host sync; the
+What is summed over lower targets is left to `levels` (plain torch) or `cuda` (Triton). No atomics and no host sync: the
 same numbers on every run.
 """
 

@@ -83,7 +83,7 @@ def _sum_below(rank: Any, values: Any) -> Any:
 
 
 @compiled
-def _cut(p: Any, weight: Any, rank: Any, item: Any, middle: int, upper: Any, upper_index: Any) -> int:
+def _cut(p: Any, weight: Any, rank: Any, item: Any, middle: int, upper: Any, upper_index: Any) -> Any:
     """Part a node stably by rank: the lower items stay, the upper ones go to `upper` with the sums they have passed.
 
     `upper` [n, 5] is p, weight and the sums of w, w p and w p^2 over the lower items before; `upper_index` [n, 3] is
