@@ -51,12 +51,8 @@ def _order_items(p: Any, q: Any) -> Any:
 
     Of equal p, the one with the larger q comes first: of the items with a smaller q, those before it have a smaller p.
     """
-    order, rank, keys, spare = (
-        np.arange(len(p)),
-        np.empty(len(p), np.int64),
-        np.empty(len(p), np.uint64),
-        np.arange(len(p)),
-    )
+    order, rank, spare = np.arange(len(p)), np.empty(len(p), np.int64), np.empty(len(p), np.int64)
+    keys = np.empty(len(p), np.uint64)
     counts = np.empty((_DIGITS, 2**_BITS), np.int64)
     _sort(q, order, spare, keys, counts)
     group = 0
