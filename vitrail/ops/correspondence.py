@@ -1,6 +1,6 @@
 """Which patches of two images mean each other: mutual nearest neighbors by cosine similarity.
 
-Source: Amir et al. 2021, "Deep ViT features as dense visual descriptors" (arXiv 2112.05814), who call them best buddies.
+Source: Amir et al. 2021, "Deep ViT features as dense visual descriptors" (arXiv 2112.05814): "best buddies".
 """
 
 from __future__ import annotations
