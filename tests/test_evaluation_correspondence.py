@@ -60,6 +60,7 @@ def test_judged_by_hand() -> None:
     assert found.random == pytest.approx(3 / 4 + 3 / 4 + 2 / 4)
     strict = judge(Matches(first, second, torch.zeros(4)), truth, counted, (10, 40), (1, 4), tolerance=0.5)
     assert (strict.correct, strict.same_place, strict.random) == (1, 0, 3 / 4)
+    assert (found.moved, strict.moved, strict.moved_correct) == (0, 3, 1)
     few = judge(Matches(first, second, torch.zeros(4)), truth, first == 1, (10, 40), (1, 4))
     assert (few.visible, few.matched, few.correct, few.all_matches) == (1, 1, 1, 1)
 
@@ -139,6 +140,7 @@ def test_patches_that_know_their_place_are_right() -> None:
     assert report.numbers["crops_correct"] > 95
     assert report.numbers["crops_correct"] > report.numbers["crops_floor_same_place"] + 20
     assert report.numbers["crops_floor_random"] < 30
+    assert report.numbers["crops_moved_correct"] > 95
     assert report.numbers["crops_found"] == pytest.approx(
         report.numbers["crops_correct"] * report.numbers["crops_matched"] / 100
     )
@@ -191,4 +193,4 @@ def test_errors_name_the_way_out() -> None:
         "1 of 2 images could not be read and were left out"
     ]
     with pytest.raises(ValueError, match="no patch of any pair of crops is visible"):
-        module._numbers(module.Judged(0, 0, 0, 0, 0, 0, 0.0, 0), "crops")
+        module._numbers(module.Judged(0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0), "crops")

@@ -22,7 +22,7 @@ from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
-from vitrail.viz.canvas import heading, stacked
+from vitrail.viz.canvas import heading, sheet, stacked
 from vitrail.viz.correspondence import match_lines, query_heat
 from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
@@ -189,10 +189,10 @@ def draw_correspondence(
     lines = match_lines(pictures, grids, pairs[:matches])
     words = f"{min(matches, len(pairs))} of {len(pairs)} mutual matches, the most similar ones"
     features = (one.tokens.patches[0], other.tokens.patches[0])
-    sheet = stacked([heading(words, lines.width), lines, query_heat(pictures, features, grids, [query])])
+    picture = stacked([heading(words, lines.width), sheet([[lines]]), query_heat(pictures, features, grids, [query])])
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{'-'.join(stems(images))}-correspondence.png"
-    sheet.save(path)
+    picture.save(path)
     return [path]
 
 

@@ -121,7 +121,7 @@ def _center(place: int, grid: Grid, image: Image.Image, left: int) -> tuple[floa
 
 def _line(draw: Any, ends: list[tuple[float, float]], color: Color) -> None:
     # A dark line below a colored one: visible on any picture.
-    for width, ink in ((4, (20, 22, 27)), (2, color)):
+    for width, ink in ((6, (20, 22, 27)), (4, color)):
         draw.line(ends, fill=ink, width=width)
     for x, y in ends:
         for radius, ink in ((8, (20, 22, 27)), (6, color)):
