@@ -35,7 +35,7 @@ def labeled(count: int, seed: int) -> Labeled:
 
 def test_against_all_pairs_one_by_one() -> None:
     first, second = labeled(40, 0), labeled(30, 1)
-    counts = count_pairs(first, second)
+    counts = count_pairs(first, second, of_background=True)
     pairs = [
         (a.double() @ b.double(), bool(k == m))
         for a, k in zip(first.features, first.labels)
@@ -49,6 +49,21 @@ def test_against_all_pairs_one_by_one() -> None:
     best = sorted(pairs, key=lambda each: -each[0])[:120]
     assert rate_of_top(counts, 0.1) == pytest.approx(sum(same for _, same in best) / 120, abs=0.02)
     assert rate_of_top(counts, 1.0) == pytest.approx(len(positive) / 1200)
+
+
+def test_pairs_of_background_are_left_out() -> None:
+    first, second = labeled(40, 0), labeled(30, 1)
+    both = int((first.labels == 0).sum() * (second.labels == 0).sum())
+    assert both > 50
+    every, counts = count_pairs(first, second, of_background=True), count_pairs(first, second)
+    assert torch.equal(every[:, 0], counts[:, 0])
+    assert int((every - counts).sum()) == both
+    scenes = SyntheticScenes(20, split="val")
+    floors = [
+        evaluate(TinyBackbone(), scenes, SMALL.override([f"background={word}"])).numbers["floor_positive_rate"]
+        for word in ("other", "class", "none")
+    ]
+    assert floors[0] < floors[2] < floors[1]
 
 
 def test_closed_forms() -> None:
@@ -126,6 +141,7 @@ def test_the_picture() -> None:
     drawn = figure.axes[0].lines
     assert [each.get_label() for each in drawn] == ["before", "after", "all pairs, 20.0"]
     assert np.isnan(drawn[0].get_ydata()[0])
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 69))
     assert positive_rate_curve({"one": curve}).size == (640, 400)
     with pytest.raises(ValueError, match="at least one curve"):
         positive_rate_figure({})

@@ -3,7 +3,8 @@
 Definition: images are resized to 256 px on the short side (bicubic) and cropped to the central 224, masks along; a
 patch has the class that most of its pixels have, if these are at least half (`purity`), as in `dispersion`. Each image
 is compared with 5 others, every patch with every patch, by the cosine of the patches after the final norm. Pairs are
-binned by similarity; the share of a bin's pairs that are of one class is its positive rate.
+binned by similarity; the share of a bin's pairs that are of one class is its positive rate. Two patches of background
+may show anything, so their pairs are left out; one of background and one of a class is a pair of two classes.
 
     positive_rate_top    the positive rate of the most similar 1 % of all pairs
     auc                  how often a pair of one class is more similar than a pair of two; 50 where it means nothing
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -50,8 +51,9 @@ class PositiveRateConfig(Config):
 
     purity: float = Field(default=0.5, gt=0, le=1)
     """Least share of a patch's pixels that its class has."""
-    background: bool | None = None
-    """Whether mask value 0 is a class of its own; null: as the data set says (VOC and scenes: yes, ADE20K: no)."""
+    background: Literal["other", "class", "none"] = "other"
+    """Patches of mask value 0, where the data set says that it is background (VOC and scenes): other: they differ from
+    classes, their own pairs are left out; class: these are of one class; none: they are left out."""
     images: int | None = Field(default=200, ge=2)
     """At most so many images, evenly spaced; null takes all, whose patches must fit into memory."""
     partners: int = Field(default=5, ge=1)
@@ -80,12 +82,16 @@ def image_pairs(count: int, partners: int, seed: int) -> list[tuple[int, int]]:
     return [(one, other) for one, other in pairs if one != other]
 
 
-def count_pairs(first: Labeled, second: Labeled) -> Tensor:
-    """Pairs of patches of two images by similarity, int64 `[BINS, 2]`: of two classes, of one class."""
+def count_pairs(first: Labeled, second: Labeled, *, of_background: bool = False) -> Tensor:
+    """Pairs of patches of two images by similarity, int64 `[BINS, 2]`: of two classes, of one class.
+
+    Pairs of two patches of background (class 0) count as of one class, or not at all.
+    """
     likeness = first.features @ second.features.T
     bins = ((likeness.double() + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
     same = first.labels[:, None] == second.labels
-    return torch.bincount((2 * bins + same).flatten(), minlength=2 * BINS).view(BINS, 2)
+    known = (first.labels > 0)[:, None] | (second.labels > 0) | of_background
+    return torch.bincount((2 * bins + same)[known], minlength=2 * BINS).view(BINS, 2)
 
 
 def area_under(counts: Tensor) -> float:
@@ -136,13 +142,14 @@ def evaluate(
     config = config or PositiveRateConfig()
     some, transform = Some(data, config.images), eval_transform(config.transform, backbone)
     seen: list[Labeled] = []
-    how: dict[str, Any] = {name: getattr(config, name) for name in ("purity", "background", "batch_size", "precision")}
+    how: dict[str, Any] = {name: getattr(config, name) for name in ("purity", "batch_size", "precision")}
+    how["background"] = False if config.background == "none" else None
     found = each_labeled(backbone, some, transform, seen.append, device=device, title="positive rate", **how)
     pairs = image_pairs(len(seen), config.partners, config.seed)
     counts = torch.zeros(BINS, 2, dtype=torch.int64)
     with progress("positive rate", len(pairs), "pairs of images") as advance:
         for one, other in pairs:
-            counts += count_pairs(seen[one], seen[other])
+            counts += count_pairs(seen[one], seen[other], of_background=config.background == "class")
             advance(1)
     if not pairs or math.isnan(area_under(counts)):
         raise ValueError(

@@ -53,15 +53,17 @@ def positive_rate_figure(
     figure = curves_figure(lines, title=title, x_label=words[0], y_label=words[1], look=look, size=size)
     axes: Any = figure.axes[0]
     ink = axes.yaxis.label.get_color()
+    values = [rate for line in lines.values() for rate in line.y if not math.isnan(rate)]
+    top = min(1.15 * max([*values, floor or 0.0]) or 100.0, 100.0)
     for drawn, (name, table) in zip(axes.lines[: len(lines)], tables.items()):
         shares = [share or 0.0 for share in table["share"]]
-        heights = [18 * share / max(max(shares), 1e-9) for share in shares]
+        heights = [0.18 * top * share / max(max(shares), 1e-9) for share in shares]
         axes.fill_between(lines[name].x, heights, step="mid", color=drawn.get_color(), alpha=0.18, linewidth=0)
         drawn.set(marker="o", markersize=3)
     if floor is not None:
         axes.axhline(floor, color=ink, linewidth=1, linestyle=(0, (1.2, 2.4)), label=f"all pairs, {floor:.1f}")
     axes.set_xlim(-1, 1)
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False, labelcolor=ink, fontsize=9, loc="upper left", title="filled: share of the pairs")
+    axes.set_ylim(0, top)
+    axes.legend(frameon=False, labelcolor=ink, fontsize=9, loc="best", title="filled: share of the pairs")
     axes.get_legend().get_title().set(color=ink, fontsize=8)
     return figure
