@@ -20,7 +20,7 @@ from vitrail.evaluation.correspondence import (
     motion_pair,
     patch_centers,
 )
-from vitrail.ops.correspondence import Matches
+from vitrail.ops.mutual_nearest import Matches
 
 SMALL = CorrespondenceConfig(image_size=48)
 

@@ -1,4 +1,4 @@
-"""Images: generated scenes, folders, VOC, COCO, ADE20K, and a loader that resumes."""
+"""Images: generated scenes, folders, VOC, COCO, COCO-Stuff, ADE20K, Cityscapes, and a loader that resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "SPLITS": "folders",
     "Ade20k": "ade20k",
+    "Cityscapes": "cityscapes",
     "CocoInstances": "coco",
+    "CocoSemantic": "coco_semantic",
+    "CocoStuff": "cocostuff",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
     "Finding": "inspect",
@@ -38,7 +41,10 @@ _HOMES = {
 __all__ = [
     "SPLITS",
     "Ade20k",
+    "Cityscapes",
     "CocoInstances",
+    "CocoSemantic",
+    "CocoStuff",
     "EvalTransform",
     "EvalTransformConfig",
     "Finding",
@@ -68,7 +74,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail.data.ade20k import Ade20k
+    from vitrail.data.cityscapes import Cityscapes
     from vitrail.data.coco import CocoInstances
+    from vitrail.data.coco_semantic import CocoSemantic
+    from vitrail.data.cocostuff import CocoStuff
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder

@@ -55,7 +55,7 @@ from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.evaluation.some import Some
-from vitrail.ops.correspondence import Matches, mutual_nearest
+from vitrail.ops.mutual_nearest import Matches, mutual_nearest
 from vitrail.ops.patch_classes import patch_classes
 from vitrail.ops.patches import grid_of
 

@@ -17,7 +17,7 @@ from PIL import Image
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image, open_mask
-from vitrail.ops.correspondence import mutual_nearest
+from vitrail.ops.mutual_nearest import mutual_nearest
 from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads

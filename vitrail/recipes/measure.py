@@ -22,7 +22,7 @@ from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
-from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_videos
+from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_segmented, open_videos
 from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -92,6 +92,8 @@ def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) 
     if getattr(module, "VIDEO", False):
         return None, open_videos(data, data_of(folder), settings)
     opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
+    if getattr(module, "SEGMENTS", False):
+        opening = open_segmented
     return opening(data, data_of(folder), settings)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vitrail.ops.correspondence import mutual_nearest
+from vitrail.ops.mutual_nearest import mutual_nearest
 
 
 def brute_force(first: torch.Tensor, second: torch.Tensor) -> list[tuple[int, int, float]]:
