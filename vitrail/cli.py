@@ -377,6 +377,16 @@ DecoderHeads = Annotated[
     int | None,
     typer.Option("--decoder-heads", help="For these, likewise: how many attention heads its decoder has."),
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
+]
+Patch = Annotated[
+    str | None,
+    typer.Option(help="For similarity and correspondence: the patch as row,column; default center, best match."),
+]
+Matches = Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")]
+PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
@@ -401,22 +411,14 @@ def show(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
-    size: Annotated[
-        int | None,
-        typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
-    ] = None,
+    size: Size = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
-    patch: Annotated[
-        str | None,
-        typer.Option(help="For similarity and correspondence: the patch as row,column; default center, best."),
-    ] = None,
-    matches: Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")] = 20,
+    patch: Patch = None,
+    matches: Matches = 20,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
-    patch_size: Annotated[
-        int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
-    ] = None,
+    patch_size: PatchSize = None,
     normalized: Normalized = None,
     heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,

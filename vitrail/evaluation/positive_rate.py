@@ -39,6 +39,8 @@ from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.evaluation.some import Some
 
+SEGMENTS = True
+"""Images need masks of class ids."""
 SOURCE = "this library; after CoTAP, Figure 4"
 BINS = 4000  # over cosines from -1 to 1; the curve's are joined from them
 CURVE_BINS = 40
