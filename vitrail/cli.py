@@ -377,13 +377,27 @@ DecoderHeads = Annotated[
     int | None,
     typer.Option("--decoder-heads", help="For these, likewise: how many attention heads its decoder has."),
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
+]
+Patch = Annotated[
+    str | None,
+    typer.Option(help="For similarity and correspondence: the patch as row,column; default center, best match."),
+]
+Matches = Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")]
+PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
+<<<<<<< HEAD
     "tsne": "A map of patches by t-SNE, with thumbnails, colored by image, or by class where masks are given",
     "filter": "Self-attention, and which patches ask which prototypes of CoTAP's object-aware filter",
+=======
+    "correspondence": "Patches of two images that find each other, and one patch as heat over the other image",
+>>>>>>> cotap
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
@@ -402,11 +416,9 @@ def show(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
-    size: Annotated[
-        int | None,
-        typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
-    ] = None,
+    size: Size = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
+<<<<<<< HEAD
     patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
     prototypes: Annotated[
         str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
@@ -421,6 +433,14 @@ def show(
     patch_size: Annotated[
         int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
     ] = None,
+=======
+    patch: Patch = None,
+    matches: Matches = 20,
+    ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
+    tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
+    patch_size: PatchSize = None,
+>>>>>>> cotap
     normalized: Normalized = None,
     heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
@@ -430,11 +450,13 @@ def show(
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca and all from masks on draw them in one.
+    """Draw what a backbone sees in images, one PNG an image; pca and all from correspondence on draw them in one.
 
     Examples:
 
       vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+
+      vitrail show correspondence cat.jpg dog.jpg --weights runs/photos --matches 30
 
       vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
 
@@ -465,6 +487,7 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
+<<<<<<< HEAD
     elif picture == "tsne":
         from vitrail.recipes.tsne import Wanted, draw_tsne
 
@@ -473,6 +496,12 @@ def show(
         from vitrail.recipes.filtering import draw_filter
 
         drawn = draw_filter(images, str(weights), out, prototypes=prototypes, **common)
+=======
+    elif picture == "correspondence":
+        from vitrail.recipes.look import draw_correspondence
+
+        drawn = draw_correspondence(images, str(weights), out, patch=patch, matches=matches, **common)
+>>>>>>> cotap
     else:
         from vitrail.recipes.look import draw
 

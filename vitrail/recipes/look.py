@@ -18,11 +18,13 @@ from torch import Tensor
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image, open_mask
+from vitrail.ops.mutual_nearest import mutual_nearest
 from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
-from vitrail.viz.canvas import stacked
+from vitrail.viz.canvas import heading, sheet, stacked
+from vitrail.viz.correspondence import match_lines, query_heat
 from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
 from vitrail.viz.similarity import similarity_maps
@@ -158,6 +160,51 @@ def keep_sheet(folder: Path, name: str, picture: Image.Image, caption: str) -> N
     captions = folder / "captions.json"
     known = json.loads(captions.read_text()) if captions.is_file() else {}
     captions.write_text(json.dumps(known | {name: caption}, indent=2))
+
+
+def draw_correspondence(
+    images: Sequence[Path],
+    weights: str,
+    out: Path,
+    *,
+    patch: str | None = None,
+    matches: int = 20,
+    model: str | None = None,
+    key: str = "auto",
+    size: int | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw the most similar mutual matches of two images as lines, and below them a patch of the first as heat over the
+    second; returns the path of A-B-correspondence.png.
+
+    Args:
+        patch: row,column in the first image; by default that of the most similar match.
+        matches: how many lines at most.
+
+    Raises:
+        ValueError: not two images, or one that cannot be read.
+    """
+    if len(images) != 2:
+        raise ValueError(
+            f"show correspondence compares two images, and {len(images)} are given: show correspondence A B"
+        )
+    backbone = open_backbone(weights, model=model, key=key, device=device)
+    opened = open_images(images, whole=True)
+    if len(opened) + (images[0] == images[1]) != 2:
+        raise ValueError("one of the two images cannot be read, so there is nothing to compare the other with")
+    one, other = (see(backbone, opened[path], size) for path in images)
+    found = mutual_nearest(one.tokens.patches[0], other.tokens.patches[0])
+    pairs = list(zip(found.first.tolist(), found.second.tolist()))
+    pictures, grids = (one.image, other.image), (one.tokens.grid, other.tokens.grid)
+    query = divmod(pairs[0][0], grids[0][1]) if patch is None else _position(patch, grids[0])
+    lines = match_lines(pictures, grids, pairs[:matches])
+    words = f"{min(matches, len(pairs))} of {len(pairs)} mutual matches, the most similar ones"
+    features = (one.tokens.patches[0], other.tokens.patches[0])
+    picture = stacked([heading(words, lines.width), sheet([[lines]]), query_heat(pictures, features, grids, [query])])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{'-'.join(stems(images))}-correspondence.png"
+    picture.save(path)
+    return [path]
 
 
 def video_pictures(data: VideoSet, rows: Sequence[Mapping[str, Any]], folder: str | Path, frames: int = 8) -> Path:

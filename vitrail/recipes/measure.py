@@ -190,6 +190,14 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
         caption = f"Alignment and diversity of masks on {details['images']} images, bars of two standard errors"
         drawn = alignment_curve(details["strategies"], floor=report.numbers.get("floor_other_image"))
         return [("", drawn, caption)]
+    if report.protocol == "positive_rate":
+        from vitrail.viz.positive_rate import positive_rate_curve
+
+        caption = (
+            f"Positive rate against similarity, {details['pairs']:,} pairs of patches of {details['images']} images"
+        )
+        drawn = positive_rate_curve({"positive rate": details["curve"]}, floor=report.numbers["floor_positive_rate"])
+        return [("", drawn, caption)]
     if report.protocol == "video":
         from vitrail.viz.video import video_curve
 

@@ -99,7 +99,7 @@ def _position(patch: Patch, grid: tuple[int, int]) -> int:
 
 
 def framed(image: Image.Image, patches: list[Patch], grid: tuple[int, int]) -> Image.Image:
-    """The image with a white line around patches (row, column). `ValueError` for one outside of the grid (Y, X)."""
+    """The picture with a frame around each of the patches (row, column); `ValueError` for one outside of the grid."""
     picture = image.copy()
     draw = ImageDraw.Draw(picture)
     for patch in patches:
