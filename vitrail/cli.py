@@ -385,6 +385,13 @@ Patch = Annotated[
     str | None,
     typer.Option(help="For similarity and correspondence: the patch as row,column; default center, best match."),
 ]
+Prototypes = Annotated[
+    str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
+]
+Points = Annotated[int, typer.Option(help="For tsne: how many patches are drawn.")]
+MaskFolder = Annotated[
+    Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
+]
 Matches = Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")]
 PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")]
 PICTURES = {
@@ -392,12 +399,9 @@ PICTURES = {
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
-<<<<<<< HEAD
     "tsne": "A map of patches by t-SNE, with thumbnails, colored by image, or by class where masks are given",
     "filter": "Self-attention, and which patches ask which prototypes of CoTAP's object-aware filter",
-=======
     "correspondence": "Patches of two images that find each other, and one patch as heat over the other image",
->>>>>>> cotap
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
@@ -418,29 +422,15 @@ def show(
     key: Key = "auto",
     size: Size = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
-<<<<<<< HEAD
-    patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
-    prototypes: Annotated[
-        str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
-    ] = None,
+    patch: Patch = None,
+    matches: Matches = 20,
+    prototypes: Prototypes = None,
+    points: Points = 800,
+    masks: MaskFolder = None,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks, and of the patches of tsne: another seed, others.")] = 0,
-    points: Annotated[int, typer.Option(help="For tsne: how many patches are drawn.")] = 800,
-    masks: Annotated[
-        Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
-    ] = None,
-    patch_size: Annotated[
-        int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
-    ] = None,
-=======
-    patch: Patch = None,
-    matches: Matches = 20,
-    ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
-    tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
     patch_size: PatchSize = None,
->>>>>>> cotap
     normalized: Normalized = None,
     heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
@@ -487,27 +477,30 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
-<<<<<<< HEAD
-    elif picture == "tsne":
-        from vitrail.recipes.tsne import Wanted, draw_tsne
-
-        drawn = draw_tsne(images, str(weights), out, Wanted(points, seed, masks=masks), **common)
-    elif picture == "filter":
-        from vitrail.recipes.filtering import draw_filter
-
-        drawn = draw_filter(images, str(weights), out, prototypes=prototypes, **common)
-=======
-    elif picture == "correspondence":
-        from vitrail.recipes.look import draw_correspondence
-
-        drawn = draw_correspondence(images, str(weights), out, patch=patch, matches=matches, **common)
->>>>>>> cotap
     else:
-        from vitrail.recipes.look import draw
-
-        drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
+        more = {"block": block, "patch": patch, "matches": matches, "prototypes": prototypes}
+        more |= {"points": points, "seed": seed, "masks": masks}
+        drawn = _draw_seen(picture, images, str(weights), out, more, common)
     for path in drawn:
         typer.echo(path)
+
+
+def _draw_seen(
+    picture: str, images: list[Path], weights: str, out: Path, more: dict[str, Any], common: dict[str, Any]
+) -> list[Path]:
+    """The pictures of what a backbone says of whole images."""
+    from vitrail.recipes.filtering import draw_filter
+    from vitrail.recipes.look import draw, draw_correspondence
+    from vitrail.recipes.tsne import Wanted, draw_tsne
+
+    if picture == "tsne":
+        wanted = Wanted(more["points"], more["seed"], masks=more["masks"])
+        return draw_tsne(images, weights, out, wanted, **common)
+    if picture == "filter":
+        return draw_filter(images, weights, out, prototypes=more["prototypes"], **common)
+    if picture == "correspondence":
+        return draw_correspondence(images, weights, out, patch=more["patch"], matches=more["matches"], **common)
+    return draw(picture, images, weights, out, block=more["block"], patch=more["patch"], **common)
 
 
 def _draw_hidden(
