@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
@@ -123,11 +124,21 @@ def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
 def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
     """Resize so that the shorter side is `size` (default: the model's own) and both sides hold whole patches."""
     fitted = whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
+    return Seen(fitted, backbone(pixels_of(backbone, fitted), scores=(block,)))
+
+
+def pixels_of(backbone: TimmViT, fitted: Image.Image) -> Tensor:
+    """An image of whole patches as the backbone wants it, `[1, 3, H, W]` on its device."""
     shape = (fitted.height, fitted.width)
     config = EvalTransformConfig(image_size=shape, mode="squash", mean=backbone.mean, std=backbone.std)
-    device = next(backbone.parameters()).device
-    pixels = build_eval_transform(config)(fitted)[None].to(device)
-    return Seen(fitted, backbone(pixels, scores=(block,)))
+    return build_eval_transform(config)(fitted)[None].to(next(backbone.parameters()).device)
+
+
+def on_host(seen: Seen) -> Seen:
+    """The same with all tokens on the CPU, in float32."""
+    found = seen.tokens
+    scores = {block: scores.float().cpu() for block, scores in found.scores.items()}
+    return seen._replace(tokens=Tokens(found.cls.float().cpu(), found.patches.float().cpu(), found.grid, {}, scores))
 
 
 def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
