@@ -18,7 +18,7 @@ from vitrail import catalog
 from vitrail.backbones import TimmViT
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, read_yaml
-from vitrail.contracts import Ranker
+from vitrail.contracts import ImageSet, Ranker
 from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
@@ -75,7 +75,7 @@ def measure(
         own = "-".join(subject.rankers) if subject.weights is None else name_of_weights(subject.weights)
         path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
-    _draw(report, path, folder if folder and out is None else None)
+    _draw(report, path, folder if folder and out is None else None, splits.val)
     return report, path
 
 
@@ -156,18 +156,18 @@ def _run(
     return evaluate(ranker, val, config, name=name, device=device)
 
 
-def _draw(report: Report, path: Path, folder: Path | None) -> None:
-    """The curves of a report that has some."""
+def _draw(report: Report, path: Path, folder: Path | None, val: ImageSet) -> None:
+    """The curves or label maps of a report that has some."""
     from vitrail.recipes.look import keep_sheet
 
     settings = "".join(f"; {words}" for words in report.card["deviations"])
-    for suffix, picture, caption in _curves(report):
+    for suffix, picture, caption in [*_curves(report), *_maps(report, val)]:
         name = f"{path.stem}{suffix}.png"
         if folder is not None:
             keep_sheet(folder / "pictures", name, picture, f"{caption}{settings}.")
         else:
             picture.save(path.with_name(name))
-        log.info("curve: %s", folder / "pictures" / name if folder is not None else path.with_name(name))
+        log.info("picture: %s", folder / "pictures" / name if folder is not None else path.with_name(name))
 
 
 def _curves(report: Report) -> list[tuple[str, Any, str]]:
@@ -196,6 +196,18 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
             found.append(("-speed", selection_curve(rows, full, over="speed"), f"{caption}, against speed"))
         return found
     return []
+
+
+def _maps(report: Report, val: ImageSet) -> list[tuple[str, Any, str]]:
+    """Label maps of some images, as `_curves` returns pictures."""
+    details = report.details
+    if not details.get("examples"):
+        return []
+    from vitrail.recipes.label_maps import label_maps
+
+    shown, miou = len(details["examples"]), report.numbers[details["examples_of"]]
+    caption = f"{shown} of {details['images']} images, {report.protocol}, mIoU {miou:.1f} on all"
+    return [("", label_maps(details, val), caption)]
 
 
 def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
