@@ -9,16 +9,16 @@ of nearest center; its pixels, those next to its center, are of that cluster. Cl
 
 mIoU is that of the data set, as of `linear_seg`.
 
-Source: Ziegler and Asano 2022, "Leopart" (arXiv 2204.13101), which has K = 21 and K = 500 on VOC; the one-to-one
-matching is that of PiCIE and STEGO.
-Expected: Leopart, VOC 2012 val, K = 500: DINO ViT-S/16 17.4, Leopart 53.5. There clusters are fitted on the validation
-images themselves.
+Source: after Ziegler and Asano 2022, "Leopart" (arXiv 2204.13101), which clusters into 21 and 500 on VOC; the
+one-to-one matching is that of PiCIE (arXiv 2103.17070) and STEGO (arXiv 2203.08414).
+Expected: no number is cited, for published ones hang on how many patches are clustered, at what resolution, and whether
+the background counts.
 
 Deviations: clusters are fitted on 50,000 patches, drawn evenly from those of the training images (`fit_on=val`: of the
-validation images, as published). They are named by the truth of the validation images, as published, which lets more
-clusters look better: for K clusters a matching of K numbers is read off the answer. `match_on=train` names them by the
-training images, which is a measurement without looking at the answer. One to one, the number of right pixels is
-maximized; Leopart maximizes mIoU. One run of k-means; published are means over several.
+validation images). They are named by the truth of the validation images, as published, which lets more clusters look
+better: K names are read off the answer. `match_on=train` names them by the training images, a measurement without
+looking at the answer. One run of k-means. Where one class has nearly all pixels, as the background of generated scenes
+has, precision gives it every cluster that is not purely something else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from vitrail.metrics.confusion import Confusion
 from vitrail.ops.assignment import best_assignment
 from vitrail.ops.kmeans import Means, cosine_kmeans, nearest_center
 
-SOURCE = "Leopart, Ziegler and Asano 2022, arXiv 2204.13101"
+SOURCE = "after Leopart, Ziegler and Asano 2022, arXiv 2204.13101"
 SEGMENTS = True
 """This protocol's images have masks of class ids: of COCO, its semantic maps."""
 

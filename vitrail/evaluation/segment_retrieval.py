@@ -5,12 +5,13 @@ that every class has of the patch's pixels. The k bank entries of highest cosine
 softmax(cosine / temperature); the votes are enlarged bilinearly to the truth's size, and the largest one wins. mIoU is
 that of the data set, as of `linear_seg`.
 
-Source: Balazevic et al. 2023, "Towards in-context scene understanding" (arXiv 2306.01667), whose k = 30 and temperature
-0.02 these are. Its bank has 10,240,000 patches of augmented images.
-Expected: nothing comparable is published for so small a bank; compare models of your own at one size of the bank.
+Source: after Balazevic et al. 2023, "Towards in-context scene understanding" (arXiv 2306.01667).
+Expected: no published number is comparable, for published banks hold millions of patches of augmented images; compare
+models of your own at one size of the bank.
 
-Deviations: a bank of 20,000 patches, drawn evenly from all patches of unaugmented training images (`bank`; the card and
-`details["bank"]` say how many there were). Patches without a labeled pixel are taken out of it, for they cannot vote.
+Deviations: k = 30, the temperature of 0.02 and a bank of 20,000 patches are chosen here. The bank is drawn evenly from
+all patches of unaugmented training images (the card and `details["bank"]` say how many there were). Patches without a
+labeled pixel are taken out of it, for they cannot vote.
 `labels=majority` lets every entry vote for its largest class alone.
 Beside the numbers stands a floor: `floor_majority_*` calls every pixel the class that has most of the bank.
 """
@@ -33,7 +34,7 @@ from vitrail.evaluation.patch_sample import PatchConfig, PatchSample, patch_read
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.ops.neighbors import nearest
 
-SOURCE = "Balazevic et al. 2023, arXiv 2306.01667"
+SOURCE = "after Balazevic et al. 2023, arXiv 2306.01667"
 SEGMENTS = True
 """This protocol's images have masks of class ids: of COCO, its semantic maps."""
 

@@ -40,7 +40,7 @@ def cosine_kmeans(
         points: `[M, D]`, any float type, not zero.
         clusters: K, 1 to M.
         iterations: at most.
-        tolerance: it ends when the mean cosine grows by less.
+        tolerance: it ends when the mean cosine grows by no more.
         seed: of the first centers, drawn on the CPU.
 
     Raises:
@@ -58,7 +58,7 @@ def cosine_kmeans(
     while True:
         cosines, assignment = nearest_center(points, centers)
         likeness = cosines.double().mean().item()
-        if done == iterations or likeness - before < tolerance:
+        if done == iterations or likeness - before <= tolerance:
             return Means(centers, assignment, likeness, done)
         before, done = likeness, done + 1
         centers = _moved(points, assignment, cosines, centers)
