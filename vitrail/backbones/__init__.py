@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrail.backbones.architecture import create
+    from vitrail.backbones.architecture import add_object_filter, create
     from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported
     from vitrail.backbones.config import BackboneConfig
     from vitrail.backbones.parts import Part, load_part, need_part, with_part
@@ -19,6 +19,7 @@ __all__ = [
     "LoadReport",
     "Part",
     "TimmViT",
+    "add_object_filter",
     "create",
     "digest",
     "load",
@@ -35,6 +36,7 @@ _HOMES = {
     "LoadReport": "report",
     "Part": "parts",
     "TimmViT": "timm_vit",
+    "add_object_filter": "architecture",
     "create": "architecture",
     "digest": "checkpoints",
     "load": "checkpoints",

@@ -5,6 +5,7 @@ All processes must call them, in the same order. In a single process they return
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -30,3 +31,17 @@ def largest(values: Tensor) -> Tensor:
     most = values.detach().clone()
     dist.all_reduce(most, dist.ReduceOp.MAX)
     return most
+
+
+def gathered(values: Tensor) -> Tensor:
+    """The rows of all processes, in their order, without a gradient; each has as many."""
+    if world_size() == 1:
+        return values.detach()
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0

@@ -1,5 +1,5 @@
 """Where images come from: generated scenes, a folder with or without splits, or a tree of VOC, COCO, COCO-Stuff, ADE20K
-or Cityscapes."""
+or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from vitrail.config import Config
-from vitrail.contracts import ImageSet, Sample
+from vitrail.contracts import ImageSet, Sample, VideoSet
 from vitrail.data import (
     SPLITS,
     Ade20k,
@@ -33,7 +33,10 @@ from vitrail.data.cityscapes import is_cityscapes
 from vitrail.data.coco import Missing, is_coco
 from vitrail.data.coco_semantic import has_semantic
 from vitrail.data.cocostuff import is_cocostuff
+from vitrail.data.davis import Davis, is_davis
+from vitrail.data.mixed import Mixed
 from vitrail.data.multi_label import has_table
+from vitrail.data.scene_videos import SceneVideos
 from vitrail.data.voc import is_voc
 from vitrail.recipes.files import existing
 
@@ -55,6 +58,8 @@ class ScenesConfig(Config):
     """Classes of objects."""
     seed: int = 0
     """Seed of the scenes; other seeds give other scenes of the same classes."""
+    objects: int = Field(1, ge=1, le=4)
+    """1, or 2 to so many objects in each scene."""
 
 
 class DataConfig(Config):
@@ -70,6 +75,25 @@ class DataConfig(Config):
     """Of COCO-Stuff, the 27 coarse classes; otherwise all 171."""
     scenes: ScenesConfig = ScenesConfig()
     """Used where `root` is null."""
+
+
+class VideosConfig(Config):
+    """Sequences to measure with."""
+
+    split: str = "val"
+    """Of DAVIS: the name of a list of sequences."""
+    resolution: str | None = None
+    """Of DAVIS: the folder of frames; null: 480p, or the only one."""
+    count: int = Field(30, ge=1)
+    """Of generated sequences: how many."""
+    frames: int = Field(12, ge=3)
+    """Of generated sequences: frames of each."""
+    image_size: int = Field(48, ge=16)
+    """Of generated sequences: pixels a side."""
+    classes: int = Field(8, ge=2)
+    """Of generated sequences: classes of objects."""
+    seed: int = 0
+    """Of generated sequences."""
 
 
 class Part:
@@ -155,6 +179,17 @@ def open_splits(config: DataConfig) -> Splits:
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
 
 
+def open_mixed(data: DataConfig, scene_data: DataConfig | None) -> Splits:
+    """Object-centric and scene-centric images in turn to train on; those to measure with are object-centric.
+
+    Without `scene_data` the images of `data` alone, as `open_splits` opens them.
+    """
+    splits = open_splits(data)
+    if scene_data is None:
+        return splits
+    return Splits(Mixed(splits.train, open_splits(scene_data).train), splits.val)
+
+
 def open_several(config: DataConfig) -> Splits:
     """Training and validation images with any number of labels each: by tables, or by the objects of VOC or COCO.
 
@@ -191,13 +226,19 @@ def _tables(root: Path, held_out: float) -> Splits:
     return Splits(train, MultiLabelFolder(root, names["val"], classes=train.classes))
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def scenes(config: ScenesConfig) -> Splits:
     """Generated scenes, kept in memory after their first use; asked again, the same ones."""
     size, classes, seed = config.image_size, config.classes, config.seed
+    alike: dict[str, Any] = {
+        "image_size": size,
+        "classes": classes,
+        "seed": seed,
+        "objects": config.objects,
+        "cache": True,
+    }
     return Splits(
-        SyntheticScenes(config.count, image_size=size, classes=classes, seed=seed, split="train", cache=True),
-        SyntheticScenes(config.val_count, image_size=size, classes=classes, seed=seed, split="val", cache=True),
+        SyntheticScenes(config.count, split="train", **alike), SyntheticScenes(config.val_count, split="val", **alike)
     )
 
 
@@ -227,6 +268,11 @@ def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[
         return Splits(Later(lambda: opening("train")), opening("val"))
     if kind == "COCO-Stuff":
         return _stuff(root, config.coarse)
+    if kind == "DAVIS":
+        raise ValueError(
+            f"{where} is a tree of videos; measure with `vitrail evaluate video`, or name its folder JPEGImages to "
+            "measure on single frames"
+        )
     return open_splits(config)
 
 
@@ -251,6 +297,28 @@ def open_segmented(where: str, trained: DataConfig | None = None, settings: Sequ
             "annotations/semantic_val2017/*.png into a tree of COCO, or give VOC, ADE20K, Cityscapes or scenes"
         )
     return open_data(where, trained, settings)
+
+
+def open_videos(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> VideoSet:
+    """Sequences that `--data` names: `scenes`, whose scenes move, or a tree of DAVIS.
+
+    Args:
+        where: one of these.
+        trained: what the weights were trained on; generated sequences are of the same size, classes and seed, held out.
+        settings: of `VideosConfig`, such as `split=train`.
+    """
+    _check_root(settings)
+    if where != "scenes":
+        config = VideosConfig().override(settings)
+        return Davis(existing(where), config.split, config.resolution)
+    known = (trained or DataConfig()).scenes
+    own = {name: getattr(known, name) for name in ("image_size", "classes", "seed")}
+    config = VideosConfig.parse(own).override(settings)
+    if config.split not in ("train", "val"):
+        raise ValueError(f"data.split is {config.split!r}; scenes have train and val")
+    split: Literal["train", "val"] = "train" if config.split == "train" else "val"
+    chosen = SyntheticScenes(config.count, config.image_size, config.classes, config.seed, split)
+    return SceneVideos(chosen, config.frames)
 
 
 def open_labeled(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
@@ -302,7 +370,7 @@ def hold_out(data: ImageSet, share: float) -> Splits:
 
 
 def tree_of(root: Path) -> str | None:
-    """VOC, COCO, COCO-Stuff, ADE20K or Cityscapes, by the folders that they have; None for any other folder.
+    """VOC, COCO, COCO-Stuff, ADE20K, Cityscapes or DAVIS, by the folders that they have; None for any other folder.
 
     A folder with both instances and stuff is COCO; `open_segmented` finds the masks there.
     """
@@ -312,6 +380,7 @@ def tree_of(root: Path) -> str | None:
         "COCO-Stuff": is_cocostuff,
         "ADE20K": is_ade20k,
         "Cityscapes": is_cityscapes,
+        "DAVIS": is_davis,
     }
     return next((name for name, fits in trees.items() if fits(root)), None)
 
