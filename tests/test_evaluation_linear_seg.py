@@ -172,3 +172,18 @@ def test_scenes_in_seconds() -> None:
     assert report.numbers["linear_seg_miou"] > report.numbers["floor_majority_miou"]
     assert report.details["majority"] == "background"
     assert len(report.details["classes"]) == 9
+
+
+def test_grids_that_are_not_square_and_images_of_several_sizes() -> None:
+    train, val = painted(40, sizes=True), painted(9, seed=1, sizes=True)
+    config = LinearSegConfig.parse(QUICK | {"image_size": (24, 32)})
+    report = evaluate(MeanBackbone(), train, val, config)
+    assert report.card["resolution"] == [24, 32]
+    assert report.numbers["linear_seg_miou"] > 60
+
+
+def test_bfloat16() -> None:
+    config = LinearSegConfig.parse(QUICK | {"image_size": 24, "precision": "bf16", "samples": 1600})
+    report = evaluate(TinyBackbone(), painted(20), painted(6, seed=1), config)
+    assert report.card["precision"] == "bf16"
+    assert report.numbers["linear_seg_accuracy"] > report.numbers["floor_majority_accuracy"]

@@ -91,7 +91,7 @@ class DenseProbeConfig(Config):
     images: int | None = Field(default=None, ge=1)
     """Train on so many evenly spaced images."""
     memory: float = Field(default=8.0, gt=0)
-    """GB that features of training images may take, where they are computed once."""
+    """GB that features of training images may take, where they are computed once; for a moment they take it twice."""
     pictures: int = Field(default=6, ge=0)
     """Validation images whose label maps are kept to look at."""
     forward_batch_size: int = Field(default=32, ge=1)
