@@ -136,7 +136,9 @@ def demo(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO or ADE20K.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO, ADE20K, ...")
+    ] = None,
     patch_size: Annotated[int, typer.Option(help="Patch size of the model, pixels.")] = 16,
     image_size: Annotated[int, typer.Option(help="Image size to train at, pixels.")] = 224,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")] = Path(),
@@ -303,7 +305,7 @@ def neighbors(
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K or DAVIS, or `scenes`.")
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K, DAVIS ..., or `scenes`.")
     ],
     settings: Overrides = None,
     weights: Annotated[
