@@ -480,7 +480,7 @@ def show(
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
     elif picture in ("correspondence", "tsne", "filter"):
-        asks = {"patch": patch, "matches": matches, "prototypes": prototypes}
+        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes}
         asks |= {"points": points, "seed": seed, "masks": masks}
         drawn = _draw_features(picture, images, str(weights), out, asks, common)
     else:
