@@ -136,7 +136,9 @@ def demo(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO or ADE20K.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO, ADE20K, ...")
+    ] = None,
     patch_size: Annotated[int, typer.Option(help="Patch size of the model, pixels.")] = 16,
     image_size: Annotated[int, typer.Option(help="Image size to train at, pixels.")] = 224,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")] = Path(),
@@ -303,7 +305,7 @@ def neighbors(
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K or DAVIS, or `scenes`.")
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K, DAVIS ..., or `scenes`.")
     ],
     settings: Overrides = None,
     weights: Annotated[
@@ -385,6 +387,8 @@ Patch = Annotated[
     str | None,
     typer.Option(help="For similarity and correspondence: the patch as row,column; default center, best match."),
 ]
+Matches = Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")]
+PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")]
 Prototypes = Annotated[
     str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
 ]
@@ -392,16 +396,14 @@ Points = Annotated[int, typer.Option(help="For tsne: how many patches are drawn.
 MaskFolder = Annotated[
     Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
 ]
-Matches = Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")]
-PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
+    "correspondence": "Patches of two images that find each other, and one patch as heat over the other image",
     "tsne": "A map of patches by t-SNE, with thumbnails, colored by image, or by class where masks are given",
     "filter": "Self-attention, and which patches ask which prototypes of CoTAP's object-aware filter",
-    "correspondence": "Patches of two images that find each other, and one patch as heat over the other image",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
@@ -425,11 +427,11 @@ def show(
     patch: Patch = None,
     matches: Matches = 20,
     prototypes: Prototypes = None,
-    points: Points = 800,
-    masks: MaskFolder = None,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Of their masks, and of the patches of tsne: another seed, others.")] = 0,
+    points: Points = 800,
+    masks: MaskFolder = None,
     patch_size: PatchSize = None,
     normalized: Normalized = None,
     heads: DecoderHeads = None,
@@ -477,30 +479,33 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
+    elif picture in ("correspondence", "tsne", "filter"):
+        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes}
+        asks |= {"points": points, "seed": seed, "masks": masks}
+        drawn = _draw_features(picture, images, str(weights), out, asks, common)
     else:
-        more = {"block": block, "patch": patch, "matches": matches, "prototypes": prototypes}
-        more |= {"points": points, "seed": seed, "masks": masks}
-        drawn = _draw_seen(picture, images, str(weights), out, more, common)
+        from vitrail.recipes.look import draw
+
+        drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
     for path in drawn:
         typer.echo(path)
 
 
-def _draw_seen(
-    picture: str, images: list[Path], weights: str, out: Path, more: dict[str, Any], common: dict[str, Any]
+def _draw_features(
+    picture: str, images: list[Path], weights: str, out: Path, asks: dict[str, Any], common: dict[str, Any]
 ) -> list[Path]:
-    """The pictures of what a backbone says of whole images."""
-    from vitrail.recipes.filtering import draw_filter
-    from vitrail.recipes.look import draw, draw_correspondence
-    from vitrail.recipes.tsne import Wanted, draw_tsne
-
-    if picture == "tsne":
-        wanted = Wanted(more["points"], more["seed"], masks=more["masks"])
-        return draw_tsne(images, weights, out, wanted, **common)
-    if picture == "filter":
-        return draw_filter(images, weights, out, prototypes=more["prototypes"], **common)
+    """The pictures of what patches have to do with each other, and with the prototypes of a filter."""
     if picture == "correspondence":
-        return draw_correspondence(images, weights, out, patch=more["patch"], matches=more["matches"], **common)
-    return draw(picture, images, weights, out, block=more["block"], patch=more["patch"], **common)
+        from vitrail.recipes.look import draw_correspondence
+
+        return draw_correspondence(images, weights, out, patch=asks["patch"], matches=asks["matches"], **common)
+    if picture == "tsne":
+        from vitrail.recipes.tsne import Wanted, draw_tsne
+
+        return draw_tsne(images, weights, out, Wanted(asks["points"], asks["seed"], masks=asks["masks"]), **common)
+    from vitrail.recipes.filtering import draw_filter
+
+    return draw_filter(images, weights, out, prototypes=asks["prototypes"], **common)
 
 
 def _draw_hidden(

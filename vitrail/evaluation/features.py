@@ -25,6 +25,7 @@ from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import write_atomically
+from vitrail.nn.object_filter import ObjectFilter
 
 SHARD = 8192  # images per cache file
 NO_INFLUENCE = ("batch_size", "forward_batch_size", "workers")  # settings that change the speed alone
@@ -243,7 +244,7 @@ def frozen(backbone: object, device: str = "auto") -> Iterator[torch.device]:
         try:
             with ExitStack() as constants:
                 for part in backbone.modules():
-                    if hasattr(part, "held"):
+                    if isinstance(part, ObjectFilter):
                         constants.enter_context(part.held())
                 yield place
         finally:
