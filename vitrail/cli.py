@@ -392,6 +392,7 @@ PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: 
 Prototypes = Annotated[
     str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
 ]
+ShownRankers = Annotated[list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")]
 Points = Annotated[int, typer.Option(help="For tsne: how many patches are drawn.")]
 MaskFolder = Annotated[
     Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
@@ -436,9 +437,7 @@ def show(
     normalized: Normalized = None,
     heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
-    ranker: Annotated[
-        list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")
-    ] = None,
+    ranker: ShownRankers = None,
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     device: Device = "auto",
 ) -> None:
