@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "SPLITS": "folders",
     "Ade20k": "ade20k",
+    "Cifar": "cifar",
     "CocoInstances": "coco",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
@@ -22,6 +23,8 @@ _HOMES = {
     "TooManyUnreadable": "loader",
     "TrainTransform": "transforms",
     "TrainTransformConfig": "transforms",
+    "TwoViews": "two_views",
+    "TwoViewsConfig": "two_views",
     "UnreadableImage": "images",
     "View": "views",
     "VocSegmentation": "voc",
@@ -38,6 +41,7 @@ _HOMES = {
 __all__ = [
     "SPLITS",
     "Ade20k",
+    "Cifar",
     "CocoInstances",
     "EvalTransform",
     "EvalTransformConfig",
@@ -53,6 +57,8 @@ __all__ = [
     "TooManyUnreadable",
     "TrainTransform",
     "TrainTransformConfig",
+    "TwoViews",
+    "TwoViewsConfig",
     "UnreadableImage",
     "View",
     "VocSegmentation",
@@ -68,6 +74,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail.data.ade20k import Ade20k
+    from vitrail.data.cifar import Cifar
     from vitrail.data.coco import CocoInstances
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
@@ -83,6 +90,7 @@ if TYPE_CHECKING:
         build_eval_transform,
         build_train_transform,
     )
+    from vitrail.data.two_views import TwoViews, TwoViewsConfig
     from vitrail.data.views import MultiCrop, MultiCropConfig, View
     from vitrail.data.voc import VocSegmentation
 

@@ -1,4 +1,4 @@
-"""Where images come from: generated scenes, a folder with or without splits, or a tree of VOC, COCO or ADE20K."""
+"""Where images come from: generated scenes, a folder, with or without splits, CIFAR, a tree of VOC, COCO or ADE20K."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vitrail.contracts import ImageSet, Sample
 from vitrail.data import (
     SPLITS,
     Ade20k,
+    Cifar,
     CocoInstances,
     ImageFolder,
     MultiLabelFolder,
@@ -25,6 +26,7 @@ from vitrail.data import (
     is_multi_label,
 )
 from vitrail.data.ade20k import is_ade20k
+from vitrail.data.cifar import is_cifar
 from vitrail.data.coco import Missing, is_coco
 from vitrail.data.multi_label import has_table
 from vitrail.data.voc import is_voc
@@ -52,7 +54,8 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
+    """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; or of
+    CIFAR, as published or as an npz."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     missing: Missing = "refuse"
@@ -132,6 +135,8 @@ def open_splits(config: DataConfig) -> Splits:
             "per class, without labels on the folder of images in the tree, or with several labels by "
             "finetune_kept_multi_label, and use the tree with `vitrail evaluate`"
         )
+    if is_cifar(root):
+        return Splits(Cifar(root, "train"), Cifar(root, "val"))
     if has_table(root):
         return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
