@@ -198,7 +198,9 @@ def _scenes(method: Any, learning_rate: float) -> Recipe:
     return Recipe(
         data=DataConfig(scenes=ScenesConfig(count=2000, val_count=500, image_size=32, classes=4)),
         backbone=ConvNetConfig(width=8, blocks=(1, 1, 1, 1)),
-        views=TwoViewsConfig(scale=(0.5, 1.0), color_jitter=(0.4, 0.4, 0.2, 0.05), blur=0, mean=HALF, std=HALF),
+        views=TwoViewsConfig(
+            scale=(0.5, 1.0), color_jitter=(0.4, 0.4, 0.2, 0.05), sigma=(0.3, 0.8), mean=HALF, std=HALF
+        ),
         method=method,
         train=TrainConfig(
             epochs=8,
