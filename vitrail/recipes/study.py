@@ -12,6 +12,7 @@ The table itself is written by `vitrail.report.study`.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -56,8 +57,7 @@ class Cell(NamedTuple):
 
     def config(self) -> Config:
         """The resolved recipe."""
-        config: Any = resolve(self.recipe).override(self.overrides)
-        return config.override([f"train.seed={config.train.seed + self.repeat}"]) if self.repeat else config
+        return _resolved(self.recipe, self.overrides, self.repeat)
 
     def asked(self) -> dict[str, Any]:
         """All that decides the number, as JSON values."""
@@ -173,6 +173,17 @@ def costs(study: Study, out: Path) -> list[Cost]:
         speed = _speed(study, out, cell)
         found.append(Cost(steps, images, None if speed is None else images / speed))
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _resolved(recipe: str, overrides: tuple[str, ...], repeat: int) -> Config:
+    config: Any = _named(recipe).override(overrides)
+    return config.override([f"train.seed={config.train.seed + repeat}"]) if repeat else config
+
+
+@functools.lru_cache(maxsize=64)
+def _named(recipe: str) -> Config:
+    return resolve(recipe)  # which reads all files of recipes
 
 
 def _run(cell: Cell, out: Path, device: str, ranks: Any) -> None:
