@@ -106,7 +106,6 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(name: str, tmp_path: Path) 
 
 
 def test_nesterov_is_a_switch(tmp_path: Path) -> None:
-    """The plain momentum: v <- 0.5 v + g, w <- w - lr v; Nesterov's goes on by g + 0.5 v."""
     weights = {}
     for nesterov in (False, True):
         torch.manual_seed(0)
