@@ -92,6 +92,33 @@ def ibot(state: dict[str, Tensor]) -> dict[str, Any]:
     return content
 
 
+def mugs(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Heads for classes, neighbors and groups, and blocks that look at neighbors: beside the blocks, or outside."""
+    heads = junk(
+        "instance_head.projector.0.weight",
+        "local_group_head.predictor.0.weight",
+        "group_head.projector.0.bias",
+        "group_head.last_layer.weight_g",
+    )
+    network = prefixed(state | junk("relation_blocks.0.norm1.weight"), "backbone.") | heads
+    return {
+        "student": prefixed({name: torch.zeros_like(value) for name, value in network.items()}, "module."),
+        "teacher": network,
+        "student_mem": {"block.queue_q": torch.zeros(4, 64)},
+        "teacher_mem": None,
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small"),
+        "group-sup.": {"center": torch.zeros(1, 4)},
+    }
+
+
+def leopart(state: dict[str, Tensor]) -> dict[str, Any]:
+    """The student, whose numbers were published, and a teacher of other weights."""
+    network = state | junk("projection_head.0.weight", "projection_head.4.bias", "prototypes.weight")
+    other = {name: torch.zeros_like(value) for name, value in network.items()}
+    return prefixed(other, "teacher.") | prefixed(network, "model.")
+
+
 def mae(state: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "model": state | junk("mask_token", "decoder_embed.weight", "decoder_pos_embed", "decoder_blocks.0.norm1.bias")
@@ -121,6 +148,27 @@ LAYOUTS: dict[str, tuple[str, Callable[[dict[str, Tensor]], dict[str, Any]], tup
     "timm, data parallel": ("timm", lambda state: {"state_dict": prefixed(state, "module.")}, ()),
     "DINO": ("DINO", dino, ("head.mlp.0.weight", "head.last_layer.weight_g")),
     "iBOT": ("iBOT", ibot, ("head.mlp.0.weight", "head.last_layer.weight_g")),
+    "Mugs": (
+        "Mugs",
+        mugs,
+        ("relation_blocks.0.norm1.weight", "instance_head.projector.0.weight", "group_head.last_layer.weight_g"),
+    ),
+    "Mugs, backbone": (
+        "Mugs",
+        lambda state: {"state_dict": state | junk("relation_blocks.0.norm1.weight")},
+        ("relation_blocks.0.norm1.weight",),
+    ),
+    "Leopart": ("Leopart", leopart, ("projection_head.4.bias", "prototypes.weight", "teacher.prototypes.weight")),
+    "Leopart, student": (
+        "Leopart",
+        lambda state: {name: value for name, value in leopart(state).items() if name.startswith("model.")},
+        ("projection_head.0.weight", "prototypes.weight"),
+    ),
+    "Leopart, Lightning": (
+        "Leopart",
+        lambda state: {"epoch": 49, "state_dict": leopart(state)},
+        ("prototypes.weight",),
+    ),
     "MAE": (
         "MAE",
         mae,
@@ -174,6 +222,9 @@ def test_which_network(source: TimmViT, tmp_path: Path) -> None:
     assert "also holds student" in load(CONFIG, path).report.words()
     with pytest.raises(ValueError, match=r"checkpoint_key 'model_ema' is not in this file; it has .*student, teacher"):
         load(CONFIG, path, checkpoint_key="model_ema")
+    torch.save(leopart(source.export().state), path)
+    assert not load(CONFIG, path, checkpoint_key="teacher").vit.cls_token.any()
+    assert "also holds teacher" in load(CONFIG, path).report.words()
     torch.save(moco(source.export().state), path)
     assert not load(CONFIG, path, checkpoint_key="momentum_encoder").vit.cls_token.any()
     assert "also holds module.momentum_encoder" in load(CONFIG, path).report.words()
@@ -243,6 +294,7 @@ def test_the_architecture_is_read_from_the_shapes(options: dict[str, Any], tmp_p
         ("vit_small_patch8_224", "DINO", 6),
         ("vit_small_patch16_224", "MoCo-v3", 12),
         ("vit_base_patch16_224", "MAE", 12),
+        ("vit_base_patch8_224", "Leopart", 12),
         ("vit_large_patch16_384", "timm", 16),
         ("vit_huge_patch14_224", "MAE", 16),
         ("deit_small_distilled_patch16_224", "DeiT", 6),
@@ -311,6 +363,14 @@ class TestRefused:
         with pytest.warns(UserWarning, match="missing, left as initialized"):
             loaded = load(CONFIG, tmp_path / "x.pth", allow_partial=True)
         assert loaded.report.missing == ("blocks.1.mlp.fc1.weight", "norm.bias")
+
+    @pytest.mark.parametrize("layout", [mugs, leopart])
+    def test_half_of_other_layouts(self, layout: Any, source: TimmViT, tmp_path: Path) -> None:
+        state = source.export().state | junk("blocks.0.adapter.weight")
+        del state["blocks.1.mlp.fc1.weight"]
+        torch.save(layout(state), tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=r"missing.*mlp\.fc1(.|\n)*unexpected.*blocks\.0\.adapter\.weight"):
+            load(CONFIG, tmp_path / "x.pth")
 
     def test_unexpected_weights(self, source: TimmViT, tmp_path: Path) -> None:
         torch.save(source.export().state | junk("adapter.weight"), tmp_path / "x.pth")

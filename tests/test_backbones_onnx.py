@@ -11,6 +11,7 @@ import torch
 
 from vitrail.backbones import BackboneConfig, create
 from vitrail.backbones.onnx import export_onnx
+from vitrail.nn.object_filter import ObjectFilterConfig
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -25,7 +26,10 @@ def run(path: Path, images: torch.Tensor) -> list[Any]:
 
 def test_a_free_batch_and_another_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = create(BackboneConfig(**TINY, surgery="F", options={"reg_tokens": 2}))
+    asked = ObjectFilterConfig(prototypes=5, class_token=True)
+    backbone = create(BackboneConfig(**TINY, surgery="F", object_filter=asked, options={"reg_tokens": 2}))
+    for value in backbone.parameters():
+        value.data.add_(torch.randn_like(value) * 0.1)  # a fresh filter would do nothing
     difference = export_onnx(backbone, tmp_path / "x.onnx", image_size=(24, 48), batch="dynamic")
     assert difference is not None
     assert difference < 1e-5

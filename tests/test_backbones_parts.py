@@ -30,11 +30,13 @@ from vitrail.backbones.layouts import recognize
 from vitrail.backbones.mae_decoder import read_decoder
 from vitrail.contracts import Exported
 from vitrail.nn.masked_autoencoder import DecoderConfig, MaskedDecoder
+from vitrail.nn.prototype_head import HeadConfig, PrototypeHead
 from vitrail.ops.patches import unpatchify
 
 WIDTH, WIDE, DEPTH, HEADS = 24, 64, 2, 2
 SIZES: dict[str, Any] = {"image_size": 32, "embed_dim": WIDTH, "depth": 2, "heads": 2}
 CONFIG = BackboneConfig(**SIZES, patch_size=8)
+ONE = torch.ones(6, WIDTH)
 
 
 class PlainBlock(nn.Module):
@@ -442,6 +444,56 @@ class TestHeads:
         report = load(CONFIG, tmp_path / "x.pth").report
         assert (report.missing, report.unexpected) == ((), ())
         assert {"head.0.weight", "module.predictor.0.weight"} <= set(report.ignored)
+
+    def test_mugs(self, tmp_path: Path) -> None:
+        """The head for groups is DINO's; those for instances and neighbors, and the blocks for them, stay out."""
+        given = {name: torch.randn(value.shape) for name, value in head(1.0).items()} | {
+            "last_layer.weight_g": torch.ones(10, 1)
+        }
+        groups = {name.replace("mlp.", "projector."): value for name, value in given.items()}
+        network = prefixed(backbone_state(), "backbone.") | prefixed(groups, "group_head.")
+        network |= {"backbone.relation_blocks.0.norm1.bias": torch.ones(WIDTH), "instance_head.projector.0.weight": ONE}
+        student = prefixed({name: value + 1 for name, value in network.items()}, "module.")
+        torch.save({"student": student, "teacher": network}, tmp_path / "x.pth")
+        part = need_part(tmp_path / "x.pth", "projector")
+        assert part.state.keys() == given.keys()
+        assert all(torch.equal(part.state[name], given[name]) for name in given)
+        other = need_part(tmp_path / "x.pth", "projector", checkpoint_key="student").state
+        assert torch.equal(other["mlp.0.bias"], given["mlp.0.bias"] + 1)
+        self.check_logits(part, given, given["last_layer.weight_v"])
+        report = load(CONFIG, tmp_path / "x.pth").report
+        assert (report.layout, report.missing, report.unexpected) == ("Mugs", (), ())
+
+    @pytest.mark.parametrize("layers", [1, 3])
+    def test_leopart(self, layers: int, tmp_path: Path) -> None:
+        """Its head is one for patches; there is none for the class token."""
+        given = {name: torch.randn(value.shape) for name, value in head(1.0).items() if name.startswith("mlp.")}
+        if layers == 1:
+            given = {"mlp.0.weight": torch.randn(6, WIDTH), "mlp.0.bias": torch.randn(6)}
+        prototypes = torch.randn(10, 6)
+        theirs = {name.replace("mlp." if layers > 1 else "mlp.0.", "projection_head."): given[name] for name in given}
+        network = backbone_state() | theirs | {"prototypes.weight": prototypes}
+        torch.save({"state_dict": prefixed(network, "model.")}, tmp_path / "x.ckpt")
+        part = need_part(tmp_path / "x.ckpt", "patch_projector")
+        assert part.state.keys() == {*given, "prototypes"}
+        self.check_logits(part, given, prototypes)
+        assert load_part(tmp_path / "x.ckpt", "projector") is None
+        report = load(CONFIG, tmp_path / "x.ckpt").report
+        assert (report.layout, report.missing, report.unexpected) == ("Leopart", (), ())
+
+    def check_logits(self, part: Part, mlp: dict[str, Tensor], prototypes: Tensor) -> None:
+        """A head of ours, filled by the part, against the same layers one after the other."""
+        layers = sum(name.startswith("mlp.") and name.endswith("weight") for name in mlp)
+        sizes = HeadConfig(prototypes=10, hidden_dim=12, bottleneck_dim=6, layers=layers)
+        ours = PrototypeHead(sizes, WIDTH)
+        part._replace(state=ours.translated(part.state)).fill(ours)
+        tokens = torch.randn(4, WIDTH)
+        found = tokens
+        for number in range(0, 2 * layers, 2):
+            found = functional.linear(found, mlp[f"mlp.{number}.weight"], mlp[f"mlp.{number}.bias"])
+            found = functional.gelu(found) if number < 2 * layers - 2 else found
+        expected = functional.normalize(found, dim=-1) @ functional.normalize(prototypes, dim=-1).T
+        torch.testing.assert_close(ours(tokens), expected, atol=1e-6, rtol=1e-5)
 
 
 class TestOurs:

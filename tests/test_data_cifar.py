@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vitrail.contracts import ImageSet
-from vitrail.data import Cifar
+from vitrail.data import Cifar, inspect_folder
 from vitrail.data.cifar import download_cifar, find_cifar, is_cifar
 from vitrail.recipes.sources import DataConfig, open_data, open_splits
 
@@ -191,6 +191,16 @@ def test_a_download_without_a_network_says_the_way_out(tmp_path: Path, monkeypat
         download_cifar(tmp_path, "cifar20")  # type: ignore[arg-type]
     published(tmp_path, "cifar10")
     assert download_cifar(tmp_path) == tmp_path / "cifar-10-batches-py"  # what is there is not fetched
+
+
+def test_doctor_knows_it(tmp_path: Path) -> None:
+    published(tmp_path, "cifar10")
+    found = inspect_folder(tmp_path, patch_size=4, image_size=32)
+    assert next(each.what for each in found if each.level == "ok") == "cifar10, train: 15 images in 10 classes"
+    assert not [each for each in found if each.level == "error"]
+    (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
+    (broken,) = [each for each in inspect_folder(tmp_path, patch_size=4, image_size=32) if each.level == "error"]
+    assert "test_batch cannot be read" in broken.what
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")

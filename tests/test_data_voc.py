@@ -149,3 +149,54 @@ def test_real_data(real_data: Callable[[str], Path]) -> None:
     road = VocSegmentation(camvid, "val", classes=classes[1:])
     assert road[0].boxes is None
     assert len(road) == 101
+
+
+def test_a_list_of_classes_names_the_values_from_0(tmp_path: Path) -> None:
+    make(tmp_path)
+    plain = VocSegmentation(tmp_path)
+    assert plain.background
+    for path in (tmp_path / "Annotations").iterdir():
+        path.unlink()
+    (tmp_path / "Annotations").rmdir()
+    before = VocSegmentation(tmp_path).digest()
+    names = [f"kind {number}" for number in range(16)]
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    data = VocSegmentation(tmp_path)
+    assert (data.classes, data.background) == (tuple(names), False)
+    assert data.digest() != before
+    sample = data[0]
+    assert sample.mask is not None
+    assert sample.mask[0].tolist() == [1, 2, 16, 255, 1, 2]
+    assert data.classes is not None
+    assert data.classes[sample.mask[0][2] - 1] == "kind 15"
+    (tmp_path / "classes.txt").write_text("\n".join(names[:15]))
+    with pytest.raises(UnreadableImage, match=r"class ids \[15\] beyond 15 classes"):
+        VocSegmentation(tmp_path)[0]
+    (tmp_path / "classes.txt").write_text("\n".join(["Background", *names[:15]]))
+    other = VocSegmentation(tmp_path)
+    assert (other.classes, other.background) == (tuple(names[:15]), True)
+    assert other[0].mask is not None
+    assert other[0].mask[0].tolist() == [0, 1, 15, 255, 0, 1]  # type: ignore[index]
+    assert VocSegmentation(tmp_path, classes=VOC_CLASSES).classes == VOC_CLASSES
+
+
+@pytest.mark.parametrize("text", ["", "background\n", "a\na\n", "\n".join(f"c{n}" for n in range(256))])
+def test_a_list_of_classes_that_cannot_be_used(tmp_path: Path, text: str) -> None:
+    make(tmp_path)
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(ValueError, match=r"classes\.txt names \d+ classes, \d+ different ones; its lines name"):
+        VocSegmentation(tmp_path)
+
+
+def test_road_scenes_in_this_layout(real_data: Callable[[str], Path]) -> None:
+    data = VocSegmentation(real_data("camvid-mini"), "val")
+    assert data.classes is not None
+    assert (len(data), len(data.classes), data.background, data.has_boxes) == (101, 11, False, False)
+    mask = data[0].mask
+    assert mask is not None
+    # The sky is at the top and the road at the bottom.
+    rows = [
+        np.flatnonzero((mask == data.classes.index(name) + 1).any(1)).mean() for name in ("sky", "building", "road")
+    ]
+    assert rows == sorted(rows)
+    assert VocSegmentation(real_data("voc-mini"), "val").classes == VOC_CLASSES

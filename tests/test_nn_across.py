@@ -12,17 +12,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitrail.nn.across import gathered, largest, summed
+from vitrail.nn.across import gathered, joined, largest, summed
 from vitrail.ops.contrast import barlow_twins, nt_xent
 
 
 def test_a_single_process_keeps_its_own() -> None:
     rows = torch.randn(3, 2, requires_grad=True)
-    found, first = gathered(rows)
+    found, first = joined(rows)
     assert found is rows
     assert first == 0
     assert torch.equal(summed(rows), rows.detach())
     assert torch.equal(largest(rows), rows.detach())
+    assert torch.equal(gathered(rows), rows.detach())
 
 
 def views() -> tuple[Tensor, Tensor]:
@@ -32,7 +33,7 @@ def views() -> tuple[Tensor, Tensor]:
 
 def loss_of(weight: Tensor, start: int, stop: int) -> Tensor:
     one, two = (view[start:stop] @ weight for view in views())
-    return nt_xent(one, two, 0.3, gather=gathered) + barlow_twins(one, two, 0.1, gather=gathered)
+    return nt_xent(one, two, 0.3, gather=joined) + barlow_twins(one, two, 0.1, gather=joined)
 
 
 def work(rank: int, port: int, folder: Path) -> None:
@@ -43,7 +44,8 @@ def work(rank: int, port: int, folder: Path) -> None:
     loss.backward()
     assert weight.grad is not None
     found: dict[str, Any] = {"loss": summed(loss) / 2, "gradient": summed(weight.grad) / 2}
-    found["rows"], found["first"] = gathered(torch.full((2, 1), float(rank)))
+    found["rows"], found["first"] = joined(torch.full((2, 1), float(rank)))
+    found["plain"] = gathered(torch.full((2, 1), float(rank)))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -68,4 +70,5 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(tmp_path: Path) -> 
         torch.testing.assert_close(found["loss"], whole.detach())
         torch.testing.assert_close(found["gradient"], weight.grad)
         assert found["rows"].flatten().tolist() == [0, 0, 1, 1]
+        assert torch.equal(found["plain"], found["rows"])
         assert found["first"] == 2 * rank

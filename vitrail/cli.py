@@ -268,6 +268,39 @@ def label(
 
 
 @app.command()
+def neighbors(
+    recipe: Annotated[str, typer.Argument(help="A recipe of CoTAP, or a YAML file: its object-centric images.")],
+    settings: Overrides = None,
+    init_from: Annotated[
+        str | None, typer.Option("--init-from", help="The weights that training is to start from: a run or a file.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbors of each image.", min=1)] = 20,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of the table.")] = Path("neighbors.safetensors"),
+    device: Device = "auto",
+) -> None:
+    """Search each training image's nearest neighbors once, for trainings of CoTAP; called again, it goes on.
+
+    A training without `neighbors=FILE` does this by itself. The table holds for these images and these weights.
+
+    Example:
+
+      vitrail neighbors folder_cotap data.root=photos --init-from runs/dino --out neighbors.safetensors
+    """
+    if not recipe.endswith((".yaml", ".yml")):
+        catalog.find(catalog.recipes(), recipe, "recipe")
+    if init_from is None:
+        raise ValueError("neighbors needs --init-from: the weights that see the images, as training starts from them")
+    from vitrail.recipes.rankers import check_weights
+
+    check_weights(init_from)
+    from vitrail.recipes.cotap import neighbors_by
+
+    _show_progress()
+    path = neighbors_by(recipe, settings or [], out, k, init_from=init_from, device=device)
+    typer.echo(f"written: {path}   train with: vitrail train {recipe} neighbors={path} --init-from {init_from}")
+
+
+@app.command()
 def study(
     name: Annotated[str, typer.Argument(help="`vitrail list studies` names them.", metavar="STUDY")],
     settings: Overrides = None,
@@ -313,7 +346,7 @@ def study(
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO or ADE20K, or `scenes`.")
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K or DAVIS, or `scenes`.")
     ],
     settings: Overrides = None,
     weights: Annotated[

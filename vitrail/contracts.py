@@ -116,15 +116,30 @@ class Batch(NamedTuple):
     labels: Tensor | None  # [B] int64; [B, C] float, 0 or 1, where images have several labels; None for unlabeled ones
     indices: Tensor  # [B] int64, positions in the data set, to name the images when something breaks
     views: tuple[Tensor, ...] = ()  # further views of the same images, for methods that compare views
+    boxes: Tensor | None = None  # [B, V, 4] float64, where each view was cut out of its image; see `Crops`
+    sources: Tensor | None = None  # [B] int64, which of a mixed set's kinds each image is of
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device; copies overlap with computation where memory is pinned."""
+        """The same batch on another device; copies overlap with computation where memory is pinned.
+
+        Indices, boxes and sources stay where they are: what is decided by them is decided on the host.
+        """
         return Batch(
             self.images.to(device, non_blocking=True),
             None if self.labels is None else self.labels.to(device, non_blocking=True),
             self.indices,
             tuple(view.to(device, non_blocking=True) for view in self.views),
+            self.boxes,
+            self.sources,
         )
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Views of one image and where they were cut out, for transforms of methods that align patches."""
+
+    views: tuple[Tensor, ...]  # [3, H, W] float each, normalized
+    boxes: Tensor  # [V, 4] float64: left, top, right, bottom in pixels of the image; left > right where it was flipped
 
 
 @dataclass(frozen=True)
@@ -203,6 +218,8 @@ class Sample(NamedTuple):
     box_labels: np.ndarray | None = None  # [n] int64 class ids as in masks: k is the set's classes[k - 1]
     box_hard: np.ndarray | None = None  # [n] bool, difficult objects (VOC) and crowds (COCO), where that is known
     labels: tuple[int, ...] | None = None  # class ids of an image with any number of labels; then `label` is None
+    source: int | None = None  # which kind of a mixed set the image is of, from 0
+    companion: Image.Image | None = None  # another image that goes with this one, such as a neighbor; RGB
 
 
 @runtime_checkable
@@ -220,4 +237,43 @@ class ImageSet(Protocol):
 
     def digest(self) -> str:
         """A short hex digest of what is in the set; two sets with the same digest give the same samples."""
+        ...
+
+
+@runtime_checkable
+class Video(Protocol):
+    """One sequence of frames of one size, and which pixels belong to which object."""
+
+    name: str
+    objects: tuple[int, ...]
+    """Ids of the objects in the first frame, ascending; those that appear later are none."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> Image.Image:
+        """A frame as RGB. An unreadable file raises `vitrail.data.UnreadableImage`."""
+        ...
+
+    def mask(self, index: int) -> np.ndarray:
+        """Object ids `[H, W]` uint8; 0 is no object."""
+        ...
+
+
+@runtime_checkable
+class VideoSet(Protocol):
+    """Sequences with random access."""
+
+    unit: str
+    """What is counted: "sequences"."""
+    classes: tuple[str, ...] | None
+    """None: objects have no class."""
+    lengths: Sequence[int]
+    """Frames of each sequence."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Video: ...
+
+    def digest(self) -> str:
+        """As of an `ImageSet`."""
         ...

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrail.backbones.architecture import create
+    from vitrail.backbones.architecture import add_object_filter, create
     from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported
     from vitrail.backbones.config import BackboneConfig
     from vitrail.backbones.convnet import ConvNetConfig, TimmConvNet, create_convnet, load_convnet
@@ -22,6 +22,7 @@ __all__ = [
     "Part",
     "TimmConvNet",
     "TimmViT",
+    "add_object_filter",
     "create",
     "create_convnet",
     "digest",
@@ -42,6 +43,7 @@ _HOMES = {
     "Part": "parts",
     "TimmConvNet": "convnet",
     "TimmViT": "timm_vit",
+    "add_object_filter": "architecture",
     "create": "architecture",
     "create_convnet": "convnet",
     "digest": "checkpoints",

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from vitrail.backbones.config import BackboneConfig
 from vitrail.backbones.timm_vit import TimmViT
 from vitrail.config import ConfigError
+from vitrail.nn.object_filter import ObjectFilterConfig, install
 from vitrail.nn.surgery import operate
 
 
@@ -19,12 +20,31 @@ def create(config: BackboneConfig | None = None) -> TimmViT:
 
     Raises:
         ConfigError: for a name that timm lacks, or values that its model does not take.
-        ValueError: for a model without a class token, or one whose last block surgery does not fit.
+        ValueError: for a model without a class token, or one whose last block surgery or filter do not fit.
     """
     config = config or BackboneConfig()
     vit = build_vit(config)
     operate(vit, config.surgery)
+    if config.object_filter is not None:
+        install(vit, config.object_filter)
     return TimmViT(vit, config)
+
+
+def add_object_filter(backbone: TimmViT, config: ObjectFilterConfig | None = None) -> TimmViT:
+    """Put an object-aware filter with fresh weights into a backbone's last block, in place; returns the backbone.
+
+    What the backbone gives stays the same, bit for bit, until the filter is trained. From then on `export` and
+    `vitrail.load` keep the filter with the other weights.
+
+    Raises:
+        ValueError: for a backbone that has a filter, one whose last block is not timm's plain one, and heads that do
+            not divide the width.
+    """
+    config = config or ObjectFilterConfig()
+    install(backbone.vit, config)
+    if backbone.config is not None:
+        backbone.config = backbone.config.model_copy(update={"object_filter": config})
+    return backbone
 
 
 def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTransformer:

@@ -62,17 +62,17 @@ def load(
         name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the
             header of our own, by the shapes of others (the report says what was guessed).
         weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of
-            timm, DINO, iBOT, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT; or a run folder. A path may also be
-            given alone, in the name's place.
+            timm, DINO, iBOT, Mugs, Leopart, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT; or a run folder. A path
+            may also be given alone, in the name's place.
         image_size: pixels to make the positions for; they are interpolated from those of the weights.
         checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto"
-            prefers a teacher, and MoCo-v3's base encoder.
+            prefers a teacher, MoCo-v3's base encoder, and Leopart's student.
         allow_partial: warn, instead of refusing, where weights are missing or unexpected.
         drop_path, gradient_checkpointing: for training on from here, in place of what the configuration says.
 
     Returns:
         The model in training mode, on the CPU. The architecture follows the weights: one whose last block has
-        no norm2 was trained with SAR's surgery, and gets it.
+        no norm2 was trained with SAR's surgery, and gets it; so does one with CoTAP's object-aware filter.
 
     Raises:
         ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
@@ -167,6 +167,8 @@ def digest(backbone: TimmViT) -> str:
     if backbone.config is not None:
         spared = ("drop_path", "gradient_checkpointing")
         plain = {key: value for key, value in backbone.config.plain().items() if key not in spared}
+        if plain["object_filter"] is None:
+            del plain["object_filter"]  # digests of plain backbones stay what they were before there were filters
         total.update(json.dumps(plain | {"image_size": backbone.image_size}, sort_keys=True).encode())
     for name, value in sorted(backbone.vit.state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -299,7 +301,7 @@ def _architecture(
             f"{name.surgery or 'A (none)'} was "
             "asked for; the architecture does not change between pre-training and fine-tuning: set the same"
         )
-    return name, (), grid
+    return *_follow_filter(name, saved, source), grid
 
 
 def _saved_grid(saved: BackboneConfig, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
@@ -334,6 +336,22 @@ def _follow_surgery(
             "(E adds the entropy loss alone), or pass allow_partial=True"
         )
     return config, ()
+
+
+def _follow_filter(
+    config: BackboneConfig, saved: BackboneConfig, source: str
+) -> tuple[BackboneConfig, tuple[str, ...]]:
+    """The object-aware filter of the weights is built, too: without it they are another network."""
+    if config.object_filter == saved.object_filter:
+        return config, ()
+    if config.object_filter is None:
+        note = f"its last block has an object-aware filter ({saved.object_filter}), built as the file says"
+        return config.model_copy(update={"object_filter": saved.object_filter}), (note,)
+    raise ValueError(
+        f"{source} was trained with object_filter {saved.object_filter or 'null'}, and {config.object_filter} was "
+        "asked for; leave it out, the file knows its own; vitrail.backbones.add_object_filter puts a fresh one into a "
+        "backbone that has none"
+    )
 
 
 def _pixels(

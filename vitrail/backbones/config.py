@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from vitrail.config import Config
+from vitrail.nn.object_filter import ObjectFilterConfig
 
 _FIELDS = {
     "img_size": "image_size",
@@ -37,6 +38,8 @@ class BackboneConfig(Config):
     """Chance that the last block is skipped in training; it grows linearly from 0 at the first block."""
     surgery: Literal["A", "B", "C", "D", "E", "F"] | None = None
     """SAR's change of the last block, by row of Table 1(b): B, C, D and F cut it; null, A and E leave it."""
+    object_filter: ObjectFilterConfig | None = None
+    """CoTAP's object-aware filter in the last block (`object_filter: {}` for one as in the paper); null for none."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)

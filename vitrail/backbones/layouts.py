@@ -2,6 +2,9 @@
 
     timm                 flat, or {"state_dict", "arch", ...}
     DINO, iBOT           {"student", "teacher", ...}, each with `module.` and `backbone.` before the names
+    Mugs                 as DINO, or {"state_dict"} with the backbone alone; `relation_blocks.N.*` beside the blocks
+    Leopart              flat or {"state_dict"}, with `model.` and perhaps `teacher.` before the names; its authors
+                         measure `model.`; `projection_head.*` and `prototypes.weight` beside the backbone
     MAE, DeiT            {"model": ...}; MAE with a decoder, DeiT with a head and sometimes a distillation token
     MoCo-v3              {"state_dict"} with `module.base_encoder.` and `module.momentum_encoder.`
     DINOv2               flat, with `register_tokens`, positions for the class token but not for the registers
@@ -31,6 +34,7 @@ _NETWORKS = ("base_encoder", "teacher", "student", "momentum_encoder")
 
 _NOT_BACKBONE = re.compile(
     r"(head|head_dist|fc|classifier|cls_classifier|distillation_classifier|pooler|pre_logits|predictor|projector)\."
+    r"|(relation_blocks|projection_head|prototypes)\."
     r"|groups\.\d+\.|blocks\.\d+\.dge\."
     r"|decoder|mask_token$|masked_embed$|embeddings\.mask_token$"
     r"|score_predictor\.|blocks\.\d+\.(attn\.token_select|head_select|layer_select)\."
@@ -74,7 +78,8 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     Args:
         content: nested mappings with tensors at the ends.
         key: which network: a key of the file ("teacher", "student", "model", ...) or a part of the names
-            ("base_encoder", "momentum_encoder"). "auto" prefers a teacher, and MoCo-v3's base encoder.
+            ("base_encoder", "momentum_encoder"). "auto" prefers a teacher, MoCo-v3's base encoder, and Leopart's
+            student, `model`.
 
     Raises:
         ValueError: where there is no ViT, or no such key; names the keys that are there.
@@ -143,7 +148,7 @@ def _prefix(tensors: Mapping[str, Tensor], key: str, content: Mapping[str, Any])
             parts = {part for prefix, _ in _anchors(tensors) for part in prefix.split(".") if part}
             known = sorted({*_siblings(content, ()), *parts})
             raise ValueError(f"checkpoint_key {key!r} is not in this file; it has {', '.join(known) or 'no keys'}")
-    chosen = min(found, key=lambda each: _rank(each[0]))
+    chosen = min(found, key=lambda each: (not _is_leoparts_student(tensors, each[0]), *_rank(each[0])))
     return *chosen, tuple(prefix.rstrip(".") for prefix, _ in found if prefix != chosen[0])
 
 
@@ -162,6 +167,10 @@ def _rank(prefix: str) -> tuple[int, int]:
     return network, len(prefix)
 
 
+def _is_leoparts_student(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return f".{prefix}".endswith(".model.") and f"{prefix}prototypes.weight" in tensors
+
+
 def _layout(
     content: Mapping[str, Any],
     path: tuple[str, ...],
@@ -174,6 +183,8 @@ def _layout(
     rules = (
         ("Hugging Face ViT", anchor == _HF_ANCHOR),
         ("MoCo-v3", "base_encoder" in prefix or "momentum_encoder" in prefix),
+        ("Mugs", any("relation_blocks." in name for name in everywhere)),
+        ("Leopart", "prototypes.weight" in state and any(name.startswith("projection_head.") for name in state)),
         ("iBOT", any(name.endswith(("masked_embed", "last_layer2.weight_v")) for name in everywhere)),
         ("IA-RED2", "groups.0.agent.qk.weight" in state),
         ("DGE", "blocks.0.dge.router.gate.weight" in state),

@@ -1,4 +1,4 @@
-"""What stands beside a backbone in a file of weights: MAE's decoder, the heads of DINO, iBOT and MoCo-v3.
+"""What stands beside a backbone in a file of weights: MAE's decoder, the heads of DINO, iBOT, Mugs and others.
 
     our files         any part that was put there by `with_part`: its tensors under `name.`, its configuration in the
                       header, under `parts`
@@ -6,6 +6,8 @@
     DINO, iBOT        "projector": `mlp.N.*`, `last_layer.*`, and iBOT's `last_layer2.*` or `mlp2.*`, as they stand;
                       "patch_projector": of iBOT, `mlp.N.*` and `last_layer2.*` as `last_layer.*`;
                       "centers": `center` of the teacher's outputs, iBOT's patches' `center2`
+    Mugs              "projector": of its `group_head`, `projector.N.*` as `mlp.N.*`, and `last_layer.*`
+    Leopart           "patch_projector": `projection_head.N.*` as `mlp.N.*`, `prototypes.weight` as `prototypes`
     IA-RED2           "interpreters": `G.qk.*` for each group, queries and keys alone
     DGE               "gates": `N.weight` and `N.bias` for each block, the finest granularity first
     DynamicViT        "score_predictor": `N.in_conv.*` and `N.out_conv.*`, as they stand
@@ -165,6 +167,9 @@ def _about_pixels(normalized: bool | None) -> str:
 
 
 def _projector(found: Recognized) -> dict[str, Tensor]:
+    if found.layout == "Mugs":
+        head = _under(found.outside, f"{_parent(found)}group_head.")
+        return {re.sub(r"^projector\.", "mlp.", name): value for name, value in head.items()}
     head = _under(found.outside, f"{_parent(found)}head.") or _under(found.inside, "head.")
     if found.layout == "MoCo-v3":
         return _under(found.inside, "head.")
@@ -173,9 +178,17 @@ def _projector(found: Recognized) -> dict[str, Tensor]:
 
 
 def _patch_projector(found: Recognized) -> dict[str, Tensor]:
+    if found.layout == "Leopart":
+        head = {f"mlp.{name}": value for name, value in _under(found.inside, "projection_head.").items()}
+        return _numbered(head) | {"prototypes": found.inside["prototypes.weight"]}
     head = _projector(found) if found.layout == "iBOT" else {}
     own = {f"last_layer.{name}": value for name, value in _under(head, "last_layer2.").items()}
     return own and own | {name: value for name, value in head.items() if name.startswith("mlp.")}
+
+
+def _numbered(head: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An MLP of one layer has no number in its names."""
+    return {name.replace("mlp.", "mlp.0.") if name.count(".") == 1 else name: value for name, value in head.items()}
 
 
 def _predictor(found: Recognized) -> dict[str, Tensor]:

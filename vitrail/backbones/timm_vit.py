@@ -22,7 +22,8 @@ from torch.utils.checkpoint import checkpoint
 from vitrail import __version__
 from vitrail.backbones.config import BackboneConfig
 from vitrail.contracts import Exported, Tokens
-from vitrail.nn.open_block import open_blocks
+from vitrail.nn.object_filter import ObjectFilter
+from vitrail.nn.open_block import OpenBlock, open_blocks
 
 
 class TimmViT(nn.Module):
@@ -80,6 +81,11 @@ class TimmViT(nn.Module):
         return self._closed
 
     @property
+    def object_filter(self) -> ObjectFilter | None:
+        """CoTAP's object-aware filter in the last block; None where there is none."""
+        return getattr(self.vit.blocks[-1], "object_filter", None)
+
+    @property
     def norm(self) -> nn.Module:
         """The final norm. Average-pooling models of timm keep it under another name, `fc_norm`."""
         return self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
@@ -117,8 +123,8 @@ class TimmViT(nn.Module):
 
         Raises:
             ValueError: image sides that are not whole patches, a block that is not there, ids of another
-                shape, `scores` with `keep`, since a subset of patches makes no map, or only one of `hidden` and
-                `mask_token`.
+                shape, `scores` with `keep`, since a subset of patches makes no map, `keep` where an object-aware
+                filter looks at neighbors, or only one of `hidden` and `mask_token`.
         """
         grid = self._grid(images)
         wanted_layers, wanted_scores = self._blocks(layers, "layers"), self._blocks(scores, "scores")
@@ -127,15 +133,20 @@ class TimmViT(nn.Module):
                 f"scores of blocks {tuple(scores)} were asked together with keep: a subset of patches makes "
                 "no [Y, X] map; ask for the scores of the whole image in a call without keep"
             )
+        if self.object_filter is not None and keep is not None:
+            raise ValueError(
+                "keep was given to a backbone with an object-aware filter, which looks at each patch among its 3 x 3 "
+                "neighbors: a subset has none; leave keep out, or take weights without a filter"
+            )
         x = self._embed(images, keep, hidden, mask_token)
         outputs: dict[int, Tensor] = {}
         maps: dict[int, Tensor] = {}
         for index, block in enumerate(self.vit.blocks):
             if index in wanted_scores.values():
-                x, row = self.run_block(block, x, scores=True)
+                x, row = self.run_block(block, x, **_asks(block, grid), scores=True)
                 maps[index] = row[:, :, self.prefix_tokens :].unflatten(2, grid)
             else:
-                x = self.run_block(block, x)
+                x = self.run_block(block, x, **_asks(block, grid))
             if index in wanted_layers.values():
                 outputs[index] = x
         x = self.norm(x)
@@ -151,6 +162,36 @@ class TimmViT(nn.Module):
         """What the first block sees, `[B, T, D]` with `prefix_tokens` before the patches, and the grid (Y, X)."""
         grid = self._grid(images)
         return self._embed(images, None, None, None), grid
+
+    def prototype_attention(self, images: Tensor) -> Tensor:
+        """How much each patch takes of each prototype of the object-aware filter: `[B, heads, M, Y, X]`.
+
+        Over the M prototypes it sums to 1. `ValueError` for a backbone without a filter.
+        """
+        last = self._filtering_block()
+        x, grid = self.embed(images)
+        for block in self.vit.blocks[:-1]:
+            x = self.run_block(block, x)
+        attention: Tensor = last(x, through=partial(OpenBlock.prototype_attention, grid=grid))
+        return attention
+
+    def object_prototypes(self) -> Tensor:
+        """The object-aware filter's prototypes `[M, D, 3, 3]`, for their loss; gradients reach them.
+
+        They come through the block's `forward`, outside of which sharded weights (FSDP2) are not whole.
+        `ValueError` for a backbone without a filter.
+        """
+        prototypes: Tensor = self._filtering_block()(self.vit.cls_token, through=_prototypes)
+        return prototypes
+
+    def _filtering_block(self) -> OpenBlock:
+        last = self.vit.blocks[-1]
+        if not isinstance(last, OpenBlock) or last.object_filter is None:
+            raise ValueError(
+                "this backbone has no object-aware filter, and so no prototypes; take weights that were trained with "
+                "one, or put a fresh one in by vitrail.backbones.add_object_filter"
+            )
+        return last
 
     def export(self) -> Exported:
         """The weights under timm's names, and what is needed to rebuild the model."""
@@ -221,6 +262,16 @@ class TimmViT(nn.Module):
     def _without_extras(self, x: Tensor) -> Tensor:
         prefix = self.prefix_tokens
         return x if prefix == 1 else torch.cat((x[:, :1], x[:, prefix:]), dim=1)
+
+
+def _asks(block: nn.Module, grid: tuple[int, int]) -> dict[str, Any]:
+    """What a block must be told beyond its tokens."""
+    return {"grid": grid} if getattr(block, "object_filter", None) is not None else {}
+
+
+def _prototypes(block: OpenBlock, _: Tensor) -> Tensor:
+    assert block.object_filter is not None
+    return block.object_filter.prototypes.clone()  # what it is cloned from may be freed after the forward
 
 
 def _about(vit: nn.Module) -> Mapping[str, Any]:

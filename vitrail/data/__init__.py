@@ -1,4 +1,4 @@
-"""Images: generated scenes, folders, VOC, COCO, ADE20K, and a loader that resumes."""
+"""Images: generated scenes, folders, VOC, COCO, COCO-Stuff, ADE20K, Cityscapes, and a loader that resumes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ _HOMES = {
     "SPLITS": "folders",
     "Ade20k": "ade20k",
     "Cifar": "cifar",
+    "Cityscapes": "cityscapes",
     "CocoInstances": "coco",
+    "CocoSemantic": "coco_semantic",
+    "CocoStuff": "cocostuff",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
     "Finding": "inspect",
@@ -42,7 +45,10 @@ __all__ = [
     "SPLITS",
     "Ade20k",
     "Cifar",
+    "Cityscapes",
     "CocoInstances",
+    "CocoSemantic",
+    "CocoStuff",
     "EvalTransform",
     "EvalTransformConfig",
     "Finding",
@@ -75,7 +81,10 @@ __all__ = [
 if TYPE_CHECKING:
     from vitrail.data.ade20k import Ade20k
     from vitrail.data.cifar import Cifar
+    from vitrail.data.cityscapes import Cityscapes
     from vitrail.data.coco import CocoInstances
+    from vitrail.data.coco_semantic import CocoSemantic
+    from vitrail.data.cocostuff import CocoStuff
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder

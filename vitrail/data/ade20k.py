@@ -52,7 +52,7 @@ class Ade20k:
         ValueError: no such layout or split, images without their mask, or a full set without names.
     """
 
-    has_boxes = False
+    has_boxes, background = False, False
 
     def __init__(self, root: str | Path, split: str = "val", classes: Sequence[str] | None = None) -> None:
         self.root, self.layout = find_ade20k(root)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,10 +14,15 @@ import numpy as np
 from PIL import Image
 
 from vitrail.data.ade20k import Ade20k, ade20k_splits, is_ade20k
+from vitrail.data.cifar import Cifar, is_cifar
+from vitrail.data.cityscapes import Cityscapes, cityscapes_splits, is_cityscapes
 from vitrail.data.coco import CocoInstances, coco_splits, is_coco
+from vitrail.data.coco_semantic import CocoSemantic, has_semantic
+from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
 from vitrail.data.images import UnreadableImage, open_image, open_mask
 from vitrail.data.loader import TOLERATED
+from vitrail.data.mask_pairs import MaskPairs
 from vitrail.data.multi_label import TABLE, MultiLabelFolder, has_table
 from vitrail.data.voc import VocSegmentation, find_voc, is_voc, splits_of
 
@@ -55,7 +60,8 @@ def inspect_folder(
     unreadable files, color modes; with `every`, files that are in both splits.
 
     Args:
-        root: a folder of images, with or without splits and class folders, or a tree of VOC, COCO or ADE20K.
+        root: a folder of images, with or without splits and class folders, or a tree of VOC, COCO, COCO-Stuff, ADE20K
+            or Cityscapes.
         patch_size, image_size: pixels a side, of the backbone that is meant.
         every: decode all images instead of `sample` of them, evenly spread.
 
@@ -64,7 +70,8 @@ def inspect_folder(
     root = Path(root)
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
-    trees = {_voc: is_voc, _coco: is_coco, _ade20k: is_ade20k}
+    trees = {_voc: is_voc, _coco: is_coco, _stuff: is_cocostuff, _ade20k: is_ade20k, _cityscapes: is_cityscapes}
+    trees[_cifar] = is_cifar
     for inspect_tree, fits in trees.items():
         if fits(root):
             return inspect_tree(root, patch_size, image_size, None if every else sample)
@@ -310,6 +317,46 @@ def _coco(root: Path, patch_size: int, image_size: int, sample: int | None) -> l
         findings += [Finding("ok", f"COCO split {split}: {note}", "") for note in rest]
         looks = [_decoded(data, index, data.path(index)) for index in _spread(len(data), sample)]
         findings += _of_looks(split, looks, len(data), patch_size, image_size)
+    return findings + _coco_masks(root, patch_size, image_size, sample)
+
+
+def _coco_masks(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    """What COCO's folder has beside its instances: stuff, or else semantic maps."""
+    if is_cocostuff(root):
+        return _stuff(root, patch_size, image_size, sample)
+    if not has_semantic(root):
+        return []
+    splits = [split for split in ("train", "val") if (root / "annotations" / f"semantic_{split}2017").is_dir()]
+    return _masked(CocoSemantic, "COCO semantic maps", root, splits, patch_size, image_size, sample)
+
+
+def _stuff(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    return _masked(CocoStuff, "COCO-Stuff", root, cocostuff_splits(root), patch_size, image_size, sample)
+
+
+def _cityscapes(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    return _masked(Cityscapes, "Cityscapes", root, cityscapes_splits(root), patch_size, image_size, sample)
+
+
+def _masked(
+    opening: Callable[[Path, str], MaskPairs],
+    name: str,
+    root: Path,
+    splits: Sequence[str],
+    patch_size: int,
+    image_size: int,
+    sample: int | None,
+) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in splits:
+        try:
+            data = opening(root, split)
+        except ValueError as error:
+            findings.append(Finding("error", f"{name} split {split}: {error}", "unpack the masks and the images again"))
+            continue
+        findings.append(Finding("ok", f"{data.name}, split {split}: {len(data)} images with masks", ""))
+        looks = [_decoded(data, index, str(data.paths(index).image)) for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
     return findings
 
 
@@ -331,11 +378,27 @@ def _ade20k(root: Path, patch_size: int, image_size: int, sample: int | None) ->
     return findings
 
 
+def _cifar(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in ("train", "val"):
+        try:
+            data = Cifar(root, split)
+        except ValueError as error:
+            findings.append(Finding("error", str(error), "unpack it again, or name the folder of one set"))
+            continue
+        what = f"{data.name}, {split}: {len(data)} images in {len(data.classes)} classes"
+        findings.append(Finding("ok", what, ""))
+        height, width = data.images.shape[1:3]
+        looks = [Look(f"{split}/{index}", (width, height), "RGB", "") for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
+    return findings
+
+
 def _of_looks(name: str, looks: Sequence[Look], total: int, patch_size: int, image_size: int) -> list[Finding]:
     return _readable(name, looks, total) + _sizes(name, looks, patch_size, image_size) + _modes(name, looks)
 
 
-def _decoded(data: CocoInstances | Ade20k, index: int, path: str) -> Look:
+def _decoded(data: CocoInstances | Ade20k | MaskPairs, index: int, path: str) -> Look:
     """The image, where what belongs to it can be used, too: its boxes fit, its mask is there."""
     try:
         data[index]

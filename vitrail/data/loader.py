@@ -12,8 +12,8 @@ is taken up again:
 Labels of a batch are `[B]` class ids. Where the samples of a set have any number of `labels`, they are `[B, C]`, 1 for
 each of an image's labels and 0 for the set's other classes.
 
-An unreadable image is replaced by the next readable one in the data set, which does not depend on anything
-else, and noted in `Loader.skipped`.
+An unreadable image is replaced by the next readable one in the data set (of its kind), which does not depend on
+anything else, and noted in `Loader.skipped`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitrail.config import Config
-from vitrail.contracts import Batch, ImageSet, Sample
+from vitrail.contracts import Batch, Crops, ImageSet, Sample
 from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import Picture
 
-Transform = Callable[[Picture], Tensor | tuple[Tensor, ...]]
-"""PIL image -> float tensor `[3, H, W]`, or a tuple of them: the image and further views of it."""
+Transform = Callable[[Picture], Tensor | tuple[Tensor, ...]] | Callable[[Picture, Picture | None], Crops]
+"""PIL image -> float tensor `[3, H, W]`, or a tuple of them: the image and further views of it.
+
+Or `Crops`, views with their boxes; a transform that makes them also gets the sample's companion, or None.
+"""
 
 _Label = int | tuple[int, ...] | None
 
@@ -149,8 +152,19 @@ class Loader:
                 micro_batches = []
 
     def order(self, epoch: int) -> np.ndarray:
-        """The indices in the order of an epoch, int64 `[N]`, with those that fill no batch at its end."""
-        return epoch_order(len(self.data), self.seed, epoch)
+        """The indices in the order of an epoch, int64 `[N]`, with those that fill no batch at its end.
+
+        A set with an attribute `kinds` of k kinds of images, number i of kind i mod k, keeps them in turn: each k
+        images that follow each other are one of each kind.
+        """
+        kinds = int(getattr(self.data, "kinds", 1))
+        if kinds == 1:
+            return epoch_order(len(self.data), self.seed, epoch)
+        each = [
+            kinds * epoch_order(len(self.data) // kinds, sample_seed(self.seed, kind, -2), epoch) + kind
+            for kind in range(kinds)
+        ]
+        return np.stack(each, 1).reshape(-1)
 
     def tolerate(self, skipped: Mapping[int, tuple[str, str]]) -> None:
         """Raise `TooManyUnreadable` where these are more than 1 % of the data set.
@@ -266,25 +280,35 @@ class _Reader(Dataset[_Loaded]):
 
     def __init__(self, data: ImageSet, transform: Transform, seed: int, *, replace: bool) -> None:
         self.data, self.transform, self.seed, self.replace = data, transform, seed, replace
+        self.kinds = int(getattr(data, "kinds", 1))
 
     def __getitem__(self, request: _Request) -> _Loaded:
-        images: list[Tensor | tuple[Tensor, ...]] = []
+        images: list[Tensor | tuple[Tensor, ...] | Crops] = []
         labels: list[_Label] = []
+        sources: list[int | None] = []
         kept: list[int] = []
         skipped: dict[int, tuple[str, str]] = {}
         with _generators_kept():
             for index in request.indices.tolist():
+                # Before the image is read: a set may draw a companion for it.
+                _seed_generators(sample_seed(self.seed, request.epoch, index))
                 found = self._readable(index, skipped)
                 if found is None:
                     continue
-                _seed_generators(sample_seed(self.seed, request.epoch, index))
                 kept.append(found[0])
                 labels.append(found[1].label if found[1].labels is None else found[1].labels)
-                images.append(self.transform(found[1].image))
+                sources.append(found[1].source)
+                images.append(self._transformed(found[1]))
         complete = len(kept) == len(request.indices)
         if not kept or (self.replace and not complete):
             return _Loaded(None, skipped)
-        return _Loaded(self._joined(images, labels, kept), skipped)
+        return _Loaded(self._joined(images, labels, sources, kept), skipped)
+
+    def _transformed(self, sample: Sample) -> Tensor | tuple[Tensor, ...] | Crops:
+        transform: Any = self.transform
+        if sample.companion is None:
+            return transform(sample.image)
+        return transform(sample.image, sample.companion)
 
     def _readable(self, index: int, skipped: dict[int, tuple[str, str]]) -> tuple[int, Sample] | None:
         most = TOLERATED * len(self.data) if self.replace else float("inf")
@@ -296,13 +320,30 @@ class _Reader(Dataset[_Loaded]):
                     skipped[index] = (error.path, error.reason)
             if not self.replace:
                 return None
-            index = (index + 1) % len(self.data)
+            index = (index + self.kinds) % len(self.data)
         return None
 
-    def _joined(self, images: list[Tensor | tuple[Tensor, ...]], labels: list[_Label], kept: list[int]) -> Batch:
+    def _joined(
+        self,
+        images: list[Tensor | tuple[Tensor, ...] | Crops],
+        labels: list[_Label],
+        sources: list[int | None],
+        kept: list[int],
+    ) -> Batch:
         known = _labels(labels, kept, len(self.data.classes or ()))
-        first, *views = (_stacked(slot, kept) for slot in _slots(images, kept))
-        return Batch(first, known, torch.tensor(kept), tuple(views))
+        cut = [image for image in images if isinstance(image, Crops)]
+        boxes = torch.stack([image.boxes for image in cut]) if cut else None
+        flat = [image.views if isinstance(image, Crops) else image for image in images]
+        first, *views = (_stacked(slot, kept) for slot in _slots(flat, kept))
+        kinds = [source for source in sources if source is not None]
+        return Batch(
+            first,
+            known,
+            torch.tensor(kept),
+            tuple(views),
+            boxes,
+            torch.tensor(kinds) if len(kinds) == len(kept) else None,
+        )
 
 
 def _labels(labels: list[_Label], kept: list[int], classes: int) -> Tensor | None:

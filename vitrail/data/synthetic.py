@@ -23,12 +23,16 @@ SHAPES = ("disk", "square", "triangle", "ring", "cross", "diamond", "star", "cre
 TEXTURES = ("striped", "checked", "dotted", "circled")
 HUES = ("red", "orange", "yellow", "green", "teal", "blue", "violet", "pink")
 DISTRACTORS = 6
+QUARTERS = 4
 CHUNK = 32  # scenes that are computed together; more fall out of the cache
 Array = NDArray[np.float64]
 
 
 class SyntheticScenes:
     """Scenes by number. Fulfills `vitrail.contracts.ImageSet`."""
+
+    background = True
+    """Mask value 0 is a class of its own, not merely unlabeled."""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class SyntheticScenes:
         seed: int = 0,
         split: Literal["train", "val"] = "train",
         cache: bool = False,
+        objects: int = 1,
     ) -> None:
         """Args:
             count: scenes in the set, at least 1.
@@ -46,6 +51,8 @@ class SyntheticScenes:
             seed: other seeds give other scenes of the same classes.
             split: train and val share no scene.
             cache: keep all scenes in memory from the first use on.
+            objects: 1, or up to 4: then each scene holds 2 to so many, each in a quarter of the image, of classes
+                that are drawn; the label is that of the first, and no boxes are given.
 
         Raises `ValueError` for values outside these ranges.
         """
@@ -55,8 +62,10 @@ class SyntheticScenes:
         if not 2 <= classes <= len(SHAPES) * len(TEXTURES):
             raise ValueError(f"{classes} classes; scenes have 2 to {len(SHAPES) * len(TEXTURES)}")
         self.count, self.size, self.seed, self.split = count, (int(height), int(width)), seed, split
+        if not 1 <= objects <= QUARTERS:
+            raise ValueError(f"{objects} objects; a scene has 1 to {QUARTERS}")
         self.classes: tuple[str, ...] = tuple(_class_name(label) for label in range(classes))
-        self.cache = cache
+        self.cache, self.objects = cache, objects
         self._kept: tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
@@ -82,14 +91,43 @@ class SyntheticScenes:
             last = min(first + CHUNK, stop)
             draws = np.stack([self._draws(index) for index in range(first, last)])
             part = slice(first - start, last - start)
-            images[part], masks[part] = _paint(draws, labels[part], self.size)
+            more = None if self.objects == 1 else np.stack([self._more(index) for index in range(first, last)])
+            images[part], masks[part] = _paint(draws, labels[part], self.size, more, len(self.classes))
         return images, labels, masks
 
     def motion(self, index: int, frames: int) -> list[Sample]:
         """The scene and what comes after it: its object moves on a straight line and turns, its distractors drift.
 
         The first frame is the scene itself, to the bit; the object's center stays where scenes have theirs.
+        Raises `ValueError` for scenes of several objects.
         """
+        if self.objects > 1:
+            raise ValueError(f"these scenes hold up to {self.objects} objects; those of one object move")
+        draws = self._moving(index, frames)
+        label = index % len(self.classes)
+        images, masks = _paint(draws, np.full(frames, label), self.size)
+        return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]
+
+    def motion_of(self, index: int, frames: int, points: Array) -> Array:
+        """Where points of the object of frame 0 are in each frame of `motion(index, frames)`.
+
+        Args:
+            points: `[n, 2]` x, y in pixels of frame 0; the center of its first pixel is (0.5, 0.5).
+
+        Returns:
+            `[frames, n, 2]` in pixels, outside of the image where the object leaves it. The object moves as a whole, so
+            a point beside it is where it would be if it belonged to the object.
+        """
+        draws, side = self._moving(index, frames), min(self.size)
+        centers = [_center(draws[:, k], span, side) for k, span in ((_X, self.size[1]), (_Y, self.size[0]))]
+        cosine, sine = _rotation(draws[:, _TURN])
+        x, y = (np.asarray(points)[:, k] / side - centers[k][0] for k in (0, 1))
+        u, v = x * cosine[0] + y * sine[0], y * cosine[0] - x * sine[0]
+        back = [u * _row(cosine) - v * _row(sine), v * _row(cosine) + u * _row(sine)]
+        return np.stack([(each + _row(center)) * side for each, center in zip(back, centers)], -1)
+
+    def _moving(self, index: int, frames: int) -> Array:
+        """The draws `[frames, _DRAWS]` of a scene that moves."""
         draws = np.repeat(self._draws(index)[None], frames, 0)
         share = np.arange(frames) / max(frames - 1, 1)
         seeds = np.random.SeedSequence([self.seed, 2, index])
@@ -100,20 +138,32 @@ class SyntheticScenes:
         for number in range(DISTRACTORS):
             place = _BLOB + 9 * number
             draws[:, place : place + 2] += 0.2 * share[:, None] * (way[3 + 2 * number : 5 + 2 * number] - 0.5)
-        label = index % len(self.classes)
-        images, masks = _paint(draws, np.full(frames, label), self.size)
-        return [self._sample(images[n], label, masks[n], f"{self.split}/{index:06d}/{n:03d}") for n in range(frames)]
+        return draws
 
     def digest(self) -> str:
         """Of all that decides the scenes."""
-        words = (VERSION, self.count, self.size, len(self.classes), self.seed, self.split)
+        words: tuple[object, ...] = (VERSION, self.count, self.size, len(self.classes), self.seed, self.split)
+        if self.objects > 1:
+            words += (self.objects,)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
 
     def _draws(self, index: int) -> Array:
         which = 0 if self.split == "train" else 1
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, which, index]))).random(_DRAWS)
 
+    def _more(self, index: int) -> Array:
+        """Draws of the objects of a scene of several: one row for each quarter, the first says which is filled when."""
+        which = 3 if self.split == "train" else 4
+        seeds = np.random.SeedSequence([self.seed, which, index])
+        draws = np.random.Generator(np.random.Philox(seeds)).random((QUARTERS + 1, 9))
+        order = draws[0, :QUARTERS].argsort(kind="stable")
+        number = 2 + int(draws[0, QUARTERS] * (self.objects - 1))
+        draws[0, :QUARTERS] = [order[place] if place < number else -1 for place in range(QUARTERS)]
+        return draws
+
     def _sample(self, image: NDArray[np.uint8], label: int, mask: NDArray[np.uint8], path: str) -> Sample:
+        if self.objects > 1:
+            return Sample(Image.fromarray(image), label, mask, path=path)
         boxes = _boxes(mask)
         return Sample(Image.fromarray(image), label, mask, boxes, path, np.full(len(boxes), 1 + label, np.int64))
 
@@ -142,7 +192,11 @@ def _boxes(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _paint(
-    draws: Array, labels: NDArray[np.int64], size: tuple[int, int]
+    draws: Array,
+    labels: NDArray[np.int64],
+    size: tuple[int, int],
+    more: Array | None = None,
+    classes: int = 0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Images `[n, H, W, 3]` and masks `[n, H, W]` of scenes with uniform draws `[n, _DRAWS]` in [0, 1)."""
     height, width = size
@@ -152,20 +206,46 @@ def _paint(
     canvas = _background(draws, x, y)
     for number in range(DISTRACTORS):
         canvas = _distractor(canvas, draws[:, _BLOB + 9 * number : _BLOB + 9 * (number + 1)], x, y, side)
-    center_x, center_y = ((0.24 + 0.52 * draws[:, k]) * span / side for k, span in ((_X, width), (_Y, height)))
+    masks = np.zeros((len(draws), height, width), np.uint8)
+    if more is None:
+        center_x, center_y = (_center(draws[:, k], span, side) for k, span in ((_X, width), (_Y, height)))
+        canvas, masks = _object(canvas, masks, draws, labels, center_x, center_y, x, y)
+        return (canvas * 255 + 0.5).astype(np.uint8), masks
+    for place in range(QUARTERS):
+        rows = np.flatnonzero(more[:, 0, place] >= 0)
+        own, quarter = more[rows, 1 + place], more[rows, 0, place]
+        chosen = labels[rows] if place == 0 else (own[:, 8] * classes).astype(np.int64)
+        center_x = (0.25 + 0.5 * (quarter % 2) + 0.14 * (own[:, _X] - 0.5)) * width / side
+        center_y = (0.25 + 0.5 * (quarter // 2) + 0.14 * (own[:, _Y] - 0.5)) * height / side
+        canvas[rows], masks[rows] = _object(canvas[rows], masks[rows], own, chosen, center_x, center_y, x, y)
+    return (canvas * 255 + 0.5).astype(np.uint8), masks
+
+
+def _object(
+    canvas: Array,
+    masks: NDArray[np.uint8],
+    draws: Array,
+    labels: NDArray[np.int64],
+    center_x: Array,
+    center_y: Array,
+    x: Array,
+    y: Array,
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Canvas and masks with one object a scene; its first 8 draws say the rest."""
+    side = min(canvas.shape[1:3])
     radius = 0.17 + 0.09 * draws[:, _RADIUS]
     u, v = _turned((x - _c(center_x)) / _c(radius), (y - _c(center_y)) / _c(radius), draws[:, _TURN])
     inside = _shape(labels % 8, u, v) * _c(radius) * side  # pixels, negative inside
     cover = np.clip(0.5 - inside, 0.0, 1.0)
-    textures = np.array([_texture(int(label)) for label in labels])
+    textures = np.array([_texture(int(label)) for label in labels], np.int64)
     tone = _pattern(textures, u, v, 1.9 + 0.9 * draws[:, _PERIOD])
     light = 0.72 + 0.28 * draws[:, _LIGHT]
     hue = (labels % 8) / 8 + 0.22 * (draws[:, _HUE] - 0.5)
     bright, dark = _rgb(hue, 0.85, light), _rgb(hue, 0.9, light * (0.25 + 0.2 * draws[:, _DARK]))
     color = _mix(_c(dark), _c(bright), tone[..., None])
-    canvas = _mix(canvas, color, cover[..., None])
-    masks = np.where(inside < 0, labels[:, None, None] + 1, 0).astype(np.uint8)
-    return (canvas * 255 + 0.5).astype(np.uint8), masks
+    return _mix(canvas, color, cover[..., None]), np.where(inside < 0, labels[:, None, None] + 1, masks).astype(
+        np.uint8
+    )
 
 
 def _background(draws: Array, x: Array, y: Array) -> Array:
@@ -280,7 +360,13 @@ def _noise(lattice: Array, x: Array, y: Array, cells: Array) -> Array:
 
 
 def _turned(u: Array, v: Array, turn: Array) -> tuple[Array, Array]:
-    """Coordinates rotated by a share of a whole turn; the circle's rational form, without sine and cosine."""
+    """Coordinates rotated by a share of a whole turn."""
+    cosine, sine = _rotation(turn)
+    return u * _c(cosine) + v * _c(sine), v * _c(cosine) - u * _c(sine)
+
+
+def _rotation(turn: Array) -> tuple[Array, Array]:
+    """Cosine and sine of shares of a whole turn, nearly; the circle's rational form, without sine and cosine."""
     quarter = np.floor(turn * 4)
     t = turn * 4 - quarter
     scale = 1 + t * t
@@ -288,7 +374,12 @@ def _turned(u: Array, v: Array, turn: Array) -> tuple[Array, Array]:
     for count in (1, 2, 3):
         more = quarter >= count
         cosine, sine = np.where(more, -sine, cosine), np.where(more, cosine, sine)
-    return u * _c(cosine) + v * _c(sine), v * _c(cosine) - u * _c(sine)
+    return cosine, sine
+
+
+def _center(draw: Array, span: int, side: int) -> Array:
+    """Where the object's center lies along a side of `span` pixels, in units of the shorter one."""
+    return (0.24 + 0.52 * draw) * span / side
 
 
 def _rgb(hue: Array, saturation: Array | float, value: Array | float) -> Array:
@@ -308,6 +399,11 @@ def _mix(one: Array, two: Array, share: Array) -> Array:
 def _c(values: Array) -> Array:
     """Per-scene values `[n]` or colors `[n, 3]` shaped to broadcast over pixels."""
     return values[:, None, None] if values.ndim == 1 else values[:, None, None, :]
+
+
+def _row(values: Array) -> Array:
+    """Per-frame values `[n]` shaped to broadcast over points."""
+    return values[:, None]
 
 
 def contact_sheet(scenes: Sequence[Sample], columns: int = 8) -> Image.Image:

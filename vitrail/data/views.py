@@ -142,15 +142,19 @@ class MultiCrop:
     def views(self, image: Picture) -> list[View]:
         """The same views with their boxes; the same state of `random` gives the same ones as calling does."""
         levels = rgb_pixels(image)
-        return [self._view(levels, kind) for kind in (0, 1, *[GLOBAL_VIEWS] * self.config.locals)]
+        return [self.view(levels, kind) for kind in (0, 1, *[GLOBAL_VIEWS] * self.config.locals)]
 
-    def _view(self, levels: np.ndarray, kind: int) -> View:
-        """One view; `kind` is 0 and 1 for the global ones and 2 for a local one."""
+    def view(self, levels: np.ndarray, kind: int, box: tuple[int, int, int, int] | None = None) -> View:
+        """One view of uint8 `[H, W, 3]`; `kind` is 0 and 1 for the global ones and 2 for a local one.
+
+        A box that is not given is drawn.
+        """
         config = self.config
         local = kind == GLOBAL_VIEWS
         size = config.local_size if local else config.global_size
         height, width, _ = levels.shape
-        box = random_crop((width, height), config.local_scale if local else config.global_scale, config.ratio)
+        scale = config.local_scale if local else config.global_scale
+        box = box or random_crop((width, height), scale, config.ratio)
         small = resized(levels, box, size, config.interpolation)
         flipped = random.random() < config.flip
         pixels = small[:, :, :: -1 if flipped else 1].astype(np.float32, order="C")

@@ -6,6 +6,10 @@ directly in the root, or below it in `VOCdevkit/VOC2012`, `VOC2012` or another y
 as stored in the palette PNG: 0 background, k is `classes[k - 1]`, 255 void. The boxes of the XML files count
 pixels from 1 and hold their last ones; samples carry them half-open from 0.
 
+A set of another domain in this layout brings a file `classes.txt` in that root: its lines name the values 0, 1, 2, ...
+of the masks. Where the first one is "background", ids are as in VOC; otherwise the value 0 is a class like the others,
+there is no background, and samples carry the value plus 1, so that k is `classes[k - 1]` there, too.
+
 Source: Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) Challenge", and its development kit.
 """
 
@@ -42,6 +46,9 @@ VOC_CLASSES = (
 )
 """The 20 classes; mask value k is VOC_CLASSES[k - 1]."""
 
+CLASSES = "classes.txt"
+"""A file in the root that names the mask values 0, 1, 2, ...; VOC itself has none."""
+
 VOID = 255
 """Mask value of pixels that belong to no class: outlines and what was left out."""
 
@@ -61,21 +68,24 @@ class VocSegmentation:
     Args:
         root: the folder that holds JPEGImages, or one above it.
         split: name of a list in ImageSets/Segmentation, such as "train", "val" or "trainval".
-        classes: names of the mask values 1, 2, ...; a set of another domain in this layout has others.
+        classes: names of the mask values 1, 2, ..., with a background; None for those of `classes.txt`, or VOC's own.
 
     A sample's `boxes` are those of all objects, difficult ones too; `box_hard` tells them apart, and `box_labels` says
     what they are, by the ids of the masks.
 
+    Attributes: `background` (whether the value 0 is a background, or else a class of `classes.txt`).
+
     Raises:
-        ValueError: no such layout or split, or images, masks or XML files that the split names and that are
-            not there.
+        ValueError: no such layout or split, a `classes.txt` that cannot be used, or images, masks or XML files that the
+            split names and that are not there.
     """
 
-    def __init__(self, root: str | Path, split: str = "val", classes: Sequence[str] = VOC_CLASSES) -> None:
+    def __init__(self, root: str | Path, split: str = "val", classes: Sequence[str] | None = None) -> None:
         self.root = find_voc(root)
         self.split = split
-        self.classes: tuple[str, ...] | None = tuple(classes)
-        self._numbers = {name: number for number, name in enumerate(classes, start=1)}
+        names, self.background = (tuple(classes), True) if classes is not None else _classes(self.root / CLASSES)
+        self.classes: tuple[str, ...] | None = names
+        self._numbers = {name: number for number, name in enumerate(names, start=1)}
         self.ids = _read_split(self.root, split)
         self.has_boxes = (self.root / "Annotations").is_dir()
         self._digest: str | None = None
@@ -97,12 +107,14 @@ class VocSegmentation:
                 mask_path,
                 f"mask of {mask.shape[1]} x {mask.shape[0]} for an image of {image.width} x {image.height}",
             )
-        strange = np.flatnonzero(np.bincount(mask.ravel(), minlength=VOID + 1)[len(self._numbers) + 1 : VOID])
-        strange += len(self._numbers) + 1
+        first = len(self._numbers) + self.background
+        strange = np.flatnonzero(np.bincount(mask.ravel(), minlength=VOID + 1)[first:VOID]) + first
         if strange.size:
             raise UnreadableImage(
                 mask_path, f"holds class ids {strange.tolist()[:5]} beyond {len(self._numbers)} classes"
             )
+        if not self.background:
+            mask = np.where(mask == VOID, VOID, mask + 1).astype(np.uint8)
         if not self.has_boxes:
             return Sample(image, None, mask, None, str(image_path))
         objects = self.objects(index)
@@ -129,7 +141,8 @@ class VocSegmentation:
         Reads from the files once, see `vitrail.data.fingerprint`.
         """
         if self._digest is None:
-            digest = hashlib.sha256(repr((self.split, self.classes)).encode())
+            words = (self.split, self.classes, *(() if self.background else ("no background",)))
+            digest = hashlib.sha256(repr(words).encode())
             for index, name in enumerate(self.ids):
                 notes = [self.root / "Annotations" / f"{name}.xml"] if self.has_boxes else []
                 content = chosen(index, len(self))
@@ -198,6 +211,21 @@ def is_voc(root: str | Path) -> bool:
 def splits_of(root: Path) -> list[str]:
     """Names of the split lists in a folder found by `find_voc`."""
     return sorted(path.stem for path in (root / "ImageSets" / "Segmentation").glob("*.txt"))
+
+
+def _classes(path: Path) -> tuple[tuple[str, ...], bool]:
+    """Names of the classes and whether there is a background, of `classes.txt` or of VOC."""
+    if not path.is_file():
+        return VOC_CLASSES, True
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    background = bool(names) and names[0].lower() == "background"
+    classes = names[background:]
+    if not classes or len(set(classes)) < len(classes) or len(names) > VOID:
+        raise ValueError(
+            f"{path} names {len(classes)} classes, {len(set(classes))} different ones; its lines name the values 0, 1, "
+            f"2, ... of the masks, each once, at most {VOID}, the first one 'background' where there is one"
+        )
+    return classes, background
 
 
 def _read_split(root: Path, split: str) -> tuple[str, ...]:

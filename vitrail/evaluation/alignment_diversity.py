@@ -24,7 +24,6 @@ do not depend on the batch size, the device or the other images, and all masks m
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -34,12 +33,13 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from vitrail.config import Config, Listed
-from vitrail.contracts import Backbone, Batch, ImageSet, Mask, Sample
+from vitrail.contracts import Backbone, Batch, ImageSet, Mask
 from vitrail.data.loader import ordered_batches, sample_seed
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
+from vitrail.evaluation.some import Some
 from vitrail.masks import MaskConfig, build, visible
 from vitrail.nn.cls_attention import cls_attention
 from vitrail.ops.patches import grid_of
@@ -155,7 +155,7 @@ def evaluate(
     config = config or AlignmentConfig()
     if not len(data):
         raise ValueError("alignment and diversity: the data set is empty; an evaluation needs at least one image")
-    strategies, some = config.strategies(), _Some(data, config.images)
+    strategies, some = config.strategies(), Some(data, config.images)
     transform = eval_transform(config.transform, backbone)
     found, skipped = _Tally(strategies), dict[int, tuple[str, str]]()
     batches = ordered_batches(some, transform, config.batch_size, config.workers, skipped=skipped)
@@ -280,25 +280,3 @@ def _embedding(cls: Tensor, config: AlignmentConfig, positions: list[int]) -> Te
         broken = [positions[number] for number in (~cls.isfinite().all(1)).nonzero()[:, 0].tolist()]
         raise ValueError(f"embeddings of images {broken[:8]} are not finite; check the weights, or use fp32")
     return torch.nn.functional.normalize(cls, dim=1) if config.normalized else cls
-
-
-class _Some:
-    """At most `most` samples of a set, evenly spaced; all of them for None."""
-
-    def __init__(self, data: ImageSet, most: int | None) -> None:
-        count = min(len(data), most or len(data))
-        self.data, self.classes = data, data.classes
-        self.positions = [number * len(data) // count for number in range(count)]
-        self.root, self.split = getattr(data, "root", None), getattr(data, "split", None)
-        self.name = getattr(data, "name", None) or (None if self.root else type(data).__name__)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.data[self.positions[index]]
-
-    def digest(self) -> str:
-        if len(self.positions) == len(self.data):
-            return self.data.digest()
-        return hashlib.sha256(f"{self.data.digest()}{self.positions}".encode()).hexdigest()[:16]

@@ -123,7 +123,7 @@ def cache_name(
     """The folder's name: 24 hex digits over everything that decides the features."""
     parts = {
         "weights": weights_digest(backbone),
-        "architecture": _architecture(backbone),
+        "architecture": architecture_digest(backbone),
         "data": data.digest(),
         "transform": transform.plain(),
         "features": config.plain(),
@@ -153,7 +153,8 @@ def _bytes(value: Tensor) -> Any:
     return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _architecture(backbone: Backbone) -> str:
+def architecture_digest(backbone: Backbone) -> str:
+    """Hex digits over what a backbone is, besides its weights."""
     # Switches that hold no weights (a skipped residual, another image size) change features too: the config
     # names them where there is one, the module's repr shows most of the others.
     config = getattr(backbone, "config", None)

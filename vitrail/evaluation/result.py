@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitrail import __version__
-from vitrail.contracts import ImageSet
+from vitrail.contracts import ImageSet, VideoSet
 from vitrail.data.transforms import EvalTransformConfig
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
@@ -70,7 +70,8 @@ class Report(NamedTuple):
         """The card in a few lines for a terminal: data, sizes, deviations from the protocol, notes."""
         card = self.card
         sets = "; ".join(
-            f"{role}: {entry['images']:,} images" + (f" in {entry['classes']} classes" if entry["classes"] else "")
+            f"{role}: {entry['images']:,} {entry.get('unit', 'images')}"
+            + (f" in {entry['classes']} classes" if entry["classes"] else "")
             for role, entry in card["data"].items()
         )
         size = card["resolution"]
@@ -110,17 +111,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
-def describe_data(data: ImageSet) -> dict[str, Any]:
+def describe_data(data: ImageSet | VideoSet) -> dict[str, Any]:
     """Name, split, size and digest of a data set; the name is its `name`, else its folder's, else its
-    type."""
+    type. What is counted under `images` is what `unit` says, where that is not images."""
     root = getattr(data, "root", None)
+    unit = getattr(data, "unit", None)
     return {
         "name": str(getattr(data, "name", None) or (Path(root).name if root else type(data).__name__)),
         "split": getattr(data, "split", None),
         "images": len(data),
         "classes": None if data.classes is None else len(data.classes),
         "digest": data.digest(),
-    }
+    } | ({"unit": unit} if unit else {})
 
 
 def describe_transform(config: EvalTransformConfig) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def make_card(
     *,
     protocol: str,
     source: str,
-    data: Mapping[str, ImageSet],
+    data: Mapping[str, ImageSet | VideoSet],
     transform: EvalTransformConfig,
     layer: str,
     token: str,

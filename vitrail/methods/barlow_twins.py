@@ -24,7 +24,7 @@ from torch import nn
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.two_views import Encoder, decayed, two_views, with_heads
-from vitrail.nn.across import gathered
+from vitrail.nn.across import joined
 from vitrail.nn.projection_head import ProjectionConfig, ProjectionHead
 from vitrail.ops.contrast import barlow_twins, spread
 
@@ -55,7 +55,7 @@ class BarlowTwins(nn.Module):
     def training_step(self, batch: Batch, step: Step) -> Losses:
         """The loss of the batch of all processes; part: the `spread` of embeddings, 0 where they collapse."""
         one, two = (self.head(self.backbone(view).cls) for view in two_views(batch))
-        loss = self.config.scale * barlow_twins(one, two, self.config.redundancy, gather=gathered)
+        loss = self.config.scale * barlow_twins(one, two, self.config.redundancy, gather=joined)
         return Losses(loss, {"spread": spread(one)})
 
     def parameter_groups(self) -> list[dict[str, Any]]:

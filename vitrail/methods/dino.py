@@ -77,7 +77,7 @@ class Dino(nn.Module):
         self.head = PrototypeHead(config.head, backbone.embed_dim)
         self.teacher = teacher_of(backbone)
         self.teacher_head = teacher_of(self.head)
-        self.targets = SoftTargets(config.targets, config.head.prototypes)
+        self.targets = SoftTargets(config.targets, config.head.outputs)
         self.regularizers = Regularizers(config.regularizers, backbone)
 
     def training_step(self, batch: Batch, step: Step) -> Losses:

@@ -89,8 +89,8 @@ class Ibot(nn.Module):
         self.teacher = teacher_of(backbone)
         self.teacher_head = teacher_of(self.head)
         self.teacher_patch_head = None if self.patch_head is None else teacher_of(self.patch_head)
-        self.targets = SoftTargets(config.targets, config.head.prototypes)
-        self.patch_targets = SoftTargets(config.patch_targets, (own or config.head).prototypes)
+        self.targets = SoftTargets(config.targets, config.head.outputs)
+        self.patch_targets = SoftTargets(config.patch_targets, (own or config.head).outputs)
         self.regularizers = Regularizers(config.regularizers, backbone)
 
     def training_step(self, batch: Batch, step: Step) -> Losses:

@@ -85,7 +85,7 @@ class Moco(nn.Module):
         """The key encoder follows, and the keys of all processes go into the queue."""
         follow(self.key_backbone, self.backbone, self.config.momentum)
         follow(self.key_head, self.head, self.config.momentum)
-        keys, _ = gathered(torch.cat(self._noted))
+        keys = gathered(torch.cat(self._noted))
         self._noted.clear()
         self.queue.copy_(torch.cat((self.queue, keys))[-len(self.queue) :])
 

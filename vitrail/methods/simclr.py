@@ -24,7 +24,7 @@ from torch import nn
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.methods.two_views import Encoder, decayed, two_views, with_heads
-from vitrail.nn.across import gathered
+from vitrail.nn.across import joined
 from vitrail.nn.projection_head import ProjectionConfig, ProjectionHead
 from vitrail.ops.contrast import nt_xent, spread
 
@@ -53,7 +53,7 @@ class Simclr(nn.Module):
         """NT-Xent of all views of all processes; part: the `spread` of embeddings, 0 where they collapse."""
         embeddings = self.head(self.backbone(torch.cat(two_views(batch))).cls)
         one, two = embeddings.chunk(2)
-        loss = nt_xent(one, two, self.config.temperature, gather=gathered)
+        loss = nt_xent(one, two, self.config.temperature, gather=joined)
         return Losses(loss, {"spread": spread(embeddings)})
 
     def parameter_groups(self) -> list[dict[str, Any]]:

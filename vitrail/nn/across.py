@@ -35,7 +35,7 @@ def largest(values: Tensor) -> Tensor:
     return most
 
 
-def gathered(rows: Tensor) -> tuple[Tensor, int]:
+def joined(rows: Tensor) -> tuple[Tensor, int]:
     """Rows of all processes `[W * B, ...]`, in the order of ranks, and the place of this one's first row.
 
     Every process gives as many rows `[B, ...]`. With gradient: a row's is the sum of what all processes make of it, so
@@ -43,10 +43,24 @@ def gathered(rows: Tensor) -> tuple[Tensor, int]:
     """
     if world_size() == 1:
         return rows, 0
-    return _Gathered.apply(rows), dist.get_rank() * len(rows)
+    return _Joined.apply(rows), dist.get_rank() * len(rows)
 
 
-class _Gathered(torch.autograd.Function):
+def gathered(values: Tensor) -> Tensor:
+    """The rows of all processes, in their order, without a gradient; each has as many."""
+    if world_size() == 1:
+        return values.detach()
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.detach().contiguous())
+    return torch.cat(parts)
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+class _Joined(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.count = len(rows)

@@ -5,27 +5,34 @@ product of what the block has anyway: S[h, x] = q_cls . k_x / sqrt(d). A block t
 queries and keys once, gives them to the fused attention, and to that product. Nothing else changes, gradients
 included, and everything passes through `forward`, so that sharding and checkpointing wrappers work.
 
-The switches are those of SAR's surgery, see `vitrail.nn.surgery`.
+The switches are those of SAR's surgery, see `vitrail.nn.surgery`. A block may hold an object-aware filter, see
+`vitrail.nn.object_filter`; it works on what the attention gives, and needs to know the grid of the patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_PARTS = frozenset(("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"))
+if TYPE_CHECKING:
+    from vitrail.nn.object_filter import ObjectFilter
+
+_PARTS = frozenset(("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2", "object_filter"))
 _ATTENTION_PARTS = frozenset(("qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"))
 
 
 class OpenBlock(nn.Module):
     """z' = MSA(LN1(z)) + z, output = MLP(LN2(z')) + z'; each skip connection and LN2 can be switched off.
 
-    State-dict keys stay timm's; with `norm2=False` those of norm2 are gone.
+    State-dict keys stay timm's; with `norm2=False` those of norm2 are gone. An object-aware filter has its own under
+    `object_filter.`.
     """
+
+    object_filter: ObjectFilter | None
 
     def __init__(self, block: Any, *, msa_skip: bool = True, norm2: bool = True, mlp_skip: bool = True) -> None:
         """Take over the modules of a timm `Block`, or of an opened one; they are shared, not copied.
@@ -56,6 +63,7 @@ class OpenBlock(nn.Module):
         self.mlp = block.mlp
         self.ls2 = block.ls2
         self.drop_path2 = block.drop_path2 if mlp_skip else nn.Identity()
+        self.register_module("object_filter", getattr(block, "object_filter", None))
 
     def forward(
         self,
@@ -64,6 +72,7 @@ class OpenBlock(nn.Module):
         is_causal: bool = False,
         *,
         scores: bool = False,
+        grid: tuple[int, int] | None = None,
         through: Callable[[OpenBlock, Tensor], Any] | None = None,
     ) -> Any:
         """Tokens `[B, T, D]` to tokens; with `scores=True` to (tokens, scores).
@@ -72,35 +81,78 @@ class OpenBlock(nn.Module):
             x: tokens, the class token first.
             attn_mask, is_causal: as timm's block takes them; not together with `scores`.
             scores: also return the first token's scores against all tokens, `[B, H, T]`, see `attend`.
+            grid: (Y, X) of the patches, which stand last; a block with an object-aware filter needs it.
             through: another way through this block's parts, called as `through(block, x)`; what it returns is
                 returned. Networks that drop tokens inside a block go it, by `join` and `change`.
+
+        Raises:
+            ValueError: for `scores` with a mask, and a filter without the grid.
         """
         if through is not None:
             return through(self, x)
         if scores:
             if attn_mask is not None or is_causal:
                 raise ValueError("scores of masked attention are not defined here; ask for them without a mask")
-            attended, similarity = attend(self.attn, self.norm1(x))
-            return self._rest(x, attended), similarity
+            normed = self.norm1(x)
+            attended, similarity = attend(self.attn, normed)
+            return self._rest(x, self._filtered(normed, attended, grid)), similarity
         masks: dict[str, Any] = {}
         if attn_mask is not None:
             masks["attn_mask"] = attn_mask
         if is_causal:
             masks["is_causal"] = is_causal
-        return self._rest(x, self.attn(self.norm1(x), **masks))
+        normed = self.norm1(x)
+        return self._rest(x, self._filtered(normed, self.attn(normed, **masks), grid))
 
     def join(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Tokens and what the attention made of them, by scale, drop path and skip connection: the block's z'."""
-        attended = self.drop_path1(self.ls1(attended))
-        return x + attended if self.msa_skip else attended
+        """Tokens and what the attention made of them, by scale, drop path and skip connection: the block's z'.
+
+        Raises:
+            ValueError: where the block has an object-aware filter, which this way passes by.
+        """
+        if self.object_filter is not None:
+            raise ValueError(
+                "this way through the block passes by its object-aware filter, which needs all patches on their grid; "
+                "take weights without a filter here"
+            )
+        return self._join(x, attended)
 
     def change(self, x: Tensor) -> Tensor:
         """The second half, from z' to the block's output."""
         changed = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
         return x + changed if self.mlp_skip else changed
 
+    def prototype_attention(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What `object_filter.attention` says of this block's input `[B, T, D]`: `[B, heads, M, Y, X]`.
+
+        Raises:
+            ValueError: where the block has no object-aware filter.
+        """
+        if self.object_filter is None:
+            raise ValueError(
+                "this block has no object-aware filter; vitrail.backbones.add_object_filter puts one into the last"
+            )
+        normed = self.norm1(x)
+        asking = normed if self.object_filter.config.reads == "input" else self.attn(normed)
+        return self.object_filter.attention(asking, grid)
+
+    def _join(self, x: Tensor, attended: Tensor) -> Tensor:
+        attended = self.drop_path1(self.ls1(attended))
+        return x + attended if self.msa_skip else attended
+
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
-        return self.change(self.join(x, attended))
+        return self.change(self._join(x, attended))
+
+    def _filtered(self, normed: Tensor, attended: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        if self.object_filter is None:
+            return attended
+        if grid is None:
+            raise ValueError(
+                "this block has an object-aware filter, which needs the grid of the patches; call it as the backbone "
+                "does, with grid=(Y, X)"
+            )
+        filtered: Tensor = self.object_filter(normed, attended, grid)
+        return filtered
 
     @property
     def operated(self) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,8 +26,9 @@ from vitrail.nn.published_head import from_published
 class HeadConfig(Config):
     """Sizes of a prototype head."""
 
-    prototypes: int = Field(65536, ge=2)
-    """Outputs. 65,536 for ImageNet-1k in DINO, 8,192 in iBOT; fewer for less data."""
+    prototypes: int = Field(65536, ge=0)
+    """Outputs. 65,536 for ImageNet-1k in DINO, 8,192 in iBOT, 300 in Leopart; fewer for less data. 0 compares with
+    none: the bottleneck's entries, of length 1 together, are the outputs."""
     hidden_dim: int = Field(2048, ge=1)
     """Width of the MLP."""
     bottleneck_dim: int = Field(256, ge=1)
@@ -37,9 +38,25 @@ class HeadConfig(Config):
     fixed_norm: bool = True
     """Keep all prototypes at length 1; false lets each learn its own, which is better at times and less stable."""
 
+    @property
+    def outputs(self) -> int:
+        """How many logits there are."""
+        return self.prototypes or self.bottleneck_dim
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if self.outputs < 2:
+            raise ValueError(
+                f"prototypes {self.prototypes} with bottleneck_dim {self.bottleneck_dim} leave {self.outputs} output; "
+                "give at least 2 prototypes, or 0 for the bottleneck itself"
+            )
+        if not self.prototypes and not self.fixed_norm:
+            raise ValueError("fixed_norm is false and there are no prototypes; set fixed_norm=true")
+        return self
+
 
 class PrototypeHead(nn.Module):
-    """Tokens `[..., width]` to logits `[..., prototypes]`."""
+    """Tokens `[..., width]` to logits `[..., prototypes]`, or to the bottleneck where there are none."""
 
     def __init__(self, config: HeadConfig, width: int) -> None:
         super().__init__()
@@ -49,9 +66,12 @@ class PrototypeHead(nn.Module):
             layers += [nn.GELU(), nn.Linear(taken, given)] if number else [nn.Linear(taken, given)]
         self.config = config
         self.mlp = nn.Sequential(*layers)
-        self.prototypes = nn.Parameter(torch.empty(config.prototypes, config.bottleneck_dim))
-        bound = config.bottleneck_dim**-0.5
-        nn.init.uniform_(self.prototypes, -bound, bound)
+        self.prototypes = None
+        if config.prototypes:
+            bound = config.bottleneck_dim**-0.5
+            self.prototypes = nn.Parameter(
+                torch.empty(config.prototypes, config.bottleneck_dim).uniform_(-bound, bound)
+            )
         self.norms = None if config.fixed_norm else nn.Parameter(torch.ones(config.prototypes))
         for part in self.mlp:
             if isinstance(part, nn.Linear):
@@ -68,6 +88,8 @@ class PrototypeHead(nn.Module):
 
     def compare(self, embedded: Tensor) -> Tensor:
         """Logits of embedded tokens; linear in them, so the logits of a mean are the mean of the logits."""
+        if self.prototypes is None:
+            return _wide(embedded)
         with torch.autocast(embedded.device.type, enabled=False):
             directions = functional.normalize(_wide(self.prototypes), dim=-1)
             if self.norms is not None:

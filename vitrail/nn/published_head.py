@@ -1,4 +1,4 @@
-"""The heads of DINO's and iBOT's checkpoints, under the names of `vitrail.nn.prototype_head`.
+"""The heads of DINO's, iBOT's and Mugs' checkpoints, under the names of `vitrail.nn.prototype_head`.
 
 mlp.{0,2,4}.weight, .bias                    the same; mlp.weight, .bias where there is one layer alone
 last_layer.weight_v [K, W]                   prototypes; only their directions count

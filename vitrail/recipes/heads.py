@@ -89,6 +89,21 @@ def take_over(
     return tuple(filled)
 
 
+def take_over_fitting(weights: str, head: nn.Module, name: str = "projector") -> bool:
+    """Fill a head from a file whose head has the same sizes; any other starts fresh, which is said aloud."""
+    part = _part(weights, name)
+    if part is None:
+        log.info("%s brings no %s: it starts fresh", weights, _WORDS.get(name, name))
+        return False
+    try:
+        _translated(part, head).fill(head)
+    except ValueError as error:
+        log.info("the %s of %s is another one and starts fresh (%s)", _WORDS.get(name, name), weights, error)
+        return False
+    log.info("%s: taken over from %s", _WORDS.get(name, name), weights)
+    return True
+
+
 def take_over_centers(weights: str, targets: Mapping[str, SoftTargets]) -> tuple[str, ...]:
     """Fill centers, `center` and iBOT's `center2`, from a file that has them; others start at 0, which is said aloud.
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from vitrail.backbones import TimmViT
-from vitrail.contracts import ImageSet, Sample, Tokens
-from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
+from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
+from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image, open_mask
 from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
@@ -147,6 +147,35 @@ def keep_sheet(folder: Path, name: str, picture: Image.Image, caption: str) -> N
     captions = folder / "captions.json"
     known = json.loads(captions.read_text()) if captions.is_file() else {}
     captions.write_text(json.dumps(known | {name: caption}, indent=2))
+
+
+def video_pictures(data: VideoSet, rows: Sequence[Mapping[str, Any]], folder: str | Path, frames: int = 8) -> Path:
+    """Of each sequence whose masks lie in a folder, frames with their masks above J and F over time.
+
+    Args:
+        data: the sequences.
+        rows: what the protocol `video` leaves under `details["per_sequence"]`.
+        folder: of the masks, SEQUENCE/00000.png; the pictures are SEQUENCE.png beside them.
+        frames: at most so many, evenly spaced, the first and the last among them.
+
+    Returns:
+        The folder.
+    """
+    from vitrail.viz.video import video_curve, video_sheet
+
+    known, folder = {row["name"]: row for row in rows}, Path(folder)
+    for index in range(len(data)):
+        video = data[index]
+        if video.name not in known:
+            continue
+        count = min(frames, len(video))
+        chosen = [number * (len(video) - 1) // max(count - 1, 1) for number in range(count)]
+        masks = [open_mask(folder / video.name / f"{number:05d}.png") for number in chosen]
+        captions = ["frame 0, as given", *(f"frame {number}" for number in chosen[1:])]
+        sheet = video_sheet([video.frame(number) for number in chosen], masks, captions)
+        lines = {f"object {each['id']}": each for each in known[video.name]["objects"]}
+        stacked([sheet, video_curve(lines, title=video.name)]).save(folder / f"{video.name}.png")
+    return folder
 
 
 def _picture(picture: str, seen: Seen, block: int, patch: str | None) -> Image.Image:

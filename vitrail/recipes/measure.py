@@ -22,7 +22,7 @@ from vitrail.contracts import Ranker
 from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
-from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled
+from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_segmented, open_videos
 from vitrail.recipes.weights import find_weights, open_encoder, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -65,9 +65,10 @@ def measure(
     of_images = [setting for setting in settings if setting.startswith("data.")]
     config = _config(evaluate, subject, [setting for setting in settings if setting not in of_images])
     folder = run_folder_of(subject.weights) if subject.weights is not None else None
-    opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
-    splits = splits or opening(data, data_of(folder), [setting.removeprefix("data.") for setting in of_images])
-    report = _run(evaluate, subject, splits.train, splits.val, config, cache, pick_device(device))
+    opened: tuple[Any, Any] = splits or _open(
+        module, data, folder, [setting.removeprefix("data.") for setting in of_images]
+    )
+    report = _run(evaluate, subject, *opened, config, cache, pick_device(device))
     if out is not None:
         path = out if out.suffix == ".json" else _place(out, report, of_weights=True)
     elif folder is not None:
@@ -77,7 +78,23 @@ def measure(
         path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
     _draw(report, path, folder if folder and out is None else None)
+    if report.protocol == "video" and report.card["config"]["masks"]:
+        from vitrail.recipes.look import video_pictures
+
+        log.info(
+            "pictures: %s", video_pictures(opened[1], report.details["per_sequence"], report.card["config"]["masks"])
+        )
     return report, path
+
+
+def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) -> tuple[Any, Any]:
+    """The images to train on and to measure with, as a protocol's module wants them; of videos None and the set."""
+    if getattr(module, "VIDEO", False):
+        return None, open_videos(data, data_of(folder), settings)
+    opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
+    if getattr(module, "SEGMENTS", False):
+        opening = open_segmented
+    return opening(data, data_of(folder), settings)
 
 
 class _Subject(NamedTuple):
@@ -173,6 +190,13 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
         caption = f"Alignment and diversity of masks on {details['images']} images, bars of two standard errors"
         drawn = alignment_curve(details["strategies"], floor=report.numbers.get("floor_other_image"))
         return [("", drawn, caption)]
+    if report.protocol == "video":
+        from vitrail.viz.video import video_curve
+
+        curve, count = details["curve"], sum(len(row["objects"]) for row in details["per_sequence"])
+        caption = f"J and F of {count} objects of {len(details['per_sequence'])} sequences over time, the mean"
+        lines = {f"mean of {count} objects": curve}
+        return [("", video_curve(lines, x=curve["share"], x_label="share of the sequence"), caption)]
     if report.protocol == "patch_recall":
         from vitrail.viz.recall_curve import lines_of, recall_curve
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitrail.nn.surgery import surgery
 from vitrail.recipes.weights import find_weights, open_backbone
+
+if TYPE_CHECKING:
+    from vitrail.backbones import TimmViT
 
 
 def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | None, batch: str) -> str:
@@ -19,13 +22,21 @@ def ship(weights: str, out: Path, *, model: str | None, key: str, size: int | No
         from vitrail.backbones import save_exported
 
         save_exported(backbone.export(), out)
-        operated = backbone.config is not None and surgery(backbone.config.surgery).changes_block
-        warning = "; timm alone cannot run the operated last block, vitrail.load and ONNX can" if operated else ""
+        warning = _beyond_timm(backbone)
         return f"written: {out}  (timm names; from {find_weights(weights)}{warning})"
     from vitrail.backbones.onnx import export_onnx
 
     export_onnx(backbone, out, image_size=size, batch=_batch(batch))
     return f"written: {out}  (batch {batch})"
+
+
+def _beyond_timm(backbone: TimmViT) -> str:
+    """What timm lacks to run a backbone, in words; empty where it lacks nothing."""
+    if backbone.object_filter is not None:
+        return "; timm alone has no object-aware filter, vitrail.load and ONNX do"
+    if backbone.config is not None and surgery(backbone.config.surgery).changes_block:
+        return "; timm alone cannot run the operated last block, vitrail.load and ONNX can"
+    return ""
 
 
 def _batch(text: str) -> int | Literal["dynamic"]:

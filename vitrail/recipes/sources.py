@@ -1,4 +1,5 @@
-"""Where images come from: generated scenes, a folder, with or without splits, CIFAR, a tree of VOC, COCO or ADE20K."""
+"""Where images come from: generated scenes, a folder with or without splits, CIFAR, or a tree of VOC, COCO, COCO-Stuff,
+ADE20K or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
 
 from __future__ import annotations
 
@@ -7,17 +8,20 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from vitrail.config import Config
-from vitrail.contracts import ImageSet, Sample
+from vitrail.contracts import ImageSet, Sample, VideoSet
 from vitrail.data import (
     SPLITS,
     Ade20k,
     Cifar,
+    Cityscapes,
     CocoInstances,
+    CocoSemantic,
+    CocoStuff,
     ImageFolder,
     MultiLabelFolder,
     ObjectLabels,
@@ -27,12 +31,20 @@ from vitrail.data import (
 )
 from vitrail.data.ade20k import is_ade20k
 from vitrail.data.cifar import is_cifar
+from vitrail.data.cityscapes import is_cityscapes
 from vitrail.data.coco import Missing, is_coco
+from vitrail.data.coco_semantic import has_semantic
+from vitrail.data.cocostuff import is_cocostuff
+from vitrail.data.davis import Davis, is_davis
+from vitrail.data.mixed import Mixed
 from vitrail.data.multi_label import has_table
+from vitrail.data.scene_videos import SceneVideos
 from vitrail.data.voc import is_voc
 from vitrail.recipes.files import existing
 
 log = logging.getLogger("vitrail")
+OPENED: dict[str, Callable[[Path, str], ImageSet]] = {"ADE20K": Ade20k, "Cityscapes": Cityscapes}
+"""Trees that are opened by root and split alone."""
 
 
 class ScenesConfig(Config):
@@ -48,6 +60,8 @@ class ScenesConfig(Config):
     """Classes of objects."""
     seed: int = 0
     """Seed of the scenes; other seeds give other scenes of the same classes."""
+    objects: int = Field(1, ge=1, le=4)
+    """1, or 2 to so many objects in each scene."""
 
 
 class DataConfig(Config):
@@ -60,8 +74,29 @@ class DataConfig(Config):
     """Share of the images kept for validation where the folder has no validation split."""
     missing: Missing = "refuse"
     """Images that a COCO file lists and that are not there: "refuse", or "leave_out", counted and said."""
+    coarse: bool = True
+    """Of COCO-Stuff, the 27 coarse classes; otherwise all 171."""
     scenes: ScenesConfig = ScenesConfig()
     """Used where `root` is null."""
+
+
+class VideosConfig(Config):
+    """Sequences to measure with."""
+
+    split: str = "val"
+    """Of DAVIS: the name of a list of sequences."""
+    resolution: str | None = None
+    """Of DAVIS: the folder of frames; null: 480p, or the only one."""
+    count: int = Field(30, ge=1)
+    """Of generated sequences: how many."""
+    frames: int = Field(12, ge=3)
+    """Of generated sequences: frames of each."""
+    image_size: int = Field(48, ge=16)
+    """Of generated sequences: pixels a side."""
+    classes: int = Field(8, ge=2)
+    """Of generated sequences: classes of objects."""
+    seed: int = 0
+    """Of generated sequences."""
 
 
 class Part:
@@ -73,7 +108,7 @@ class Part:
         self.root = getattr(data, "root", None)
         self.split = split or getattr(data, "split", None)
         self.has_boxes, self.has_masks = getattr(data, "has_boxes", True), getattr(data, "has_masks", True)
-        self.multi_label = is_multi_label(data)
+        self.multi_label, self.background = is_multi_label(data), getattr(data, "background", False)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -149,6 +184,17 @@ def open_splits(config: DataConfig) -> Splits:
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
 
 
+def open_mixed(data: DataConfig, scene_data: DataConfig | None) -> Splits:
+    """Object-centric and scene-centric images in turn to train on; those to measure with are object-centric.
+
+    Without `scene_data` the images of `data` alone, as `open_splits` opens them.
+    """
+    splits = open_splits(data)
+    if scene_data is None:
+        return splits
+    return Splits(Mixed(splits.train, open_splits(scene_data).train), splits.val)
+
+
 def open_several(config: DataConfig) -> Splits:
     """Training and validation images with any number of labels each: by tables, or by the objects of VOC or COCO.
 
@@ -185,18 +231,24 @@ def _tables(root: Path, held_out: float) -> Splits:
     return Splits(train, MultiLabelFolder(root, names["val"], classes=train.classes))
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def scenes(config: ScenesConfig) -> Splits:
     """Generated scenes, kept in memory after their first use; asked again, the same ones."""
     size, classes, seed = config.image_size, config.classes, config.seed
+    alike: dict[str, Any] = {
+        "image_size": size,
+        "classes": classes,
+        "seed": seed,
+        "objects": config.objects,
+        "cache": True,
+    }
     return Splits(
-        SyntheticScenes(config.count, image_size=size, classes=classes, seed=seed, split="train", cache=True),
-        SyntheticScenes(config.val_count, image_size=size, classes=classes, seed=seed, split="val", cache=True),
+        SyntheticScenes(config.count, split="train", **alike), SyntheticScenes(config.val_count, split="val", **alike)
     )
 
 
 def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
-    """What `--data` names: `scenes`, a tree of VOC, COCO or ADE20K, or an image folder.
+    """What `--data` names: `scenes`, a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes, or an image folder.
 
     Args:
         where: one of these.
@@ -216,9 +268,62 @@ def open_data(where: str, trained: DataConfig | None = None, settings: Sequence[
             functools.partial(CocoInstances, root, split, missing=config.missing) for split in ("train", "val")
         )
         return Splits(Later(train), val())
-    if kind == "ADE20K":
-        return Splits(Later(lambda: Ade20k(root, "train")), Ade20k(root, "val"))
+    if kind in OPENED:
+        opening = functools.partial(OPENED[kind], root)
+        return Splits(Later(lambda: opening("train")), opening("val"))
+    if kind == "COCO-Stuff":
+        return _stuff(root, config.coarse)
+    if kind == "DAVIS":
+        raise ValueError(
+            f"{where} is a tree of videos; measure with `vitrail evaluate video`, or name its folder JPEGImages to "
+            "measure on single frames"
+        )
     return open_splits(config)
+
+
+def open_segmented(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
+    """As `open_data`, for images with masks of class ids: a tree of COCO gives those of COCO-Stuff, else semantic maps.
+
+    Raises:
+        ValueError: for COCO that has neither, and for a folder of images without masks.
+    """
+    _check_root(settings)
+    if where == "scenes":
+        return open_data(where, trained, settings)
+    root, config = existing(where), _asked(where, trained, settings)
+    if is_cocostuff(root):
+        return _stuff(root, config.coarse)
+    if has_semantic(root):
+        return Splits(Later(lambda: CocoSemantic(root, "train")), CocoSemantic(root, "val"))
+    kind = tree_of(root)
+    if kind is None or kind == "COCO":
+        raise ValueError(
+            f"{where} has no masks of class ids: put COCO-Stuff's stuffthingmaps/val2017/*.png or COCO's semantic maps "
+            "annotations/semantic_val2017/*.png into a tree of COCO, or give VOC, ADE20K, Cityscapes or scenes"
+        )
+    return open_data(where, trained, settings)
+
+
+def open_videos(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> VideoSet:
+    """Sequences that `--data` names: `scenes`, whose scenes move, or a tree of DAVIS.
+
+    Args:
+        where: one of these.
+        trained: what the weights were trained on; generated sequences are of the same size, classes and seed, held out.
+        settings: of `VideosConfig`, such as `split=train`.
+    """
+    _check_root(settings)
+    if where != "scenes":
+        config = VideosConfig().override(settings)
+        return Davis(existing(where), config.split, config.resolution)
+    known = (trained or DataConfig()).scenes
+    own = {name: getattr(known, name) for name in ("image_size", "classes", "seed")}
+    config = VideosConfig.parse(own).override(settings)
+    if config.split not in ("train", "val"):
+        raise ValueError(f"data.split is {config.split!r}; scenes have train and val")
+    split: Literal["train", "val"] = "train" if config.split == "train" else "val"
+    chosen = SyntheticScenes(config.count, config.image_size, config.classes, config.seed, split)
+    return SceneVideos(chosen, config.frames)
 
 
 def open_labeled(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
@@ -249,6 +354,10 @@ def _asked(where: str, trained: DataConfig | None, settings: Sequence[str]) -> D
     return (trained if trained and same else DataConfig(root=where)).override(settings)
 
 
+def _stuff(root: Path, coarse: bool) -> Splits:
+    return Splits(Later(lambda: CocoStuff(root, "train", coarse=coarse)), CocoStuff(root, "val", coarse=coarse))
+
+
 def hold_out(data: ImageSet, share: float) -> Splits:
     """Keep a share for validation, evenly spaced, so that each class of an ordered folder gives its part."""
     train: list[int] = []
@@ -266,8 +375,18 @@ def hold_out(data: ImageSet, share: float) -> Splits:
 
 
 def tree_of(root: Path) -> str | None:
-    """VOC, COCO or ADE20K, by the folders that they have; None for any other folder."""
-    trees = {"VOC": is_voc, "COCO": is_coco, "ADE20K": is_ade20k}
+    """VOC, COCO, COCO-Stuff, ADE20K, Cityscapes or DAVIS, by the folders that they have; None for any other folder.
+
+    A folder with both instances and stuff is COCO; `open_segmented` finds the masks there.
+    """
+    trees = {
+        "VOC": is_voc,
+        "COCO": is_coco,
+        "COCO-Stuff": is_cocostuff,
+        "ADE20K": is_ade20k,
+        "Cityscapes": is_cityscapes,
+        "DAVIS": is_davis,
+    }
     return next((name for name, fits in trees.items() if fits(root)), None)
 
 

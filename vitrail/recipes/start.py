@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vitrail.backbones import BackboneConfig, TimmConvNet, TimmViT, create, load
+from vitrail.backbones import BackboneConfig, TimmConvNet, TimmViT, add_object_filter, create, load
 from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
@@ -21,6 +21,19 @@ from vitrail.train import TrainConfig
 
 log = logging.getLogger("vitrail")
 HALF = (0.5, 0.5, 0.5)
+
+
+def check_mixed(data: DataConfig, scene_data: DataConfig | None) -> None:
+    """Raise where the folders of images are not there, or only one of them is generated."""
+    for each in (data, scene_data):
+        if each is not None and each.root is not None:
+            existing(each.root)
+    if scene_data is not None and (data.root is None) != (scene_data.root is None):
+        known, name = (data.root, "scene_data.root") if data.root else (scene_data.root, "data.root")
+        raise ConfigError(
+            f"{known} is to be mixed with generated scenes; give {name}=FOLDER, too, or leave scene-centric images out "
+            "with scene_data=null"
+        )
 
 
 def check_data(data: DataConfig, image_size: int | tuple[int, int], name: str = "augment.image_size") -> None:
@@ -118,7 +131,8 @@ def start(
     """The backbone that training starts with.
 
     Args:
-        wanted: the architecture; that of weights goes before it, and takes drop path and checkpointing from it.
+        wanted: the architecture; that of weights goes before it, and takes drop path and checkpointing from it, and a
+            fresh object-aware filter where it has none.
         image_size: of the images to train on.
         mean, std: of the pixels, for fresh weights; others bring their own.
         init_from: weights to start from; None for fresh ones.
@@ -145,7 +159,22 @@ def start(
             f"backbone.surgery = {wanted.surgery!r}, and {weights} was trained with surgery {found!r}; the "
             "architecture follows the weights: set backbone.surgery to null, or take finetune or finetune_sar"
         )
+    _give_filter(backbone, wanted, weights)
     return backbone
+
+
+def _give_filter(backbone: TimmViT, wanted: BackboneConfig, weights: str) -> None:
+    """Put in the object-aware filter that is wanted; weights with another one are refused."""
+    found = backbone.config.object_filter if backbone.config else None
+    if wanted.object_filter is None or found == wanted.object_filter:
+        return
+    if found is not None:
+        raise ConfigError(
+            f"backbone.object_filter = {wanted.object_filter}, and {weights} was trained with {found}; the "
+            "architecture follows the weights: set backbone.object_filter to null"
+        )
+    add_object_filter(backbone, wanted.object_filter)
+    log.info("%s: a fresh object-aware filter was put into the last block", weights)
 
 
 def loading(data: ImageSet, transform: Transform, train: TrainConfig, workers: int, rank: int, world: int) -> Loader:
