@@ -1,8 +1,8 @@
 """What there is, read from the folders without importing it: recipes, studies, protocols, methods, rankers, masks,
 regularizers.
 
-A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`, a study one whose return
-annotation is `Study`; a protocol is a file in `vitrail/evaluation` with a public function `evaluate`; a ranker is a
+A recipe is a public function in `vitrail/recipes` that needs no argument and whose return annotation ends in `Recipe`, a
+study one whose return annotation is `Study`; a protocol is a file in `vitrail/evaluation` with a public function `evaluate`; a ranker is a
 file in `vitrail/rankers` with a public function `from_source`; a mask or a regularizer is a word that the `kind` of its
 room's settings takes. Nobody registers anything.
 """
@@ -125,12 +125,13 @@ def _files(room: str) -> list[tuple[str, ast.Module]]:
 
 
 def _functions(room: str) -> list[tuple[Entry, str]]:
-    """Public functions of a room's files, and what their return annotation names."""
+    """Public functions of a room's files that need no argument, and what their return annotation names."""
     return [
         (Entry(node.name, module, _summary(node)), node.returns.id)
         for module, tree in _files(room)
         for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and isinstance(node.returns, ast.Name)
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if isinstance(node.returns, ast.Name) and len(node.args.args) == len(node.args.defaults)
     ]
 
 
