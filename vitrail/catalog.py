@@ -1,10 +1,10 @@
 """What there is, read from the folders without importing it: recipes, studies, protocols, methods, rankers, masks,
 regularizers.
 
-A recipe is a public function in `vitrail/recipes` that needs no argument and whose return annotation ends in `Recipe`, a
-study one whose return annotation is `Study`; a protocol is a file in `vitrail/evaluation` with a public function `evaluate`; a ranker is a
-file in `vitrail/rankers` with a public function `from_source`; a mask or a regularizer is a word that the `kind` of its
-room's settings takes. Nobody registers anything.
+A recipe is a public function in `vitrail/recipes` that needs no argument and whose return annotation ends in `Recipe`,
+a study one whose return annotation is `Study`; a protocol is a file in `vitrail/evaluation` with a public function
+`evaluate`; a ranker is a file in `vitrail/rankers` with a public function `from_source`; a mask or a regularizer is a
+word that the `kind` of its room's settings takes. Nobody registers anything.
 """
 
 from __future__ import annotations
