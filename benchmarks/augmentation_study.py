@@ -1,6 +1,6 @@
 """The study of augmentations in small: SimCLR on 9,000 CIFAR-10 images with own crops, no crop and one crop for both.
 
-    python benchmarks/augmentation_study.py --data FOLDER [--epochs 4] [--methods simclr] [--runs FOLDER] [--out FILE]
+    python benchmarks/augmentation_study.py --data FOLDER [--epochs 3] [--repeats 3] [--methods simclr] [--runs FOLDER]
 
 FOLDER holds CIFAR-10 or an npz with part of it. The network is a ResNet-10 with 8 channels in its first stage, the rest
 of the recipe that of the paper, but for batches of 128 and a few epochs. Beside the numbers stand the same network's
@@ -29,10 +29,10 @@ ROWS = "crop-bgjf,whole-bgjf,shared-bgjf"
 NETWORK = ["backbone.width=8", "backbone.blocks=[1,1,1,1]", "train.global_batch_size=128", "workers=0"]
 
 
-def settings(data: str, epochs: int, methods: str) -> list[str]:
+def settings(data: str, epochs: int, repeats: int, methods: str) -> list[str]:
     """Of the study."""
     short = [f"train.epochs={epochs}", "train.evaluate_every=null", "probe.train=1000", "probe.val=500"]
-    return [f"cifar10={data}", f"methods={methods}", f"rows={ROWS}", *NETWORK, *short]
+    return [f"cifar10={data}", f"methods={methods}", f"rows={ROWS}", f"repeats={repeats}", *NETWORK, *short]
 
 
 def untrained(data: str, config: Any) -> float:
@@ -56,13 +56,14 @@ def pixels(data: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--methods", default="simclr")
     parser.add_argument("--runs", type=Path, default=Path("runs/augmentation_study"))
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    study = augmentation(settings(asked.data, asked.epochs, asked.methods))
+    study = augmentation(settings(asked.data, asked.epochs, asked.repeats, asked.methods))
     started, cpu = time.perf_counter(), time.process_time()
     run_and_write(study, asked.runs, device="cpu")
     table = json.loads((asked.runs / "study.json").read_text())
@@ -70,9 +71,9 @@ def main() -> None:
         "unit": table["unit"],
         "images": {"train": len(Cifar(asked.data, "train")), "val": len(Cifar(asked.data, "val"))},
         "epochs": asked.epochs,
-        "settings": settings("FOLDER", asked.epochs, asked.methods),
+        "settings": settings("FOLDER", asked.epochs, asked.repeats, asked.methods),
         "table": table["table"],
-        "untrained": untrained(asked.data, study.cells[0].config()),
+        "untrained": [untrained(asked.data, cell.config()) for cell in study.cells[: asked.repeats]],
         "pixels": pixels(asked.data),
         "seconds_this_call": round(time.perf_counter() - started),
         "cpu_seconds_this_call": round(time.process_time() - cpu),
