@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages again, from generated scenes alone: masks, views, and a tiny MAE's reconstructions.
+"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, a MAE's pictures.
 
 vitrail train scenes_mae --out runs/scenes_mae
 python docs/pictures.py runs/scenes_mae
@@ -11,13 +11,23 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vitrail.data import EvalTransformConfig, MultiCrop, MultiCropConfig, SyntheticScenes, build_eval_transform
+from vitrail.data.overlapping import OverlappingConfig, OverlappingCrops
 from vitrail.masks import Dpp, MaskConfig, build
+from vitrail.ops.correspondence import correspondence
+from vitrail.ops.overlap import overlap
+from vitrail.ops.patches import patchify
+from vitrail.ops.ranking_ap import cotap_loss
 from vitrail.recipes.reconstructions import open_autoencoder, reconstruction_sheet
-from vitrail.viz.canvas import sheet, stacked, to_image
+from vitrail.recipes.side_by_side import object_point
+from vitrail.viz.attention import overlay
+from vitrail.viz.canvas import fit, sheet, stacked, to_image
 from vitrail.viz.masks import greedy_order, mask_gallery, veiled
+from vitrail.viz.side_by_side import patch_at
+from vitrail.viz.similarity import framed
+from vitrail.viz.tsne import group_color
 
 HERE = Path(__file__).parent / "images"
 GRID, HIDDEN, VISIBLE = (14, 14), 0.75, 49  # of 224 px in patches of 16
@@ -79,6 +89,69 @@ def draw_student() -> Image.Image:
     return sheet(rows, captions=[captions] * 2)
 
 
+def draw_crops() -> Image.Image:
+    """Two global crops and a local one; the cells that each pair has in common, numbered by color."""
+    random.seed(5)
+    image = scenes(4)[3]
+    boxes = torch.tensor(OverlappingCrops(OverlappingConfig(locals=1, local_scale=(0.15, 0.25))).boxes(image.size))
+    teacher, others = boxes[:1], boxes[1:]
+    rows = []
+    for other in others:
+        both = overlap(teacher, other[None])
+        whole = image.copy()
+        for box, color in ((teacher[0], (255, 255, 255)), (other, (20, 20, 20))):
+            ImageDraw.Draw(whole).rectangle(box.tolist(), outline=color, width=3)
+        rows.append([whole, cells(image, teacher[0], both[0]), cells(image, other, both[0])])
+    captions = [["image, two crops", "teacher: Q", "student, global: S"], ["", "teacher: Q", "student, local: S"]]
+    return sheet(rows, captions=captions)
+
+
+def cells(image: Image.Image, crop: torch.Tensor, both: torch.Tensor, count: int = 4, side: int = 224) -> Image.Image:
+    """A crop, and over what it shares with another one a grid of colored cells."""
+    left, top, right, bottom = crop.tolist()
+    picture = image.crop((left, top, right, bottom)).resize((side, side)).convert("RGBA")
+    layer = Image.new("RGBA", picture.size)
+    across = torch.linspace(0, 1, count + 1)
+    x = ((both[0] + across * (both[2] - both[0]) - left) / (right - left) * side).tolist()
+    y = ((both[1] + across * (both[3] - both[1]) - top) / (bottom - top) * side).tolist()
+    for row in range(count):
+        for column in range(count):
+            color = (*group_color((3 * row + column) % 10), 110)
+            box = (x[column] + 1, y[row] + 1, x[column + 1] - 2, y[row + 1] - 2)
+            ImageDraw.Draw(layer).rectangle(box, fill=color, outline=(255, 255, 255, 255))
+    return Image.alpha_composite(picture, layer).convert("RGB")
+
+
+def draw_correspondence() -> Image.Image:
+    """What the teacher and the student say of a patch of u in v, and where the loss pushes the student."""
+    data = SyntheticScenes(40, image_size=224, seed=3, split="val")
+    u, v = data[2], data[10]
+    taught = [patch_means(each.image) for each in (u, v)]
+    torch.manual_seed(0)
+    learned = [each + 0.35 * torch.randn_like(each) for each in taught]
+    p, q = correspondence(*learned).requires_grad_(), correspondence(*taught)
+    cotap_loss(p, q).sum().backward()
+    patch = patch_at(object_point(u), GRID)
+    row = patch[0] * GRID[1] + patch[1]
+    known, said, pushed = (each.reshape(196, 196)[row].reshape(GRID) for each in (q, p.detach(), -p.grad))
+    small, most = fit(v.image, 180), float(pushed.abs().max())
+    pictures = [
+        framed(fit(u.image, 180), [patch], GRID),
+        small,
+        overlay(small, known, colormap="viridis", low=0, high=1),
+        overlay(small, said, colormap="viridis", low=0, high=1),
+        overlay(small, pushed, colormap="PiYG", low=-most, high=most, opacity=0.9),
+    ]
+    return sheet([pictures], captions=[["u", "v", "teacher: q", "student: p", "-dL/dp: green is to rise"]])
+
+
+def patch_means(image: Image.Image) -> torch.Tensor:
+    """Stand-ins for features: each patch's mean color, less the image's, `[1, N, 3]`."""
+    pixels = build_eval_transform(EvalTransformConfig())(image)[None]
+    means = patchify(pixels, 16).reshape(1, 196, 3, 256).mean(3)
+    return means - means.mean(1, keepdim=True)
+
+
 def draw_reconstructions(run: str) -> Image.Image:
     """Held-out scenes, from random masks and from DPPMask's."""
     masks = {"random": MaskConfig(), "DPPMask, tau 0.5": MaskConfig(kind="dpp", tau=0.5)}
@@ -97,5 +170,7 @@ if __name__ == "__main__":
     keep("dppmask", draw_taus())
     keep("dino", draw_views())
     keep("ibot", draw_student())
+    keep("leopart", draw_crops())
+    keep("cotap", draw_correspondence())
     if len(sys.argv) > 1:
         keep("mae", draw_reconstructions(sys.argv[1]))

@@ -26,6 +26,7 @@ from vitrail.backbones import (
 )
 from vitrail.config import ConfigError
 from vitrail.contracts import Exported
+from vitrail.evaluation.features import frozen
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.object_filter import ObjectFilterConfig
 from vitrail.nn.surgery import operate
@@ -384,3 +385,22 @@ def test_of_a_module_of_your_own() -> None:
     assert backbone.config is None
     assert backbone.object_filter is not None
     assert len(backbone.object_filter.prototypes) == 64
+
+
+def test_prototypes_are_constants_while_a_protocol_measures() -> None:
+    backbone, asked = filtering(), []
+    filter_ = backbone.object_filter
+    assert filter_ is not None
+    expected = patches(backbone)
+    hook = filter_.key.register_forward_hook(lambda *_: asked.append(1))
+    patches(backbone)
+    assert len(asked) == 1
+    with frozen(backbone):
+        asked.clear()
+        assert torch.equal(patches(backbone), expected)
+        assert torch.equal(patches(backbone), expected)
+        assert not asked
+    hook.remove()
+    with torch.no_grad():
+        filter_.prototypes.add_(1.0)
+    assert not torch.equal(patches(backbone), expected)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -40,7 +41,7 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "demo", "doctor", "train", "evaluate", "rank", "show", "report", "export", "label"]
+    "command", ["list", "demo", "doctor", "train", "evaluate", "rank", "features", "show", "report", "export", "label"]
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
@@ -143,6 +144,8 @@ def test_completion_is_offered() -> None:
         (["show", "attention", "a.png"], "show attention needs --weights"),
         (["show", "reconstruction", "a.png"], "show reconstruction needs --weights"),
         (["show", "removal", "a.png"], "show removal needs --weights"),
+        (["show", "filter", "a.png"], "show filter needs --weights"),
+        (["show", "tsne", "a.png"], "show tsne needs --weights"),
         (["show", "masks", "a.png"], "none of 1 images can be read"),
         (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),
@@ -167,6 +170,8 @@ MISTYPED = [
     (["rank", "a.png", "-w", "none.pth"], "no file of weights at none.pth"),
     (["rank", "none.png", "--ranker", "center"], "none of 1 images can be read: none.png"),
     (["rank", "a.png", "--ranker", "center", "--keep", "0"], "keep is 0; it is the share"),
+    (["features", "a.png", "-o", "f", "-w", "none.pth"], "no file of weights at none.pth"),
+    (["features", "none.png", "-o", "f", "-w", "w.pth"], "none of 1 images can be read"),
     (["show", "patches", "a.png", "--ranker", "centre"], "did you mean 'center'"),
     (["show", "patches", "a.png", "--ranker", "center", "--keep", "1.5"], "keep is 1.5"),
     (["show", "patches", "none.png", "--ranker", "center"], "none of 1 images can be read"),
@@ -295,6 +300,12 @@ def test_from_training_to_page(tmp_path: Path) -> None:
         shown = runner.invoke(app, ["show", "attention", *images, "-w", str(run), "-o", str(tmp_path / "shown")])
     assert shown.exit_code == 0, shown.exception
     assert len(list((tmp_path / "shown").glob("*.png"))) == 1
+
+    written = runner.invoke(
+        app, ["features", str(picture), "-w", str(run), "--patches", "--format", "npy", "-o", str(tmp_path / "f")]
+    )
+    assert written.exit_code == 0, written.exception
+    assert np.load(tmp_path / "f" / "000000-patches.npy").ndim == 3
 
     page = runner.invoke(app, ["report", str(run), "--out", str(tmp_path / "page.html")])
     assert page.exit_code == 0, page.exception

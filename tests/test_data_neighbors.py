@@ -67,7 +67,7 @@ def test_tables_of_other_images_or_weights_are_refused():
     ):
         WithNeighbors(Gray(5), TABLE)
     TABLE.check(Gray(4), "abc", "t")
-    with pytest.raises(ValueError, match="digest abc, and training starts from xyz.*neighbors_of=any"):
+    with pytest.raises(ValueError, match=r"digest abc, and training starts from xyz.*neighbors_of=any"):
         TABLE.check(Gray(4), "xyz", "t")
     far = TABLE._replace(neighbors=TABLE.neighbors + 5)
     with pytest.raises(ValueError, match="names images up to 8 of 4"):

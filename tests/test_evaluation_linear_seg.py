@@ -4,30 +4,15 @@ import numpy as np
 import pytest
 import torch
 from evaluation_doubles import ListSet, MeanBackbone, TinyBackbone, object_set
+from painted import painted
 from PIL import Image
 
 from vitrail.backbones import BackboneConfig, create
-from vitrail.contracts import Sample
 from vitrail.data import SyntheticScenes
 from vitrail.evaluation.dense_scoring import packed, unpacked
 from vitrail.evaluation.linear_seg import PRESETS, LinearSegConfig, evaluate
 
 QUICK = {"image_size": 16, "samples": 4000, "batch_size": 16, "learning_rates": [0.03]}
-
-
-def painted(count: int, seed: int = 0, size: int = 24, void: bool = False, sizes: bool = False) -> ListSet:
-    """Cells of 8 px in the color of their class, ids 1 to 3; some void, or images of several sizes."""
-    rng = np.random.default_rng(seed)
-    colors = np.array([[220, 30, 30], [30, 220, 30], [30, 30, 220]])
-    samples = []
-    for number in range(count):
-        cells = rng.integers(0, 3, (size // 8, size // 8 + (number % 3 if sizes else 0)))
-        mask = np.kron(cells + 1, np.ones((8, 8))).astype(np.uint8)
-        pixels = (colors[mask - 1] + rng.normal(0, 10, (*mask.shape, 3))).clip(0, 255).astype(np.uint8)
-        if void:
-            mask[:8] = 255 if number % 2 else 0
-        samples.append(Sample(Image.fromarray(pixels), mask=mask, path=f"{seed}/{number}.png"))
-    return ListSet(samples, ("red", "green", "blue"), name=f"painted{seed}{void}")
 
 
 def test_colors_are_learned_and_masks_of_other_images_are_not_met() -> None:
@@ -187,3 +172,18 @@ def test_scenes_in_seconds() -> None:
     assert report.numbers["linear_seg_miou"] > report.numbers["floor_majority_miou"]
     assert report.details["majority"] == "background"
     assert len(report.details["classes"]) == 9
+
+
+def test_grids_that_are_not_square_and_images_of_several_sizes() -> None:
+    train, val = painted(40, sizes=True), painted(9, seed=1, sizes=True)
+    config = LinearSegConfig.parse(QUICK | {"image_size": (24, 32)})
+    report = evaluate(MeanBackbone(), train, val, config)
+    assert report.card["resolution"] == [24, 32]
+    assert report.numbers["linear_seg_miou"] > 60
+
+
+def test_bfloat16() -> None:
+    config = LinearSegConfig.parse(QUICK | {"image_size": 24, "precision": "bf16", "samples": 1600})
+    report = evaluate(TinyBackbone(), painted(20), painted(6, seed=1), config)
+    assert report.card["precision"] == "bf16"
+    assert report.numbers["linear_seg_accuracy"] > report.numbers["floor_majority_accuracy"]

@@ -25,8 +25,8 @@ TERMS = ("dense_alignment", "image_alignment", "correspondence", "concentration"
 
 
 def config(*terms: str, **settings: Any) -> CotapConfig:
-    values: dict[str, Any] = {name: float(name in terms) for name in TERMS}
-    return CotapConfig(head=HEAD, cells=3, momentum=0.9, **(values | settings))
+    values: dict[str, Any] = {name: float(name in terms) for name in TERMS} | {"momentum": 0.9}
+    return CotapConfig(head=HEAD, cells=3, **(values | settings))
 
 
 def method(chosen: CotapConfig, filtered: bool = False) -> Cotap:
@@ -245,3 +245,52 @@ def test_exports_what_is_asked_for_with_its_filter(network: Any, tmp_path: Any) 
     with torch.no_grad():
         assert torch.equal(again.eval()(images).patches, mine.eval()(images).patches)
     assert again.object_filter is not None
+
+
+def pictures(seed: int, count: int = 8) -> Batch:
+    """Smooth colored noise: patches that are alike and others that are not."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 5, 5, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, (24, 24), mode="bilinear")
+    return Batch(images, None, torch.arange(count), (images,))
+
+
+@torch.no_grad()
+def found(module: Cotap, given: Batch) -> float:
+    """Of the tenth of all pairs that the teacher holds to be most alike, the share in the student's tenth."""
+    mine = module.head.embed(module.backbone(given.images).patches)
+    theirs = module.teacher_head.embed(module.teacher(given.images).patches)
+    p, q = (correspondence(each, each.roll(1, 0)) for each in (mine, theirs))
+    most = p.shape[1] // 10
+    ranked = torch.zeros_like(p, dtype=torch.bool).scatter_(1, p.topk(most).indices, True)
+    return float(ranked.gather(1, q.topk(most).indices).float().mean())
+
+
+def distilled(monkeypatch: pytest.MonkeyPatch | None = None) -> Cotap:
+    """A student that starts afresh beside a teacher that stays; with `monkeypatch`, of targets dealt out at random."""
+    torch.manual_seed(0)
+    module = Cotap(config("correspondence", momentum=1.0), create(TINY))
+    torch.manual_seed(1)
+    module.teacher, module.teacher_head = create(TINY), type(module.head)(HEAD, 24)
+    if monkeypatch is not None:
+        monkeypatch.setattr(
+            "vitrail.methods.cotap.cotap_loss",
+            lambda p, q, *tau: cotap_loss(p, q[:, torch.randperm(q.shape[1])], *tau),
+        )
+    optimizer = torch.optim.AdamW([*module.backbone.parameters(), *module.head.parameters()], lr=3e-3)
+    for number in range(60):
+        module.training_step(pictures(number), START).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.after_step(START)
+    return module
+
+
+def test_it_learns_which_patches_belong_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, trained = pictures(1000, 32), distilled()
+    torch.manual_seed(0)
+    untrained = Cotap(config("correspondence"), create(TINY))
+    untrained.teacher, untrained.teacher_head = trained.teacher, trained.teacher_head
+    before, after, control = (found(each, given) for each in (untrained, trained, distilled(monkeypatch)))
+    assert after > before + 0.1
+    assert after > control + 0.1

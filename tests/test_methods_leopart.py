@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import Tensor
 
 from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Method, Step
-from vitrail.methods.leopart import Leopart, LeopartConfig
+from vitrail.data.overlapping import OverlappingConfig, OverlappingCrops
+from vitrail.methods.leopart import Leopart, LeopartConfig, as_map
 from vitrail.nn.feature_queue import FeatureQueue
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.ops.overlap import overlap, within
@@ -167,3 +170,55 @@ def test_a_head_without_prototypes_gives_its_bottleneck() -> None:
     assert module.head(torch.randn(2, 24)).shape == (2, 8)
     with pytest.raises(ValueError, match="leave 1 output"):
         HeadConfig(prototypes=0, bottleneck_dim=1)
+
+
+def crops_of_pictures(count: int, seed: int) -> Batch:
+    """Crops of smooth colored noise, as the loader makes them."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    levels = (torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear") * 255).byte()
+    random.seed(seed)
+    crops = OverlappingCrops(OverlappingConfig.tiny(24).override(["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]))
+    made = [crops(picture.permute(1, 2, 0).numpy()) for picture in levels]
+    views = [torch.stack(slot) for slot in zip(*(each.views for each in made))]
+    return Batch(views[0], None, torch.arange(count), tuple(views[1:]), torch.stack([each.boxes for each in made]))
+
+
+@torch.no_grad()
+def agreement(module: Leopart, given: Batch) -> float:
+    """By how much likelier a place is to have the same prototype in two crops than two places of other images."""
+    assert given.boxes is not None
+    box = overlap(given.boxes[:, 0], given.boxes[:, 1])
+    seen = []
+    for number, view in enumerate((given.images, given.views[0])):
+        tokens = module.backbone(view)
+        maps = as_map(module.head(tokens.patches), tokens.grid)
+        seen.append(roi_align(maps, within(box, given.boxes[:, number], tokens.grid), 4).softmax(1).argmax(1))
+    return float((seen[0] == seen[1]).float().mean() - (seen[0] == seen[1].roll(1, 0)).float().mean())
+
+
+def learned(config: LeopartConfig, boxes_of_others: bool = False) -> Leopart:
+    torch.manual_seed(0)
+    module = Leopart(config, create(TINY))
+    optimizer = torch.optim.AdamW(module.parameter_groups(), lr=3e-3)
+    for number in range(30):
+        given = crops_of_pictures(16, number)
+        if boxes_of_others:
+            assert given.boxes is not None
+            given = given._replace(boxes=given.boxes.roll(1, 0))
+        step = Step(number, 30)
+        module.training_step(given, step).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.after_step(step)
+    return module
+
+
+def test_it_learns_places_and_boxes_of_other_images_teach_less() -> None:
+    config = PLAIN.override(["backbone_rate=1.0", "momentum=0.95", "head.prototypes=24"])
+    held_out = crops_of_pictures(64, 1000)
+    torch.manual_seed(0)
+    untrained = agreement(Leopart(config, create(TINY)), held_out)
+    trained, control = (agreement(learned(config, others), held_out) for others in (False, True))
+    assert trained > untrained + 0.015
+    assert trained > control + 0.05

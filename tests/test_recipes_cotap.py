@@ -1,7 +1,8 @@
-"""Recipes of Leopart and CoTAP: values, what comes first, rows of the table, mixed data, neighbors, and what is refused."""
+"""Recipes of Leopart and CoTAP: values, what comes first, rows of the table, mixed data, neighbors, refusals."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from vitrail.backbones import load
 from vitrail.cli import app
 from vitrail.config import ConfigError
+from vitrail.contracts import Step
 from vitrail.data import EvalTransformConfig
 from vitrail.data.neighbors import NeighborTable
 from vitrail.evaluation.features import FeatureConfig, eval_transform, extract, weights_digest
@@ -266,3 +268,19 @@ def test_published_values() -> None:
     assert all(getattr(recipe.method, name) == 1 for name in cotap.TERMS)
     assert recipe.train.epochs * 2 * 1_281_167 // 256 == pytest.approx(100_000, rel=0.002)
     assert leopart.leopart_small().method.head.prototypes == 300
+
+
+@pytest.mark.parametrize("name", ["dino_small_longer", "ibot_small_longer"])
+def test_the_controls_of_longer_training_mix_the_same_images(name: str) -> None:
+    recipe: Any = resolve(name)
+    assert (recipe.train.epochs, recipe.train.learning_rate) == (10, 3e-5)
+    assert recipe.train.epochs * 2 * 1_281_167 // recipe.train.global_batch_size == pytest.approx(100_000, rel=0.002)
+    small = resolve("scenes_dino").override(
+        [*BACKBONE, *IMAGES, *(each for each in SETTINGS if each.startswith("scene_data")), "views.global_size=24"]
+    )
+    parts = importlib.import_module(type(small).__module__).build(
+        small.override(["views.local_size=12", "train.global_batch_size=8", "method.head.hidden_dim=16"]), 0, 1
+    )
+    batch = next(parts.loader.batches(0, 1))[0]
+    assert batch.sources.tolist() == [0, 1] * 4
+    assert torch.isfinite(parts.method.training_step(batch, Step(0, 10)).total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,35 @@ def test_words_for_a_terminal_name_what_a_number_hangs_on(trained: Path, tmp_pat
     words = "\n".join(report.words())
     for part in ("48 images in 8 classes", "24 x 24 px", "preset     dino", report.card["weights"], "deviation"):
         assert part in words
+
+
+SEGMENTERS = {
+    "linear_seg": ["samples=96"],
+    "fcn_seg": ["samples=64", "width=8"],
+    "segment_retrieval": ["k=5"],
+    "over_clustering": ["clusters=0,20"],
+}
+
+
+@pytest.mark.parametrize("protocol", SEGMENTERS)
+def test_segmentation_leaves_label_maps_among_the_pictures(protocol: str, trained: Path, tmp_path: Path) -> None:
+    report, path = measure(protocol, str(trained), "scenes", SEGMENTERS[protocol])
+    assert report.card["resolution"] == [24, 24]
+    assert all(0 <= value <= 100 for value in report.numbers.values())
+    caption = read_run(trained).pictures[f"{path.stem}.png"].caption
+    assert "6 of 24 images" in caption
+    assert f"mIoU {report.numbers[report.details['examples_of']]:.1f}" in caption
+    measure(protocol, str(trained), "scenes", [*SEGMENTERS[protocol], "pictures=0"], out=tmp_path / "own.json")
+    assert not (tmp_path / "own.png").exists()
+
+
+def test_segmentation_opens_the_masks_of_a_tree(
+    trained: Path, tmp_path: Path, real_data: Callable[[str], Path]
+) -> None:
+    root = str(real_data("coco-mini"))
+    settings = ["samples=16", "images=16", "learning_rates=0.01", "truth=input"]
+    report, _ = measure("linear_seg", str(trained), root, settings, out=tmp_path / "coco.json")
+    assert report.card["data"]["val"]["name"] == "COCO, 133 classes"
+    assert (tmp_path / "coco.png").is_file()
+    with pytest.raises(ValueError, match="has no masks of class ids"):
+        measure("linear_seg", str(trained), str(real_data("cls-mini")), settings)

@@ -249,3 +249,23 @@ def test_the_template_travels_with_the_package():
     folder = files("vitrail.report")
     for name in ("page.html", "page.css", "page.js"):
         assert folder.joinpath(name).is_file()
+
+
+def test_pictures_before_and_after_stand_together_in_the_page_of_one_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    for name in ("pca.png", "filter_before.png", "attention_before.png", "attention_after.png", "filter_after.png"):
+        picture(run / "pictures" / name)
+    one = check(write_page(tmp_path / "one.html", [run]))
+    titles = re.findall(r"<h3>([^<]*(?:png|after))</h3>", one)
+    assert titles == ["attention.png", "attention, before and after", "filter, before and after", "pca.png"]
+    other = make_run(tmp_path / "other")
+    picture(other / "pictures" / "filter_after.png")
+    two = check(write_page(tmp_path / "two.html", [run, other]))
+    assert re.findall(r"<h3>(\w+\.png)</h3>", two) == [
+        "attention.png",
+        "attention_before.png",
+        "attention_after.png",
+        "filter_before.png",
+        "filter_after.png",
+        "pca.png",
+    ]

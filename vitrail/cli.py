@@ -137,7 +137,9 @@ def demo(
 
 @app.command()
 def doctor(
-    folder: Annotated[Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO or ADE20K.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of images, or a tree of VOC, COCO, ADE20K, ...")
+    ] = None,
     patch_size: Annotated[int, typer.Option(help="Patch size of the model, pixels.")] = 16,
     image_size: Annotated[int, typer.Option(help="Image size to train at, pixels.")] = 224,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where runs will be written; its disk is checked.")] = Path(),
@@ -346,7 +348,7 @@ def study(
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
     data: Annotated[
-        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K or DAVIS, or `scenes`.")
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K, DAVIS ..., or `scenes`.")
     ],
     settings: Overrides = None,
     weights: Annotated[
@@ -420,11 +422,32 @@ DecoderHeads = Annotated[
     int | None,
     typer.Option("--decoder-heads", help="For these, likewise: how many attention heads its decoder has."),
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
+]
+Patch = Annotated[
+    str | None,
+    typer.Option(help="For similarity and correspondence: the patch as row,column; default center, best match."),
+]
+Matches = Annotated[int, typer.Option(min=1, help="For correspondence: how many lines at most.")]
+PatchSize = Annotated[int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")]
+Prototypes = Annotated[
+    str | None, typer.Option(help="For filter: numbers with commas, such as 0,3,7; default the most used.")
+]
+ShownRankers = Annotated[list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")]
+Points = Annotated[int, typer.Option(help="For tsne: how many patches are drawn.")]
+MaskFolder = Annotated[
+    Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
+]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
+    "correspondence": "Patches of two images that find each other, and one patch as heat over the other image",
+    "tsne": "A map of patches by t-SNE, with thumbnails, colored by image, or by class where masks are given",
+    "filter": "Self-attention, and which patches ask which prototypes of CoTAP's object-aware filter",
     "masks": "What each way to mask hides, and the order of DPPMask's choice; needs no weights",
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
@@ -443,32 +466,31 @@ def show(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
-    size: Annotated[
-        int | None,
-        typer.Option(help="Shorter side in pixels, of masks and reconstructions both; default: the model's, or 224."),
-    ] = None,
+    size: Size = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
-    patch: Annotated[str | None, typer.Option(help="For similarity: the patch as row,column; default center.")] = None,
+    patch: Patch = None,
+    matches: Matches = 20,
+    prototypes: Prototypes = None,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of their masks: another seed, others.")] = 0,
-    patch_size: Annotated[
-        int | None, typer.Option(help="For masks without weights: side of a patch, pixels; default 16.")
-    ] = None,
+    seed: Annotated[int, typer.Option(help="Of their masks, and of the patches of tsne: another seed, others.")] = 0,
+    points: Points = 800,
+    masks: MaskFolder = None,
+    patch_size: PatchSize = None,
     normalized: Normalized = None,
     heads: DecoderHeads = None,
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
-    ranker: Annotated[
-        list[str] | None, typer.Option("--ranker", "-r", help=f"For patches, repeatable: {RANKER}")
-    ] = None,
+    ranker: ShownRankers = None,
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca and all from masks on draw them in one.
+    """Draw what a backbone sees in images, one PNG an image; pca and all from correspondence on draw them in one.
 
     Examples:
 
       vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+
+      vitrail show correspondence cat.jpg dog.jpg --weights runs/photos --matches 30
 
       vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
 
@@ -499,12 +521,33 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
+    elif picture in ("correspondence", "tsne", "filter"):
+        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes}
+        asks |= {"points": points, "seed": seed, "masks": masks}
+        drawn = _draw_features(picture, images, str(weights), out, asks, common)
     else:
         from vitrail.recipes.look import draw
 
         drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
     for path in drawn:
         typer.echo(path)
+
+
+def _draw_features(
+    picture: str, images: list[Path], weights: str, out: Path, asks: dict[str, Any], common: dict[str, Any]
+) -> list[Path]:
+    """The pictures of what patches have to do with each other, and with the prototypes of a filter."""
+    if picture == "correspondence":
+        from vitrail.recipes.look import draw_correspondence
+
+        return draw_correspondence(images, weights, out, patch=asks["patch"], matches=asks["matches"], **common)
+    if picture == "tsne":
+        from vitrail.recipes.tsne import Wanted, draw_tsne
+
+        return draw_tsne(images, weights, out, Wanted(asks["points"], asks["seed"], masks=asks["masks"]), **common)
+    from vitrail.recipes.filtering import draw_filter
+
+    return draw_filter(images, weights, out, prototypes=asks["prototypes"], **common)
 
 
 def _draw_hidden(
@@ -589,6 +632,62 @@ def rank(
 
 
 @app.command()
+def features(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    weights: Weights,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards and their index.")],
+    patches: Annotated[bool, typer.Option("--patches", help="Write the features of all patches, too.")] = False,
+    cls: Annotated[bool, typer.Option(help="Write class tokens.")] = True,
+    fit: Annotated[
+        Literal["crop", "squash", "native"],
+        typer.Option(help="crop: the middle; squash: all of it, another shape; native: each image's own size."),
+    ] = "crop",
+    size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side, with native of the shorter one; default: the model's, with native none."),
+    ] = None,
+    form: Annotated[Literal["safetensors", "npy"], typer.Option("--format", help="Of the shards.")] = "safetensors",
+    numbers: Annotated[Literal["float32", "float16"], typer.Option(help="What is stored.")] = "float32",
+    shard_size: Annotated[int, typer.Option(help="Images of a shard.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Images at a time; 1 with native.")] = 32,
+    workers: Annotated[int, typer.Option(help="Processes that decode images; 0 does it in this one.")] = 0,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="bf16 runs the model under autocast.")] = "fp32",
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+) -> None:
+    """Write features of images to disk: class tokens, with --patches all patches; called again, it goes on.
+
+    Examples:
+
+      vitrail features photos/ --weights runs/photos --out features
+
+      vitrail features photos/ -w dino_deitsmall16_pretrain.pth --patches --numbers float16 --format npy --out features
+    """
+    from vitrail.recipes.files import need_some
+    from vitrail.recipes.rankers import check_weights
+
+    need_some(images)
+    check_weights(weights)
+    from vitrail.recipes.features import FeaturesConfig, write_features  # torch: the rest is told before
+
+    _show_progress()
+    config = FeaturesConfig(
+        cls=cls,
+        patches=patches,
+        fit=fit,
+        size=size,
+        format=form,
+        numbers=numbers,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+    )
+    typer.echo(f"written: {write_features(images, weights, out, config, model=model, key=key, device=device)}")
+
+
+@app.command()
 def compare(
     data: Annotated[
         str, typer.Option("--data", "-d", help="A tree of VOC, COCO or ADE20K, an image folder, or `scenes`.")
@@ -636,14 +735,33 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, the baseline first.", metavar="RUN...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Headline.")] = "vitrail report",
+    before: Annotated[
+        bool, typer.Option("--before", help="Of one run: set what its training started from beside it.")
+    ] = False,
+    pictures: Annotated[int, typer.Option(help="So many images as the weights of all runs see them, drawn anew.")] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", "-d", help="Images of the pictures; default: those held out by the last run."),
+    ] = None,
+    device: Device = "auto",
 ) -> None:
     """Write one self-contained HTML page that compares runs side by side.
 
-    Example: vitrail report runs/baseline runs/sar --out comparison.html
-    """
-    from vitrail.report import write_page
+    Examples:
 
-    typer.echo(f"written: {write_page(out, runs, title=title)}")
+      vitrail report runs/baseline runs/sar --out comparison.html
+
+      vitrail report runs/cotap --before --pictures 6 --out change.html
+    """
+    if not before and not pictures:
+        from vitrail.report import write_page
+
+        typer.echo(f"written: {write_page(out, runs, title=title)}")
+        return
+    from vitrail.report.side_by_side import Side, write_side_by_side
+
+    side = Side(before=before, pictures=pictures, data=data, device=device)
+    typer.echo(f"written: {write_side_by_side(out, runs, side, title=title)}")
 
 
 @app.command()

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
-from vitrail.data.dense_batches import DenseBatch, as_evaluated, dense_batches, in_chance_order, in_order
+from vitrail.data.dense_batches import as_evaluated, dense_batches, in_chance_order, in_order
 from vitrail.data.mask_crop import MaskCrop, MaskCropConfig
 from vitrail.data.semantic import SemanticLabels, semantic_labels
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.attention import Pixels, sides
-from vitrail.evaluation.dense_scoring import Seen, evenly, measured, per_class
+from vitrail.evaluation.dense_scoring import LabelMaps, evenly, per_class
 from vitrail.evaluation.dense_training import (
     Examples,
     Fitted,
@@ -91,7 +91,7 @@ class DenseProbeConfig(Config):
     images: int | None = Field(default=None, ge=1)
     """Train on so many evenly spaced images."""
     memory: float = Field(default=8.0, gt=0)
-    """GB that features of training images may take, where they are computed once."""
+    """GB that features of training images may take, where they are computed once; for a moment they take it twice."""
     pictures: int = Field(default=6, ge=0)
     """Validation images whose label maps are kept to look at."""
     forward_batch_size: int = Field(default=32, ge=1)
@@ -242,20 +242,20 @@ def _measure(
     transform: EvalTransform,
     place: torch.device,
     skipped: dict[int, str],
-) -> Seen:
-    def predict(batch: DenseBatch) -> list[Tensor]:
-        features = maps_of(backbone, batch.images.to(place), config.precision)
-        return [head(features) for head in heads]
-
+) -> LabelMaps:
+    maps = LabelMaps(labels, len(heads), config.truth == "image", evenly(len(val), config.pictures))
     requests = in_order(len(val), config.forward_batch_size)
     cut = as_evaluated(transform)
     batches = dense_batches(val, labels, cut, requests, workers=config.workers, skipped=skipped)
     with progress(f"{protocol}, validation", len(val)) as advance:
-        own, shown = config.truth == "image", evenly(len(val), config.pictures)
-        return measured(batches, predict, labels, own_size=own, shown=shown, advance=advance)
+        for batch in batches:
+            features = maps_of(backbone, batch.images.to(place), config.precision)
+            maps.add(batch, [head(features) for head in heads])
+            advance(len(batch.indices))
+    return maps
 
 
-def _best(fitted: Fitted, seen: Seen, rates: Sequence[float], notes: list[str]) -> int:
+def _best(fitted: Fitted, seen: LabelMaps, rates: Sequence[float], notes: list[str]) -> int:
     """The place of the best learning rate. Raises `ValueError` where all have diverged."""
     learned = fitted.losses[-1].isfinite().tolist()
     diverged = [rate for rate, fine in zip(rates, learned) if not fine]
@@ -272,7 +272,7 @@ def _best(fitted: Fitted, seen: Seen, rates: Sequence[float], notes: list[str]) 
 def _report(
     protocol: str,
     card: dict[str, Any],
-    seen: Seen,
+    seen: LabelMaps,
     fitted: Fitted,
     best: int,
     rates: Sequence[float],
@@ -301,6 +301,7 @@ def _report(
         "loss": _curve(fitted.losses[:, best]),
         "classes": list(labels.names),
         "examples": seen.examples[best],
+        "examples_of": f"{protocol}_miou",
         "notes": notes,
     }
     return Report(protocol, numbers, card, details)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,49 +20,42 @@ from vitrail.metrics.confusion import Confusion, Scores
 LONGEST = 320  # pixels of the longer side of a map that is kept to look at
 
 
-class Seen(NamedTuple):
-    """What the images of a validation set showed."""
+class LabelMaps:
+    """Label maps of several segmenters against the truth, image by image.
 
-    confusions: list[Confusion]  # L, one for each segmenter
-    examples: list[list[dict[str, Any]]]  # for each segmenter, label maps to look at, JSON values
-    images: int
+    Attributes: `confusions` (one for each segmenter), `examples` (of each, label maps to look at, as JSON values),
+    `images` (how many were added).
+    """
 
-
-def measured(
-    batches: Iterable[DenseBatch],
-    predict: Callable[[DenseBatch], Sequence[Tensor]],
-    labels: SemanticLabels,
-    *,
-    own_size: bool,
-    shown: Sequence[int] = (),
-    advance: Callable[[int], None] = lambda _: None,
-) -> Seen:
-    """Count the pixels of all images.
-
-    Args:
-        batches: at least one.
-        predict: a batch -> L score maps `[B, C, y, x]`, which are enlarged bilinearly before the best class is taken.
+    def __init__(self, labels: SemanticLabels, segmenters: int, own_size: bool, shown: Sequence[int] = ()) -> None:
+        """Args:
+        segmenters: how many there are.
         own_size: measure at the size of each mask; otherwise at that of the images that the backbone sees.
         shown: positions in the data set of the images whose label maps are kept.
-        advance: told how many images are done.
-    """
-    confusions: list[Confusion] = []
-    examples: list[list[dict[str, Any]]] = []
-    images = 0
-    for batch in batches:
-        maps = predict(batch)
-        if not confusions:
-            confusions, examples = [Confusion(labels.classes) for _ in maps], [[] for _ in maps]
-        for found, confusion, kept in zip(maps, confusions, examples):
+        """
+        self.own_size, self.shown, self.images = own_size, frozenset(shown), 0
+        self.confusions = [Confusion(labels.classes) for _ in range(segmenters)]
+        self.examples: list[list[dict[str, Any]]] = [[] for _ in range(segmenters)]
+
+    def add(self, batch: DenseBatch, scores: Sequence[Tensor]) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            scores: of each segmenter, `[B, C, y, x]`; they are enlarged bilinearly before the best class is taken.
+        """
+        for found, confusion, kept in zip(scores, self.confusions, self.examples, strict=True):
             for row, index in enumerate(batch.indices):
-                truth = batch.truths[row] if own_size else batch.targets[row]
-                called = best_class(found[row : row + 1], truth.shape)
-                confusion.add(called.cpu(), truth)
-                if index in shown:
-                    kept.append({"index": index, "path": batch.paths[row], "predicted": packed(called.cpu())})
-        images += len(batch.indices)
-        advance(len(batch.indices))
-    return Seen(confusions, examples, images)
+                truth = batch.truths[row] if self.own_size else batch.targets[row]
+                called = best_class(found[row : row + 1], truth.shape).cpu()
+                confusion.add(called, truth)
+                if index in self.shown:
+                    kept.append(example(index, batch.paths[row], called))
+        self.images += len(batch.indices)
+
+
+def example(index: int, path: str, called: Tensor) -> dict[str, Any]:
+    """A label map `[H, W]` to look at, as JSON values; `recipes.label_maps` draws it."""
+    return {"index": index, "path": path, "predicted": packed(called)}
 
 
 def best_class(scores: Tensor, size: Sequence[int]) -> Tensor:

@@ -45,6 +45,8 @@ from vitrail.evaluation.labeled_patches import Labeled, each_labeled
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.evaluation.some import Some
 
+SEGMENTS = True
+"""Images need masks of class ids."""
 SOURCE = "this library; after CoTAP, introduction, Figures 1 and 12"
 Average = Literal["macro", "micro"]
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -25,6 +25,7 @@ from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import write_atomically
+from vitrail.nn.object_filter import ObjectFilter
 
 SHARD = 8192  # images per cache file
 NO_INFLUENCE = ("batch_size", "forward_batch_size", "workers")  # settings that change the speed alone
@@ -226,7 +227,10 @@ def shared_classes(train: ImageSet, val: ImageSet) -> int:
 
 @contextmanager
 def frozen(backbone: object, device: str = "auto") -> Iterator[torch.device]:
-    """Evaluation mode, no gradients, on the device; training flags and device are as before afterwards."""
+    """Evaluation mode, no gradients, on the device; training flags and device are as before afterwards.
+
+    What depends on the weights alone is computed once: an object-aware filter's prototypes are constants inside.
+    """
     place = pick_device(device, backbone)
     with torch.no_grad():
         if not isinstance(backbone, nn.Module):
@@ -238,7 +242,11 @@ def frozen(backbone: object, device: str = "auto") -> Iterator[torch.device]:
         if home != place:
             backbone.to(place)
         try:
-            yield place
+            with ExitStack() as constants:
+                for part in backbone.modules():
+                    if isinstance(part, ObjectFilter):
+                        constants.enter_context(part.held())
+                yield place
         finally:
             for module in training:
                 module.training = True

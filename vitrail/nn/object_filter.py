@@ -23,6 +23,8 @@ Deviations and readings, as no code is public:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -61,8 +63,8 @@ class ObjectFilter(nn.Module):
     """Tokens of a block's self-attention to tokens, see the top of this file.
 
     `prototypes [M, D, 3, 3]`, `query`, `key` and `value` are W_q, W_k and W_v, `join` is (A, B) with c. What depends on
-    the parameters alone (U_k and the mean of U_v) is computed once a call for the whole batch, and never kept between
-    calls: parameters move in too many ways to be sure of a copy.
+    the parameters alone (U_k and the mean of U_v) is computed once a call for the whole batch. It is kept between calls
+    only inside of `held`: parameters move in too many ways to be sure of a copy elsewhere.
     """
 
     def __init__(self, config: ObjectFilterConfig, width: int, heads: int) -> None:
@@ -84,6 +86,17 @@ class ObjectFilter(nn.Module):
             nn.init.zeros_(part.bias)
         nn.init.zeros_(self.join.weight)
         nn.init.zeros_(self.join.bias)
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, the prototypes' keys and values are constants: for evaluation, where no parameter moves."""
+        with torch.no_grad():
+            self._held = self._keys(), self._values()
+        try:
+            yield
+        finally:
+            self._held = None
 
     def forward(self, normed: Tensor, attended: Tensor, grid: tuple[int, int]) -> Tensor:
         """What the self-attention gives, with what the prototypes say.
@@ -128,8 +141,17 @@ class ObjectFilter(nn.Module):
 
     def _keys(self) -> Tensor:
         """U_k by heads, `[heads, M, d, 3, 3]`."""
+        if self._held is not None:
+            return self._held[0]
         keys = self.key(self.prototypes.movedim(1, -1)).movedim(-1, 1)
         return keys.unflatten(1, (self.heads, -1)).transpose(0, 1)
+
+    def _values(self) -> Tensor:
+        """The mean of U_v over its cells, by heads, `[heads, M, d]`."""
+        if self._held is not None:
+            return self._held[1]
+        values = self.value(self.prototypes.mean((-2, -1)))  # W_v is linear: the mean of U_v is that of the mean
+        return values.unflatten(1, (self.heads, -1)).transpose(0, 1)
 
     def _scores(self, tokens: Tensor, grid: tuple[int, int], keys: Tensor) -> Tensor:
         """mu / sqrt(d) of the patches, `[B, heads, M, N]`."""
@@ -146,9 +168,8 @@ class ObjectFilter(nn.Module):
 
     def _mixed(self, scores: Tensor) -> Tensor:
         """Values by their scores `[B, heads, M, N]`: `[B, N, D]`."""
-        values = self.value(self.prototypes.mean((-2, -1)))  # W_v is linear: the mean of U_v is that of the mean
-        attention = _softmax(scores).to(values.dtype)
-        mixed = attention.transpose(2, 3) @ values.unflatten(1, (self.heads, -1)).transpose(0, 1)
+        values = self._values()
+        mixed = _softmax(scores).to(values.dtype).transpose(2, 3) @ values
         return mixed.transpose(1, 2).flatten(2)
 
 

@@ -32,8 +32,9 @@ from vitrail.recipes.leopart import SCENES, SEVERAL
 from vitrail.recipes.neighbors import await_neighbors, make_neighbors
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts, Verbs, resolve, train_before
+from vitrail.recipes.side_by_side import drawing_change
 from vitrail.recipes.sources import DataConfig, open_splits
-from vitrail.recipes.start import capped, check_crops, check_mixed, check_size, drawing, loading, seen_by, start
+from vitrail.recipes.start import capped, check_crops, check_mixed, check_size, loading, seen_by, start
 from vitrail.recipes.weights import find_weights
 from vitrail.train import Ranks, TrainConfig
 
@@ -247,7 +248,9 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     crops = OverlappingCrops(views, companion=recipe.method.concentration > 0)
     loader: Loader = loading(_images(recipe, splits.train, own), crops, recipe.train, workers, rank, world)
     ranks, seen = Ranks(rank, world, torch.device("cpu")), seen_by(backbone, views.global_size)
-    return Parts(method, loader, knn_probe(backbone, splits, seen, recipe.probe, workers, ranks), drawing(splits))
+    return Parts(
+        method, loader, knn_probe(backbone, splits, seen, recipe.probe, workers, ranks), drawing_change(splits)
+    )
 
 
 def _images(recipe: Recipe, objects: ImageSet, own: str | None) -> ImageSet:

@@ -73,6 +73,6 @@ def existing(where: str) -> Path:
     root = Path(where).expanduser()
     if not root.is_dir():
         raise ValueError(
-            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO or ADE20K, or `scenes`"
+            f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO, ADE20K, ..., or `scenes`"
         )
     return root

@@ -22,11 +22,12 @@ from vitrail.recipes.dino import SCENES
 from vitrail.recipes.heads import one_head, take_over, take_over_centers
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts
-from vitrail.recipes.sources import DataConfig, open_splits
+from vitrail.recipes.sources import DataConfig, open_mixed, open_splits
 from vitrail.recipes.start import (
     capped,
     check_crops,
     check_data,
+    check_mixed,
     check_views,
     check_weights,
     drawing,
@@ -46,6 +47,8 @@ class Recipe(Config):
 
     kind: Literal["ibot"] = "ibot"
     data: DataConfig = DataConfig()
+    scene_data: DataConfig | None = None
+    """Scene-centric images, mixed with those of `data` one to one; null for those alone."""
     backbone: BackboneConfig = BackboneConfig()
     init_from: str | None = None
     """Weights to go on from: a backbone, with its heads and centers where the file has them. null for fresh ones.
@@ -166,8 +169,30 @@ def ibot_small_dpp() -> Recipe:
     return _masked(ibot_small(), DPP)
 
 
+def ibot_small_longer() -> Recipe:
+    """iBOT ViT-S/16 trained on for 100,000 steps of 256: the control of CoTAP's Sec. 5.5.
+
+    Command: as `dino_small_longer`, with iBOT's checkpoint. Expect: little change (published as Fig. 7); not run here.
+    """
+    longer = [
+        "train.epochs=10",
+        "train.global_batch_size=256",
+        "train.learning_rate=3e-5",
+        "train.min_learning_rate=1e-6",
+        "train.warmup_epochs=0",
+        "method.momentum=0.9997",
+        "method.weight_decay=0.024",
+        "method.weight_decay_end=0.24",
+        "method.frozen_epochs=0",
+        "method.targets.warmup_epochs=0",
+        "method.patch_targets.warmup_epochs=0",
+    ]
+    return ibot_small().override(longer)
+
+
 def check(recipe: Recipe) -> None:
     """Raise for what can be seen wrong before any process is started: data folder, sizes."""
+    check_mixed(recipe.data, recipe.scene_data)
     check_data(recipe.data, recipe.views.global_size, "views.global_size")
 
 
@@ -175,6 +200,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     """Data, method, loader, k-NN and pictures, for one of `world` processes; `own` as in `vitrail.recipes.start`."""
     check(recipe)
     views, splits = recipe.views, open_splits(recipe.data)
+    images = splits.train if recipe.scene_data is None else open_mixed(recipe.data, recipe.scene_data).train
     backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
     check_crops(backbone.patch_size, views)
     # Normalization belongs to the weights: those that training goes on from bring their own.
@@ -185,7 +211,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     if recipe.init_from is not None and own is None:
         _take_over_heads(recipe.init_from, method)
     workers = capped(recipe.workers)
-    loader = loading(splits.train, MultiCrop(views), recipe.train, workers, rank, world)
+    loader = loading(images, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
     probe = knn_probe(method.teacher, splits, seen_by(backbone, views.global_size), recipe.probe, workers, ranks)
     return Parts(method, loader, probe, drawing(splits))

@@ -20,6 +20,7 @@ from vitrail.recipes import dino
 from vitrail.recipes.heads import take_over_fitting
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts, Verbs, train_before
+from vitrail.recipes.side_by_side import drawing_change
 from vitrail.recipes.sources import DataConfig, ScenesConfig, open_mixed, open_splits
 from vitrail.recipes.start import (
     HALF,
@@ -27,7 +28,6 @@ from vitrail.recipes.start import (
     check_crops,
     check_mixed,
     check_size,
-    drawing,
     loading,
     seen_by,
     start,
@@ -141,5 +141,5 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     ranks, seen = Ranks(rank, world, torch.device("cpu")), seen_by(backbone, views.global_size)
     labeled = open_splits(recipe.data)
     return Parts(
-        method, loader, knn_probe(method.teacher, labeled, seen, recipe.probe, workers, ranks), drawing(labeled)
+        method, loader, knn_probe(method.teacher, labeled, seen, recipe.probe, workers, ranks), drawing_change(labeled)
     )

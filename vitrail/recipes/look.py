@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image, open_mask
+from vitrail.ops.mutual_nearest import mutual_nearest
 from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.attention import attention_heads
 from vitrail.viz.blobs import attention_blobs
-from vitrail.viz.canvas import stacked
+from vitrail.viz.canvas import heading, sheet, stacked
+from vitrail.viz.correspondence import match_lines, query_heat
 from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
 from vitrail.viz.similarity import similarity_maps
@@ -121,11 +124,21 @@ def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
 def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
     """Resize so that the shorter side is `size` (default: the model's own) and both sides hold whole patches."""
     fitted = whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
+    return Seen(fitted, backbone(pixels_of(backbone, fitted), scores=(block,)))
+
+
+def pixels_of(backbone: TimmViT, fitted: Image.Image) -> Tensor:
+    """An image of whole patches as the backbone wants it, `[1, 3, H, W]` on its device."""
     shape = (fitted.height, fitted.width)
     config = EvalTransformConfig(image_size=shape, mode="squash", mean=backbone.mean, std=backbone.std)
-    device = next(backbone.parameters()).device
-    pixels = build_eval_transform(config)(fitted)[None].to(device)
-    return Seen(fitted, backbone(pixels, scores=(block,)))
+    return build_eval_transform(config)(fitted)[None].to(next(backbone.parameters()).device)
+
+
+def on_host(seen: Seen) -> Seen:
+    """The same with all tokens on the CPU, in float32."""
+    found = seen.tokens
+    scores = {block: scores.float().cpu() for block, scores in found.scores.items()}
+    return seen._replace(tokens=Tokens(found.cls.float().cpu(), found.patches.float().cpu(), found.grid, {}, scores))
 
 
 def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
@@ -147,6 +160,51 @@ def keep_sheet(folder: Path, name: str, picture: Image.Image, caption: str) -> N
     captions = folder / "captions.json"
     known = json.loads(captions.read_text()) if captions.is_file() else {}
     captions.write_text(json.dumps(known | {name: caption}, indent=2))
+
+
+def draw_correspondence(
+    images: Sequence[Path],
+    weights: str,
+    out: Path,
+    *,
+    patch: str | None = None,
+    matches: int = 20,
+    model: str | None = None,
+    key: str = "auto",
+    size: int | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw the most similar mutual matches of two images as lines, and below them a patch of the first as heat over the
+    second; returns the path of A-B-correspondence.png.
+
+    Args:
+        patch: row,column in the first image; by default that of the most similar match.
+        matches: how many lines at most.
+
+    Raises:
+        ValueError: not two images, or one that cannot be read.
+    """
+    if len(images) != 2:
+        raise ValueError(
+            f"show correspondence compares two images, and {len(images)} are given: show correspondence A B"
+        )
+    backbone = open_backbone(weights, model=model, key=key, device=device)
+    opened = open_images(images, whole=True)
+    if len(opened) + (images[0] == images[1]) != 2:
+        raise ValueError("one of the two images cannot be read, so there is nothing to compare the other with")
+    one, other = (see(backbone, opened[path], size) for path in images)
+    found = mutual_nearest(one.tokens.patches[0], other.tokens.patches[0])
+    pairs = list(zip(found.first.tolist(), found.second.tolist()))
+    pictures, grids = (one.image, other.image), (one.tokens.grid, other.tokens.grid)
+    query = divmod(pairs[0][0], grids[0][1]) if patch is None else _position(patch, grids[0])
+    lines = match_lines(pictures, grids, pairs[:matches])
+    words = f"{min(matches, len(pairs))} of {len(pairs)} mutual matches, the most similar ones"
+    features = (one.tokens.patches[0], other.tokens.patches[0])
+    picture = stacked([heading(words, lines.width), sheet([[lines]]), query_heat(pictures, features, grids, [query])])
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{'-'.join(stems(images))}-correspondence.png"
+    picture.save(path)
+    return [path]
 
 
 def video_pictures(data: VideoSet, rows: Sequence[Mapping[str, Any]], folder: str | Path, frames: int = 8) -> Path:

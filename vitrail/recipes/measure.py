@@ -77,7 +77,7 @@ def measure(
         own = "-".join(subject.rankers) if subject.weights is None else name_of_weights(subject.weights)
         path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
-    _draw(report, path, folder if folder and out is None else None)
+    _draw(report, path, folder if folder and out is None else None, opened[1])
     if report.protocol == "video" and report.card["config"]["masks"]:
         from vitrail.recipes.look import video_pictures
 
@@ -167,18 +167,18 @@ def _run(
     return evaluate(ranker, val, config, name=name, device=device)
 
 
-def _draw(report: Report, path: Path, folder: Path | None) -> None:
-    """The curves of a report that has some."""
+def _draw(report: Report, path: Path, folder: Path | None, val: Any) -> None:
+    """The curves or label maps of a report that has some."""
     from vitrail.recipes.look import keep_sheet
 
     settings = "".join(f"; {words}" for words in report.card["deviations"])
-    for suffix, picture, caption in _curves(report):
+    for suffix, picture, caption in [*_curves(report), *_maps(report, val)]:
         name = f"{path.stem}{suffix}.png"
         if folder is not None:
             keep_sheet(folder / "pictures", name, picture, f"{caption}{settings}.")
         else:
             picture.save(path.with_name(name))
-        log.info("curve: %s", folder / "pictures" / name if folder is not None else path.with_name(name))
+        log.info("picture: %s", folder / "pictures" / name if folder is not None else path.with_name(name))
 
 
 def _curves(report: Report) -> list[tuple[str, Any, str]]:
@@ -189,6 +189,14 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
 
         caption = f"Alignment and diversity of masks on {details['images']} images, bars of two standard errors"
         drawn = alignment_curve(details["strategies"], floor=report.numbers.get("floor_other_image"))
+        return [("", drawn, caption)]
+    if report.protocol == "positive_rate":
+        from vitrail.viz.positive_rate import positive_rate_curve
+
+        caption = (
+            f"Positive rate against similarity, {details['pairs']:,} pairs of patches of {details['images']} images"
+        )
+        drawn = positive_rate_curve({"positive rate": details["curve"]}, floor=report.numbers["floor_positive_rate"])
         return [("", drawn, caption)]
     if report.protocol == "video":
         from vitrail.viz.video import video_curve
@@ -214,6 +222,18 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
             found.append(("-speed", selection_curve(rows, full, over="speed"), f"{caption}, against speed"))
         return found
     return []
+
+
+def _maps(report: Report, val: Any) -> list[tuple[str, Any, str]]:
+    """Label maps of some images, as `_curves` returns pictures."""
+    details = report.details
+    if not details.get("examples"):
+        return []
+    from vitrail.recipes.label_maps import label_maps
+
+    shown, miou = len(details["examples"]), report.numbers[details["examples_of"]]
+    caption = f"{shown} of {details['images']} images, {report.protocol}, mIoU {miou:.1f} on all"
+    return [("", label_maps(details, val), caption)]
 
 
 def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:

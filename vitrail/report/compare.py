@@ -18,6 +18,7 @@ _NEUTRAL = re.compile(
     r"|alignment_|diversity_|greedy_length"
 )
 _LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
+_GOOD = re.compile(r"top\d|accuracy|kendall|jaccard|iou|recall")
 _PASSING = re.compile(r"train/(lr|grad_norm|scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
 _IDENTITY = frozenset({"weights", "date", "versions", "branch", "seed"})
@@ -71,8 +72,11 @@ class Repeats(NamedTuple):
 
 
 def direction_of(name: str) -> Direction:
-    """Whether a higher or a lower value of the number is better; "" where neither is."""
-    if _NEUTRAL.search(name):
+    """Whether a higher or a lower value of the number is better; "" where neither is, or a name does not tell.
+
+    Parts of a loss have names of their own, so what training logs is good where it is high only where words say so.
+    """
+    if _NEUTRAL.search(name) or (name.startswith("train/") and not (_LOWER.search(name) or _GOOD.search(name))):
         return ""
     return "lower" if _LOWER.search(name) else "higher"
 

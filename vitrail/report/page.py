@@ -251,25 +251,40 @@ def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, bool, li
 
 def _run_pictures(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     rows = []
-    for name in dict.fromkeys(name for record in records for name in record.pictures):
+    for title, names in _picture_rows(records):
         pictures, absent = [], []
         for number, record in enumerate(records):
-            if name not in record.pictures:
+            there = [name for name in names if name in record.pictures]
+            if not there:
                 absent.append(record.name)
-                continue
-            found = record.pictures[name]
-            alt = f"{found.caption or name}, run {record.name}"
-            pictures.append({"source": found.path, "caption": found.caption, "run": number, "alt": alt})
+            for name in there:
+                found = record.pictures[name]
+                alt = f"{found.caption or name}, run {record.name}"
+                pictures.append({"source": found.path, "caption": found.caption, "run": number, "alt": alt})
         shared = {picture["caption"] for picture in pictures}
         rows.append(
             {
-                "name": name,
+                "name": title,
                 "caption": shared.pop() if len(shared) == 1 else "",
                 "pictures": pictures,
                 "absent": absent,
             }
         )
     return rows
+
+
+def _picture_rows(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """What stands in a row, with its title: pictures of one name; of a single run, X_before and X_after together."""
+    names = list(dict.fromkeys(name for record in records for name in record.pictures))
+    rows: dict[str, list[str]] = {}
+    for name in names:
+        before, after = (re.sub(r"_(before|after)(?=\.)", f"_{when}", name) for when in ("before", "after"))
+        both = before != after and {before, after} <= set(names)
+        if both and len(records) == 1:
+            rows[re.sub(r"_before(?=\.).*", ", before and after", before)] = [before, after]
+        else:
+            rows |= {each: [each] for each in ((before, after) if both else (name,))}
+    return list(rows.items())
 
 
 def _section_pictures(sections: Sequence[Section]) -> list[list[dict[str, Any]]]:

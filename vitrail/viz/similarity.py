@@ -69,7 +69,7 @@ def similarity_maps(
     if not chosen and cls is None:
         raise ValueError("choose at least one patch as (row, column), or give the CLS features")
     image = fit(image, cell)
-    pictures, captions = [_framed(image, chosen, grid)], ["image"]
+    pictures, captions = [framed(image, chosen, grid)], ["image"]
     queries: list[tuple[str, Patch | Tensor | Array]] = [] if cls is None else [("CLS", cls)]
     queries += [(f"patch {row}, {column}", (row, column)) for row, column in chosen]
     for name, query in queries:
@@ -79,7 +79,7 @@ def similarity_maps(
             others[query] = False
         low, high = float(values[others].min()), float(values[others].max())
         picture = overlay(image, values, smooth=smooth, colormap=colormap, low=low, high=high)
-        pictures.append(_framed(picture, [query] if isinstance(query, tuple) else [], grid))
+        pictures.append(framed(picture, [query] if isinstance(query, tuple) else [], grid))
         captions.append(f"{name}, cosine {low:.2f} to {high:.2f}")
     return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
 
@@ -98,7 +98,8 @@ def _position(patch: Patch, grid: tuple[int, int]) -> int:
     return row * grid[1] + column
 
 
-def _framed(image: Image.Image, patches: list[Patch], grid: tuple[int, int]) -> Image.Image:
+def framed(image: Image.Image, patches: list[Patch], grid: tuple[int, int]) -> Image.Image:
+    """The picture with a frame around each of the patches (row, column); `ValueError` for one outside of the grid."""
     picture = image.copy()
     draw = ImageDraw.Draw(picture)
     for patch in patches:

@@ -13,8 +13,9 @@ w_i = max(q_i - tau1, 0) R_i / ((A_i + R_i)^2 N)
 
 All N^2 pairs count, and no pair is looked at: l(x) = 1 - 2x/tau2 + ([x]_+^2 - [x - tau2]_+^2) / tau2^2, so that A, D
 and the gradient are sums of powers of p over {q_j < q_i, p_j < y}, which divide and conquer finds in O(N log N) time
-and O(N) memory. Loss and gradient come in one go; the backward pass is one multiplication. `cpu` (numba) and
-`reference` (plain torch and autograd, [N, N]) agree to rounding.
+and O(N) memory. Loss and gradient come in one go; the backward pass is one multiplication. `cpu` (numba), `levels`
+(plain torch), `cuda` (Triton; it cuts into blocks instead of halves) and `reference` (autograd, [N, N]) agree to
+rounding.
 
 Deviations from the text of the paper: Eq. 11 prints p_i <= p_j for p_i - p_j in its square, and Eq. 12 prints <= for =.
 Its loss is the mean over image pairs; here each row keeps its own.
@@ -22,7 +23,9 @@ Its loss is the mean over image pairs; here each row keeps its own.
 
 from __future__ import annotations
 
-from typing import Any
+from importlib.util import find_spec
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,7 +33,12 @@ from torch.autograd.function import once_differentiable
 
 from vitrail.ops.correspondence import correspondence
 
+if TYPE_CHECKING:
+    from vitrail.ops.ranking_ap.batched import Sum
+
 __all__ = ["correspondence", "cotap_loss", "cotap_moments", "sampled_pairs"]
+
+_TRITON = find_spec("triton") is not None
 
 
 def cotap_loss(p: Tensor, q: Tensor, tau1: float = -0.2, tau2: float = 0.5) -> Tensor:
@@ -48,8 +56,8 @@ def cotap_loss(p: Tensor, q: Tensor, tau1: float = -0.2, tau2: float = 0.5) -> T
         p and sums to 0 over each row.
 
     Raises:
-        ValueError: for shapes that differ, no items, scores that are not floating point, or a tau2 that is not positive
-            and finite.
+        ValueError: for shapes or devices that differ, no items, scores that are not floating point, a tau1 that is not
+            finite, or a tau2 that is not positive and finite.
 
     Corners: items of equal q do not rank each other; where all of a row are equal, and where N is 1, the loss and the
     gradient are 0. The loss of different targets is never 0 unless each lies tau2 of p from the next. A row that holds
@@ -63,6 +71,10 @@ def cotap_loss(p: Tensor, q: Tensor, tau1: float = -0.2, tau2: float = 0.5) -> T
     Rows are independent: a batch gives the numbers of its rows, bit for bit, and the same ones on every run.
     """
     _check(p, q, tau2)
+    if not isfinite(tau1):
+        raise ValueError(
+            f"tau1 is {tau1}; the weight of an item is max(q - tau1, 0): give a finite number, such as -0.2"
+        )
     if torch.compiler.is_compiling():
         return _compiled_loss(p, q, tau1, tau2)[0]
     wanted = p.requires_grad and torch.is_grad_enabled()
@@ -75,14 +87,20 @@ def cotap_moments(p: Tensor, q: Tensor, tau2: float = 0.5) -> tuple[Tensor, Tens
     Args and errors: as `cotap_loss`.
 
     Returns:
-        A `[..., N]` float64, without gradient, and R `[..., N]` int64. A row that holds inf or NaN: NaN and -1.
+        A `[..., N]` float64 (float32 on a device without it), without gradient, and R `[..., N]` int64. A row that
+        holds inf or NaN: NaN and -1.
     """
     _check(p, q, tau2)
-    p, q, _ = _widened(p.detach(), q.detach())
-    from vitrail.ops.ranking_ap import cpu
+    p, q, _ = _widened(p, q)
+    if p.numel() == 0:
+        return p.new_zeros(p.shape, dtype=torch.float64), p.new_zeros(p.shape, dtype=torch.int64)
+    if p.device.type == "cpu":
+        from vitrail.ops.ranking_ap import cpu
 
-    misranked, ahead = cpu.moments(p.cpu(), q.cpu(), tau2)
-    return misranked.to(p.device), ahead.to(p.device)
+        return cpu.moments(p, q, tau2)
+    from vitrail.ops.ranking_ap import batched
+
+    return batched.moments(p, q, tau2, _sum_for(p))
 
 
 def sampled_pairs(p: Tensor, q: Tensor, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -118,15 +136,32 @@ def loss_and_slope(p: Tensor, q: Tensor, tau1: float, tau2: float, slope: bool =
     p, q, result = _widened(p, q)
     if p.numel() == 0:
         return p.new_zeros(p.shape[:-1], dtype=result), p.new_zeros(p.shape, dtype=result)
-    from vitrail.ops.ranking_ap import cpu
+    if p.device.type == "cpu":
+        from vitrail.ops.ranking_ap import cpu
 
-    loss, gradient = cpu.loss_and_slope(p.cpu(), q.cpu(), tau1, tau2, slope)
-    return loss.to(p.device, result), gradient.to(p.device, result)
+        loss, gradient = cpu.loss_and_slope(p, q, tau1, tau2, slope)
+    else:
+        from vitrail.ops.ranking_ap import batched
+
+        loss, gradient = batched.loss_and_slope(p, q, tau1, tau2, _sum_for(p), slope)
+    return loss.to(result), gradient.to(result)
+
+
+def _sum_for(scores: Tensor) -> Sum:
+    if scores.is_cuda and _TRITON:
+        from vitrail.ops.ranking_ap import cuda
+
+        return cuda.dominated
+    from vitrail.ops.ranking_ap import levels
+
+    return levels.dominated
 
 
 def _check(p: Tensor, q: Tensor, tau2: float) -> None:
     if p.shape != q.shape or p.ndim == 0 or p.shape[-1] == 0:
         raise ValueError(f"p is {list(p.shape)} and q {list(q.shape)}; both are [..., N] with N from 1 on")
+    if p.device != q.device:
+        raise ValueError(f"p is on {p.device} and q on {q.device}; move one, as in `q.to(p.device)`")
     if not (p.is_floating_point() and q.is_floating_point()):
         raise ValueError(f"p is {p.dtype} and q {q.dtype}; both are floating point, as in `scores.float()`")
     if not 0 < tau2 < float("inf"):

@@ -1,6 +1,6 @@
-"""The CoTAP loss and its gradient on any device, all rows at once: sort, sum over lower targets, and once more mirrored.
+"""The CoTAP loss and its gradient on any device, all rows at once: sort, sum over lower targets, the same mirrored.
 
-What is summed over lower targets is left to `levels` (plain torch) or `cuda` (Triton). No atomics, no host sync; the
+What is summed over lower targets is left to `levels` (plain torch) or `cuda` (Triton). No atomics and no host sync: the
 same numbers on every run.
 """
 
@@ -25,14 +25,17 @@ class Layout(NamedTuple):
 
 
 class Dominated(NamedTuple):
-    """For each item of a layout, over the items j of smaller start, with their weights w; float64 `[rows, N]`."""
+    """For each item of a layout, over the items j of smaller start, with their weights w; float64 `[rows, N]`.
+
+    The kernels leave `value` and `passed` unset where weights are given: the gradient needs the other alone.
+    """
 
     value: Tensor
-    """Sum of w_j l(p_i - p_j), as far as rounding negative."""
+    """Sum of w_j l(p_i - p_j); rounding may make a sum of 0 negative."""
     steepness: Tensor
     """Sum of w_j l'(p_i - p_j)."""
     passed: Tensor
-    """How many such j stand before i. Meaningful where all weights are 1."""
+    """How many such j stand before i."""
 
 
 Sum = Callable[[Layout, Tensor | None, float], Dominated]

@@ -51,12 +51,8 @@ def _order_items(p: Any, q: Any) -> Any:
 
     Of equal p, the one with the larger q comes first: of the items with a smaller q, those before it have a smaller p.
     """
-    order, rank, keys, spare = (
-        np.arange(len(p)),
-        np.empty(len(p), np.int64),
-        np.empty(len(p), np.uint64),
-        np.arange(len(p)),
-    )
+    order, rank, spare = np.arange(len(p)), np.empty(len(p), np.int64), np.empty(len(p), np.int64)
+    keys = np.empty(len(p), np.uint64)
     counts = np.empty((_DIGITS, 2**_BITS), np.int64)
     _sort(q, order, spare, keys, counts)
     group = 0
@@ -83,7 +79,7 @@ def _sum_below(rank: Any, values: Any) -> Any:
 
 
 @compiled
-def _cut(p: Any, weight: Any, rank: Any, item: Any, middle: int, upper: Any, upper_index: Any) -> int:
+def _cut(p: Any, weight: Any, rank: Any, item: Any, middle: int, upper: Any, upper_index: Any) -> Any:
     """Part a node stably by rank: the lower items stay, the upper ones go to `upper` with the sums they have passed.
 
     `upper` [n, 5] is p, weight and the sums of w, w p and w p^2 over the lower items before; `upper_index` [n, 3] is

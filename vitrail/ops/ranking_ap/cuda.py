@@ -158,7 +158,7 @@ def _near_in_p(  # type: ignore[no-untyped-def]
             if FULL:
                 numbers += (counts & (window == block) & (other[None, :] < place[:, None])).to(tl.int32)
 
-    # Whole p blocks: those before `begin` are under p_i - tau2 and add nothing, those from `block + 1` on lie above p_i.
+    # Whole p blocks: before `begin` they are under p_i - tau2 and add nothing, from `block + 1` on they lie above p_i.
     entry = board + (tl.program_id(0) // blocks * blocks + field_i).to(tl.int64) * (blocks + 1) * 4
     begin = entry + tl.minimum(under, block) * 4
     mass = tl.load(entry + block * 4)
@@ -181,9 +181,9 @@ def _near_in_p(  # type: ignore[no-untyped-def]
 
 
 def launch_size(count: int) -> dict[str, int]:
-    """The side of a block, and what is taken at a time, for rows of `count` items."""
-    block = min(128, max(16, triton.next_power_of_2(int(count**0.5 / 2) + 1)))
-    return {"BLOCK": block, "CHUNK": 16}
+    """The side of a block, what is taken at a time, and the warps, for rows of `count` items."""
+    block = min(512, max(16, triton.next_power_of_2(int(count**0.5 / 2))))
+    return {"BLOCK": block, "CHUNK": 8, "num_warps": max(1, block // 32)}
 
 
 def dominated(layout: Layout, weight: Tensor | None, tau2: float) -> Dominated:

@@ -80,9 +80,10 @@ def _with_sums(items: _Items, place: Tensor, upper: Tensor, passed: Tensor, tau2
     near, far = ([power.gather(-1, at) - start for power, start in zip(powers, starts)] for at in (place, items.lag))
     slopes = (x * near[0] - near[1]) - (y * far[0] - far[1])
     squares = (x * (x * near[0] - 2 * near[1]) + near[2]) - (y * (y * far[0] - 2 * far[1]) + far[2])
+    value, steepness = mass - 2 / tau2 * (x * mass - first) + squares / tau2**2, 2 / tau2 * (slopes / tau2 - mass)
     return items._replace(
-        value=items.value + upper * (mass - 2 / tau2 * (x * mass - first) + squares / tau2**2),
-        steepness=items.steepness + upper * (2 / tau2) * (slopes / tau2 - mass),
+        value=items.value + upper * value,
+        steepness=items.steepness + upper * steepness,
         passed=items.passed + upper * passed,
     )
 
