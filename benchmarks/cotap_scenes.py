@@ -6,8 +6,9 @@ Each seed gives other scenes, weights and order. A tiny ViT learns by DINO on sc
 of the paper's Table VII goes on, for equally many steps on the same images (scenes of one object and of several in
 turn): row 2 is the alignment of patches alone, row 7 is all of CoTAP with the object-aware filter. Measured on held-out
 scenes of several objects: linear segmentation (mIoU, percent) and over-dispersion (similarity of patches within and
-between classes, and their gap); on those of one: k-NN. With --controls two more models: row 7 with the teacher's similarities dealt out at random among the
-pairs of patches, and the network before any training. What was interrupted goes on where the commit is the same.
+between classes, and their gap); on those of one: k-NN. With --controls two more models: row 7 with the teacher's
+similarities dealt out at random among the pairs of patches, and the network before any training. What was interrupted
+goes on where the commit is the same.
 """
 
 from __future__ import annotations
