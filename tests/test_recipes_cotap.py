@@ -140,6 +140,19 @@ def test_nothing_to_learn_is_refused() -> None:
         tiny(*(f"method.{name}=0" for name in cotap.TERMS))
 
 
+def test_a_row_without_a_filter_does_not_start_from_weights_with_one(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="has an object-aware filter, and row 5 of the table is without one"):
+        cotap.build(tiny(f"init_from={trained}", "ablation=5"), 0, 1)
+
+
+def test_a_device_gets_as_many_objects_as_scenes(start: str) -> None:
+    recipe = tiny(f"init_from={start}", "ablation=3", "train.global_batch_size=12")
+    cotap.build(recipe, 0, 2)
+    with pytest.raises(ConfigError, match="3 images a device and micro-batch cannot be one object-centric to one"):
+        cotap.build(recipe, 0, 4)
+    cotap.build(recipe.override(["scene_data=null"]), 0, 4)
+
+
 def test_scenes_take_turns_with_objects_and_objects_bring_neighbors(start: str, tmp_path: Path) -> None:
     recipe = tiny(f"init_from={start}")
     path = tmp_path / "table.safetensors"
