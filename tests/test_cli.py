@@ -149,6 +149,7 @@ def test_completion_is_offered() -> None:
         (["show", "masks", "a.png"], "none of 1 images can be read"),
         (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),
+        (["report", "nothing", "--before"], "nothing is no run folder with a config.yaml"),
         (["export", "-w", "x", "-o", "model.bin"], ".safetensors or .onnx"),
     ],
 )

@@ -74,6 +74,25 @@ def test_the_card_says_what_was_changed() -> None:
     assert any("same images" in note for note in report.details["notes"])
 
 
+def test_the_preset_for_small_images() -> None:
+    """k = 200 and temperature 0.1 unless they are said; otherwise as the default."""
+    assert (KnnConfig().ks, KnnConfig().divisor) == ((10, 20, 100, 200), 0.07)
+    asked = KnnConfig(transform=SMALL).override(["preset=moco_cifar"])
+    assert (asked.ks, asked.divisor) == ((200,), 0.1)
+    assert (asked.override(["k=5"]).ks, asked.override(["k=5"]).divisor) == ((5,), 0.1)
+    train, val = colored_set(240, classes=6), colored_set(40, classes=6, seed=1)
+    report = evaluate(TinyBackbone(), train, val, asked)
+    same = evaluate(TinyBackbone(), train, val, KnnConfig(k=(200,), temperature=0.1, transform=SMALL))
+    assert report.numbers == same.numbers
+    assert set(report.numbers) == {"knn200_top1", "knn200_top5", "best_top1", "best_top5"}
+    assert (report.card["config"]["k"], report.card["config"]["temperature"]) == ([200], 0.1)
+    assert not any(words.startswith(("k =", "temperature")) for words in report.card["deviations"])
+    assert same.card["deviations"][:2] == [
+        "k = [200] (standard [10, 20, 100, 200])",
+        "temperature = 0.1 (standard 0.07)",
+    ]
+
+
 def test_neighbors_are_given_as_people_write_them() -> None:
     for setting, k in (("k=5", (5,)), ("k=5,10", (5, 10)), ("k=[10, 5]", (5, 10))):
         assert KnnConfig().override([setting]).k == k

@@ -80,6 +80,20 @@ def test_different_scoring_is_warned_about(tmp_path):
     assert "resolution" in groups["knn"].warnings[0]
 
 
+def test_losses_of_different_methods_are_not_compared(tmp_path):
+    a, b = make_run(tmp_path / "a", seed=1), make_run(tmp_path / "b")
+    same = _rows(compare.number_groups([read_run(a), read_run(b)]), "training, last values")
+    assert same["train/loss"].cells[1].best
+    for folder, kind in ((a, "dino"), (b, "cotap")):
+        (folder / "config.yaml").write_text(f"kind: {kind}\n")
+    groups = compare.number_groups([read_run(a), read_run(b)])
+    rows = _rows(groups, "training, last values")
+    assert rows["train/loss"].direction == ""
+    assert not any(cell.best or cell.verdict for cell in rows["train/loss"].cells)
+    assert rows["val/top1"].direction == "higher"
+    assert groups[-1].warnings == ["trained by different methods (dino, cotap): their losses do not compare"]
+
+
 def test_different_lengths_are_warned_about(tmp_path):
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", epochs=2)
     group = compare.number_groups([read_run(a), read_run(b)])[-1]

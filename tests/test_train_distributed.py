@@ -89,6 +89,22 @@ def test_two_processes_pretrain_as_one_does(tmp_path, kind, fsdp):
         assert state["targets.center"].abs().max() > 0
 
 
+@pytest.mark.parametrize(("kind", "fsdp"), [("simclr", True), ("moco", False)])
+def test_two_processes_compare_views_as_one_does(tmp_path, kind, fsdp):
+    """Each looks for its views among those of both; the queue takes the keys of both in their order."""
+    options = {"pretrain": kind, "epochs": 1, "count": 32, "optimizer": "sgd", "learning_rate": 0.05, "fsdp": fsdp}
+    _, alone = tiny.train(tmp_path / "one", **options)
+    assert tiny.wait(tiny.start({"path": tmp_path / "two", **options}, world=2)) == [0, 0]
+    first, second = both(tmp_path / "two")
+    assert_equal(first["weights"], second["weights"])
+    untrained = tiny.pretraining(kind).state_dict()
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(first["weights"][name], value, atol=1e-5, rtol=0, msg=name)
+    assert not torch.equal(first["weights"]["head.mlp.0.weight"], untrained["head.mlp.0.weight"])
+    if kind == "moco":  # 32 keys of two steps behind what is left of the first queue
+        assert alone.queue.norm(dim=1).allclose(torch.ones(40))
+
+
 @pytest.mark.parametrize("kind", ["mae by chance", "dino sinkhorn", "ibot by chance"])
 def test_pretraining_that_is_killed_and_resumed_ends_in_the_same_bits(tmp_path, kind):
     """Masks, numbers of hidden patches and drop path that are drawn included."""

@@ -130,6 +130,17 @@ def test_clipping_and_lr_scale(tmp_path, optimizer):
         torch.testing.assert_close(method.head.weight, before["head.weight"] - 0.5 * method.head.weight.grad)
 
 
+@pytest.mark.parametrize(("nesterov", "factor"), [(False, 1.0), (True, 1.5)])
+def test_the_first_step_of_plain_and_of_nesterov_momentum(tmp_path, nesterov, factor):
+    """The momentum starts at g: plain SGD goes by g, Nesterov's by g + momentum * g."""
+    method = fresh(noise=0)
+    before = weights(method)
+    options = {"optimizer": "sgd", "momentum": 0.5, "nesterov": nesterov, "warmup_epochs": 0, "learning_rate": 0.1}
+    tiny.train(tmp_path, method=method, epochs=1, count=16, **options)
+    moved = before["head.weight"] - 0.1 * 0.5 * factor * method.head.weight.grad  # the head has lr_scale 0.5
+    torch.testing.assert_close(method.head.weight.detach(), moved)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(tmp_path, precision):
     tiny.train(tmp_path, epochs=4, precision=precision, learning_rate=1e-2, log_every=3)

@@ -22,11 +22,15 @@ from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.data import TooManyUnreadable
 from vitrail.masks import MaskConfig, RatioConfig
+from vitrail.methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.methods.mae import Mae, MaeConfig
+from vitrail.methods.moco import Moco, MocoConfig
+from vitrail.methods.simclr import Simclr, SimclrConfig
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.nn.masked_autoencoder import DecoderConfig
+from vitrail.nn.projection_head import ProjectionConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
 from vitrail.regularizers import RegularizerConfig, WeightConfig
@@ -79,6 +83,10 @@ def sar() -> Supervised:
     return Supervised(config, create(backbone), ("a", "b", "c", "d"))
 
 
+PAIRS = ("simclr", "barlow_twins", "moco")
+"""Methods on two views."""
+
+
 def pretraining(kind: str) -> Any:
     """MAE, DINO or iBOT on 3x24x24 images, with masks that the images alone decide, so that ranks do not matter.
 
@@ -87,6 +95,13 @@ def pretraining(kind: str) -> Any:
     chance = kind.endswith("by chance")
     size = {"image_size": 24, "patch_size": 6, "embed_dim": 24, "depth": 2, "heads": 2}
     backbone = create(BackboneConfig(**size, drop_path=0.3 if chance else 0))
+    if kind in PAIRS:  # without batch norm, which sees one process alone
+        head = ProjectionConfig(hidden_dim=16, out_dim=8, norm=False)
+        if kind == "moco":
+            return Moco(MocoConfig(head=head, queue=40, momentum=0.9), backbone)
+        if kind == "simclr":
+            return Simclr(SimclrConfig(head=head), backbone)
+        return BarlowTwins(BarlowTwinsConfig(head=head, scale=0.1), backbone)
     mask = MaskConfig(kind="random") if chance else MaskConfig(kind="dpp", tau=0, first="argmax")
     if kind.startswith("mae"):
         return Mae(MaeConfig(mask=mask, hidden=0.5, decoder=DecoderConfig(embed_dim=16, depth=1, heads=2)), backbone)
@@ -111,7 +126,7 @@ class Images(Dataset):
 
 
 def collate(samples: list[Batch]) -> Batch:
-    images, labels, indices, _ = zip(*samples)
+    images, labels, indices, *_ = zip(*samples)
     return Batch(torch.stack(images), torch.stack(labels), torch.stack(indices))
 
 
@@ -128,7 +143,7 @@ class TinyLoader:
         accumulate: int = 1,
         workers: int = 0,
         side: int = 4,
-        views: bool = False,
+        views: bool | str = False,
     ) -> None:
         self.views = views
         self.count, self.batch, self.rank, self.world = count, batch, rank, world
@@ -164,6 +179,8 @@ class TinyLoader:
         """With a second global view and a local one, for methods that compare views."""
         if not self.views:
             return batch
+        if self.views == "two":
+            return batch._replace(views=(batch.images.flip(3),))
         half = self.side // 2
         return batch._replace(views=(batch.images.flip(3), batch.images[..., :half, :half]))
 
@@ -205,6 +222,7 @@ def train(
         method = pretraining(pretrain)
     method = method or (sar() if with_sar else Tiny(noise, fail_at, fail_rank))
     side = 24 if with_sar or pretrain is not None else 4
+    views = "two" if pretrain in PAIRS else pretrain is not None
     if probe:  # calls a part of the method by itself, as a real evaluation does with the backbone
 
         def evaluate() -> dict[str, float]:
@@ -212,7 +230,7 @@ def train(
                 return {"answer": float(method(torch.ones(2, 3, 4, 4)).square().sum())}
 
     place = {"rank": ranks.rank, "world": ranks.world, "accumulate": config.accumulate}
-    loader = TinyLoader(count, batch, **place, workers=workers, side=side, views=pretrain is not None)
+    loader = TinyLoader(count, batch, **place, workers=workers, side=side, views=views)
     loader.skipped = {ranks.rank * broken + number: (f"{number}.jpg", "truncated") for number in range(broken)}
     loader.delay = delay
     if before is not None:

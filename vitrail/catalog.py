@@ -1,10 +1,10 @@
-"""What there is, read from the folders without importing it: recipes, protocols, methods, rankers, masks,
+"""What there is, read from the folders without importing it: recipes, studies, protocols, methods, rankers, masks,
 regularizers.
 
-A recipe is a public function in `vitrail/recipes` whose return annotation ends in `Recipe`; a protocol is a
-file in `vitrail/evaluation` with a public function `evaluate`; a ranker is a file in `vitrail/rankers` with a public
-function `from_source`; a mask or a regularizer is a word that the `kind` of its room's settings takes. Nobody registers
-anything.
+A recipe is a public function in `vitrail/recipes` that needs no argument and whose return annotation ends in `Recipe`,
+a study one whose return annotation is `Study`; a protocol is a file in `vitrail/evaluation` with a public function
+`evaluate`; a ranker is a file in `vitrail/rankers` with a public function `from_source`; a mask or a regularizer is a
+word that the `kind` of its room's settings takes. Nobody registers anything.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Named = TypeVar("Named", Entry, RankerEntry)
 
 def recipes() -> list[Entry]:
     """Functions that return a complete recipe."""
-    found = []
-    for module, tree in _files("recipes"):
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and _returns_recipe(node):
-                found.append(Entry(node.name, module, _summary(node)))
-    return found
+    return [entry for entry, returned in _functions("recipes") if returned.endswith("Recipe")]
+
+
+def studies() -> list[Entry]:
+    """Functions that return a whole table of trainings."""
+    return [entry for entry, returned in _functions("recipes") if returned == "Study"]
 
 
 def protocols() -> list[Entry]:
@@ -124,6 +124,17 @@ def _files(room: str) -> list[tuple[str, ast.Module]]:
     return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
 
 
+def _functions(room: str) -> list[tuple[Entry, str]]:
+    """Public functions of a room's files that need no argument, and what their return annotation names."""
+    return [
+        (Entry(node.name, module, _summary(node)), node.returns.id)
+        for module, tree in _files(room)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if isinstance(node.returns, ast.Name) and len(node.args.args) == len(node.args.defaults)
+    ]
+
+
 def _constant(tree: ast.Module, name: str, default: Any) -> Any:
     """The value of `NAME = literal` in a file."""
     for node in tree.body:
@@ -142,11 +153,6 @@ def _words_of_kind(tree: ast.Module) -> list[str]:
 
 def _summary(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
-
-
-def _returns_recipe(node: ast.FunctionDef) -> bool:
-    annotation = node.returns
-    return isinstance(annotation, ast.Name) and annotation.id.endswith("Recipe")
 
 
 def _is_module(node: ast.stmt) -> bool:

@@ -74,17 +74,18 @@ def _for_people(error: BaseException) -> bool:
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["all", "recipes", "protocols", "pictures", "methods", "rankers", "masks", "regularizers"],
+        Literal["all", "recipes", "studies", "protocols", "pictures", "methods", "rankers", "masks", "regularizers"],
         typer.Argument(help="Which list."),
     ] = "all",
 ) -> None:
-    """Name what there is: recipes, protocols, pictures, methods, rankers, masks, regularizers.
+    """Name what there is: recipes, studies, protocols, pictures, methods, rankers, masks, regularizers.
 
     Example: vitrail list recipes
     """
     pictures = [catalog.Entry(name, "", summary) for name, summary in PICTURES.items()]
     lists: dict[str, tuple[str, Sequence[catalog.Entry | catalog.RankerEntry]]] = {
         "recipes": ("vitrail train RECIPE", catalog.recipes()),
+        "studies": ("vitrail study STUDY", catalog.studies()),
         "protocols": ("vitrail evaluate PROTOCOL", catalog.protocols()),
         "pictures": ("vitrail show PICTURE", pictures),
         "methods": ("in vitrail.methods", catalog.parts("methods")),
@@ -299,6 +300,48 @@ def neighbors(
     _show_progress()
     path = neighbors_by(recipe, settings or [], out, k, init_from=init_from, device=device)
     typer.echo(f"written: {path}   train with: vitrail train {recipe} neighbors={path} --init-from {init_from}")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="`vitrail list studies` names them.", metavar="STUDY")],
+    settings: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; default studies/STUDY.")] = None,
+    shard: Annotated[
+        str, typer.Option(help="I/N: this command does every N-th cell from the I-th on; others do the rest.")
+    ] = "1/1",
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they cost, stop.")] = False,
+) -> None:
+    """Fill a paper's table: train and measure cell by cell, ours beside the published numbers, on one page.
+
+    Called again, it goes on where it stopped. Settings of the study choose cells; all others go to every recipe.
+
+    Examples:
+
+      vitrail study augmentation cifar10=data/cifar-10-batches-py --dry-run
+
+      vitrail study augmentation cifar10=data/cifar-10-batches-py table=I methods=simclr,moco --out studies/crops
+
+      vitrail study augmentation scenes=true methods=simclr rows=crop-bgjf,whole-bgjf --out studies/scenes
+    """
+    entry = catalog.find(catalog.studies(), name, "study")
+    from importlib import import_module
+
+    from vitrail.data.patch_labels import Share
+    from vitrail.report.study import listing, run_and_write
+
+    share, out = Share.parse(shard), out or Path("studies") / name
+    asked = getattr(import_module(entry.module), name)(settings or [])
+    if dry_run:
+        for line in listing(asked, out, share):
+            typer.echo(line)
+        return
+    _show_progress()
+    page, failed = run_and_write(asked, out, device=device, share=share)
+    typer.echo(f"written: {page}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Vision Transformers behind one contract: create them, load their weights, save them."""
+"""Vision Transformers, and convolutional networks, behind one contract: create them, load their weights, save them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vitrail.backbones.architecture import add_object_filter, create
     from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported
     from vitrail.backbones.config import BackboneConfig
+    from vitrail.backbones.convnet import ConvNetConfig, TimmConvNet, create_convnet, load_convnet
     from vitrail.backbones.parts import Part, load_part, need_part, with_part
     from vitrail.backbones.reading import weights_file
     from vitrail.backbones.report import LoadReport
@@ -16,14 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneConfig",
+    "ConvNetConfig",
     "LoadReport",
     "Part",
+    "TimmConvNet",
     "TimmViT",
     "add_object_filter",
     "create",
+    "create_convnet",
     "digest",
     "load",
     "load_classifier",
+    "load_convnet",
     "load_part",
     "need_part",
     "save_exported",
@@ -33,14 +38,18 @@ __all__ = [
 
 _HOMES = {
     "BackboneConfig": "config",
+    "ConvNetConfig": "convnet",
     "LoadReport": "report",
     "Part": "parts",
+    "TimmConvNet": "convnet",
     "TimmViT": "timm_vit",
     "add_object_filter": "architecture",
     "create": "architecture",
+    "create_convnet": "convnet",
     "digest": "checkpoints",
     "load": "checkpoints",
     "load_classifier": "checkpoints",
+    "load_convnet": "convnet",
     "load_part": "parts",
     "need_part": "parts",
     "save_exported": "checkpoints",

@@ -225,6 +225,11 @@ def _no_weights(config: BackboneConfig, page: str | None, error: Exception) -> s
 def _found(path: Path, key: str) -> tuple[Recognized, dict[str, Any] | None]:
     """What a file holds, and the metadata of one of ours."""
     content, own = read_file(path)
+    if own is not None and "convnet" in own:
+        raise ValueError(
+            f"{path} holds a convolutional network, {own['convnet']['name']}, and this needs a Vision Transformer; "
+            "`vitrail evaluate knn` measures it, and vitrail.backbones.load_convnet opens it"
+        )
     if own is not None and "backbone" not in own and "ranker" in own:
         raise ValueError(
             f"{path} holds a network that is no Vision Transformer, for the ranker {own['ranker']['name']}: name it by "

@@ -57,16 +57,20 @@ def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
 
 def parts_in(path: Path) -> tuple[str, ...]:
     """Names of what stands beside the backbone in one of our files, read from its header alone; none for others."""
+    return tuple((own_header(path) or {}).get("parts", ()))
+
+
+def own_header(path: Path) -> dict[str, Any] | None:
+    """What the header of one of our files says; None for others. Raises `ValueError` for a file that is cut short."""
     if path.suffix != ".safetensors":
-        return ()
+        return None
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            own = _own(file.metadata())
+            return _own(file.metadata())
     except (SafetensorError, OSError) as error:
         raise ValueError(_broken(path, error)) from error
-    return tuple((own or {}).get("parts", ()))
 
 
 def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "SPLITS": "folders",
     "Ade20k": "ade20k",
+    "Cifar": "cifar",
     "Cityscapes": "cityscapes",
     "CocoInstances": "coco",
     "CocoSemantic": "coco_semantic",
@@ -25,6 +26,8 @@ _HOMES = {
     "TooManyUnreadable": "loader",
     "TrainTransform": "transforms",
     "TrainTransformConfig": "transforms",
+    "TwoViews": "two_views",
+    "TwoViewsConfig": "two_views",
     "UnreadableImage": "images",
     "View": "views",
     "VocSegmentation": "voc",
@@ -41,6 +44,7 @@ _HOMES = {
 __all__ = [
     "SPLITS",
     "Ade20k",
+    "Cifar",
     "Cityscapes",
     "CocoInstances",
     "CocoSemantic",
@@ -59,6 +63,8 @@ __all__ = [
     "TooManyUnreadable",
     "TrainTransform",
     "TrainTransformConfig",
+    "TwoViews",
+    "TwoViewsConfig",
     "UnreadableImage",
     "View",
     "VocSegmentation",
@@ -74,6 +80,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from vitrail.data.ade20k import Ade20k
+    from vitrail.data.cifar import Cifar
     from vitrail.data.cityscapes import Cityscapes
     from vitrail.data.coco import CocoInstances
     from vitrail.data.coco_semantic import CocoSemantic
@@ -92,6 +99,7 @@ if TYPE_CHECKING:
         build_eval_transform,
         build_train_transform,
     )
+    from vitrail.data.two_views import TwoViews, TwoViewsConfig
     from vitrail.data.views import MultiCrop, MultiCropConfig, View
     from vitrail.data.voc import VocSegmentation
 

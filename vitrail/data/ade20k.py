@@ -21,7 +21,7 @@ import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -30,6 +30,7 @@ from vitrail.contracts import Sample
 from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.folders import position
 from vitrail.data.images import UnreadableImage, open_image, open_mask
+from vitrail.data.plain_pickle import PlainUnpickler
 
 SCENE_CLASSES = 150
 FOLDERS = {"train": "training", "val": "validation"}
@@ -208,7 +209,7 @@ def _full_names(root: Path) -> tuple[str, ...]:
         )
     try:
         with path.open("rb") as file:
-            index = _Plain(file).load()
+            index = PlainUnpickler(file).load()
         return tuple(str(name) for name in index["objectnames"])
     except (
         pickle.UnpicklingError,
@@ -220,18 +221,3 @@ def _full_names(root: Path) -> tuple[str, ...]:
         UnicodeDecodeError,
     ) as error:
         raise ValueError(f"{path} is no index of ADE20K that can be read here: {error}") from None
-
-
-class _Plain(pickle.Unpickler):
-    """Reads containers, text, numbers and NumPy arrays, and nothing that could run."""
-
-    ALLOWED = frozenset(
-        (module, name)
-        for name in ("_reconstruct", "scalar")
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    ) | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not data")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vitrail.data.ade20k import Ade20k, ade20k_splits, is_ade20k
+from vitrail.data.cifar import Cifar, is_cifar
 from vitrail.data.cityscapes import Cityscapes, cityscapes_splits, is_cityscapes
 from vitrail.data.coco import CocoInstances, coco_splits, is_coco
 from vitrail.data.coco_semantic import CocoSemantic, has_semantic
@@ -70,6 +71,7 @@ def inspect_folder(
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
     trees = {_voc: is_voc, _coco: is_coco, _stuff: is_cocostuff, _ade20k: is_ade20k, _cityscapes: is_cityscapes}
+    trees[_cifar] = is_cifar
     for inspect_tree, fits in trees.items():
         if fits(root):
             return inspect_tree(root, patch_size, image_size, None if every else sample)
@@ -372,6 +374,22 @@ def _ade20k(root: Path, patch_size: int, image_size: int, sample: int | None) ->
         mend = "put objectInfo150.csv with its column Stuff there for recall of both"
         findings.append(Finding("ok", what, "" if data.stuff is not None or data.layout == "full" else mend))
         looks = [_decoded(data, index, str(data.paths(index)[0])) for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
+    return findings
+
+
+def _cifar(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in ("train", "val"):
+        try:
+            data = Cifar(root, split)
+        except ValueError as error:
+            findings.append(Finding("error", str(error), "unpack it again, or name the folder of one set"))
+            continue
+        what = f"{data.name}, {split}: {len(data)} images in {len(data.classes)} classes"
+        findings.append(Finding("ok", what, ""))
+        height, width = data.images.shape[1:3]
+        looks = [Look(f"{split}/{index}", (width, height), "RGB", "") for index in _spread(len(data), sample)]
         findings += _of_looks(split, looks, len(data), patch_size, image_size)
     return findings
 

@@ -14,6 +14,10 @@ Presets:
               others in the order in which an unstable sort leaves them, which depends on the version of torch
               and on the device. On the golden example of the tests (20 classes, k = 10) this gives 58.2 top-5
               where the default gives 56.8. Top-1 is the same.
+    moco_cifar
+              k = 200 and exp(cosine / 0.1), the usual number for small images that are learned without labels:
+              SimSiam (arXiv 2011.10566) and the study of augmentations of Wen et al. 2025 (arXiv 2509.09429, appendix
+              B.1). Otherwise as the default.
 
 Deviations: the preset `default` above. A k above the number of training images is dropped, and said so; top-5
 is left out where there are 5 classes or fewer. `best_*` is chosen on the validation set itself, as published.
@@ -22,7 +26,7 @@ is left out where there are 5 classes or fewer. `best_*` is chosen on the valida
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, field_validator
@@ -46,19 +50,25 @@ from vitrail.evaluation.features import (
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.ops.neighbors import knn_vote, nearest
 
-Preset = Literal["default", "dino"]
+Preset = Literal["default", "dino", "moco_cifar"]
 SOURCE = "DINO, Caron et al. 2021, arXiv 2104.14294; vote of Wu et al. 2018, arXiv 1805.01978"
+SETTINGS: dict[Preset, tuple[tuple[int, ...], float]] = {
+    "default": ((10, 20, 100, 200), 0.07),
+    "dino": ((10, 20, 100, 200), 0.07),
+    "moco_cifar": ((200,), 0.1),
+}
+"""Numbers of neighbors and temperature of each preset."""
 
 
 class KnnConfig(Config):
-    """The published settings by default; a small model asks for another `transform`."""
+    """A preset, and what differs from it (null: as the preset says); a small model asks for another `transform`."""
 
     preset: Preset = "default"
-    """"default" or "dino": what becomes of classes without a vote."""
+    """"default" or "dino", which differ in what becomes of classes without a vote, or "moco_cifar"."""
 
-    k: Annotated[tuple[int, ...], Listed] = (10, 20, 100, 200)
+    k: Annotated[tuple[int, ...] | None, Listed] = None
     """Numbers of neighbors that vote."""
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: float | None = Field(default=None, gt=0)
     """Divides the cosine in the vote's exponential."""
     features: FeatureConfig = FeatureConfig()
     transform: EvalTransformConfig = EvalTransformConfig()
@@ -71,10 +81,26 @@ class KnnConfig(Config):
 
     @field_validator("k")
     @classmethod
-    def _positive(cls, k: tuple[int, ...]) -> tuple[int, ...]:
+    def _positive(cls, k: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if k is None:
+            return None
         if not k or min(k) < 1:
             raise ValueError("give one or more k's, each at least 1")
         return tuple(sorted(set(k)))
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Numbers of neighbors, the preset's where none were given."""
+        return self.k if self.k is not None else SETTINGS[self.preset][0]
+
+    @property
+    def divisor(self) -> float:
+        """The temperature, the preset's where none was given."""
+        return self.temperature if self.temperature is not None else SETTINGS[self.preset][1]
+
+    def settled(self) -> Self:
+        """The same with every null filled."""
+        return self.model_copy(update={"k": self.ks, "temperature": self.divisor})
 
 
 def evaluate(
@@ -94,7 +120,7 @@ def evaluate(
     Raises:
         ValueError: empty or unlabeled data, different class lists, or no k that fits the training set.
     """
-    config = config or KnnConfig()
+    config = (config or KnnConfig()).settled()
     sets = {"train": train, "val": val}
     classes = shared_classes(train, val)
     found = {role: _features(backbone, data, role, config, cache, device) for role, data in sets.items()}
@@ -102,7 +128,7 @@ def evaluate(
     place = pick_device(device, backbone)
     labels = {role: require_labels(features, role) for role, features in found.items()}
     notes = [*bank.notes, *queries.notes]
-    ks = fitting_ks(config.k, len(bank.values), notes)
+    ks = fitting_ks(config.ks, len(bank.values), notes)
     if train.digest() == val.digest():
         notes.append("train and val are the same images: every query finds itself, so the numbers are too high")
     accuracies = classify(
@@ -112,7 +138,7 @@ def evaluate(
         labels["train"].to(place),
         ks=ks,
         classes=classes,
-        temperature=config.temperature,
+        temperature=config.divisor,
         preset=config.preset,
     )
     numbers, best = _numbers(accuracies)
@@ -129,7 +155,9 @@ def evaluate(
         config=config.plain(),
         backbone=backbone,
         preset=config.preset,
-        deviations=changes(KnnConfig().plain(), config.plain(), (*NO_INFLUENCE, "preset")),
+        deviations=changes(
+            KnnConfig(preset=config.preset).settled().plain(), config.plain(), (*NO_INFLUENCE, "preset")
+        ),
         precision=config.precision,
     )
     return Report("knn", numbers, card, {"best_k": best, "used_k": list(ks), "notes": notes})
@@ -161,8 +189,8 @@ def classify(
     for k in ks:
         votes = knn_vote(values[:, :k], ids[:, :k], bank_labels, classes=classes, temperature=temperature)
         # The released script sorts unstably; doing the same is the only way to meet its numbers.
-        ranked = votes.sort(dim=1, descending=True, stable=preset == "default").indices
-        voted = (neighbors[:, :k] == labels).any(1) if preset == "default" else torch.ones_like(query_labels).bool()
+        ranked = votes.sort(dim=1, descending=True, stable=preset != "dino").indices
+        voted = (neighbors[:, :k] == labels).any(1) if preset != "dino" else torch.ones_like(query_labels).bool()
         accuracies[k] = {
             top: 100.0 * ((ranked[:, :top] == labels).any(1) & voted).sum().item() / len(labels)
             for top in (1, 5)

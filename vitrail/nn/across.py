@@ -1,9 +1,11 @@
-"""Sums over the processes that train together. Methods use these where a batch is meant to be the whole one.
+"""What processes that train together tell each other. Methods use these where a batch is meant to be the whole one.
 
 All processes must call them, in the same order. In a single process they return their argument.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +35,17 @@ def largest(values: Tensor) -> Tensor:
     return most
 
 
+def joined(rows: Tensor) -> tuple[Tensor, int]:
+    """Rows of all processes `[W * B, ...]`, in the order of ranks, and the place of this one's first row.
+
+    Every process gives as many rows `[B, ...]`. With gradient: a row's is the sum of what all processes make of it, so
+    that the mean over processes of their losses has, after gradients are averaged, the gradient of one process.
+    """
+    if world_size() == 1:
+        return rows, 0
+    return _Joined.apply(rows), dist.get_rank() * len(rows)
+
+
 def gathered(values: Tensor) -> Tensor:
     """The rows of all processes, in their order, without a gradient; each has as many."""
     if world_size() == 1:
@@ -45,3 +58,19 @@ def gathered(values: Tensor) -> Tensor:
 def rank() -> int:
     """Which of the processes this is, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+class _Joined(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        boxes = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(boxes, rows.contiguous())
+        return torch.cat(boxes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        start = dist.get_rank() * ctx.count
+        return total[start : start + ctx.count]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from torch import nn
 
 from vitrail import catalog
-from vitrail.backbones import TimmViT
+from vitrail.backbones import TimmConvNet, TimmViT
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, read_yaml
 from vitrail.contracts import Ranker
@@ -23,7 +23,7 @@ from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
 from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_segmented, open_videos
-from vitrail.recipes.weights import find_weights, open_backbone, pick_device, run_folder_of
+from vitrail.recipes.weights import find_weights, open_encoder, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
 
@@ -100,7 +100,7 @@ def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) 
 class _Subject(NamedTuple):
     """What is measured."""
 
-    backbone: TimmViT | None
+    backbone: TimmViT | TimmConvNet | None
     head: nn.Module | None = None
     classes: tuple[str, ...] | None = None
     pool: str = "cls"
@@ -267,7 +267,7 @@ def _question(report: Report, of_weights: bool) -> str:
 
 def call(
     evaluate: Any,
-    backbone: TimmViT,
+    backbone: TimmViT | TimmConvNet,
     train: Any,
     val: Any,
     config: Config,
@@ -303,7 +303,7 @@ def config_of(evaluate: Any) -> Config:
     return kind()
 
 
-def native(config: Config, backbone: TimmViT, *, preset: bool = False) -> Config:
+def native(config: Config, backbone: TimmViT | TimmConvNet, *, preset: bool = False) -> Config:
     """The same protocol at the model's own image size, where that is not 224: published sizes are for models of 224.
 
     With a `preset` asked for by name, a size that the preset itself sets (480 pixels of the attention Jaccard) stays.
@@ -332,9 +332,9 @@ def data_of(folder: Path | None) -> DataConfig | None:
 
 def _model(
     evaluate: Any, weights: str, *, model: str | None, key: str, device: str
-) -> tuple[TimmViT, nn.Module | None, tuple[str, ...] | None, str]:
+) -> tuple[TimmViT | TimmConvNet, nn.Module | None, tuple[str, ...] | None, str]:
     if "head" not in inspect.signature(evaluate).parameters:
-        return open_backbone(weights, model=model, key=key, device=device), None, None, "cls"
+        return open_encoder(weights, model=model, key=key, device=device), None, None, "cls"
     if weights == "pretrained":
         raise ValueError(
             "this protocol needs a classifier of the data's own classes, and pretrained weights come without one here; "

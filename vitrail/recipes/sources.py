@@ -1,5 +1,5 @@
-"""Where images come from: generated scenes, a folder with or without splits, or a tree of VOC, COCO, COCO-Stuff, ADE20K
-or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
+"""Where images come from: generated scenes, a folder with or without splits, CIFAR, or a tree of VOC, COCO, COCO-Stuff,
+ADE20K or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vitrail.contracts import ImageSet, Sample, VideoSet
 from vitrail.data import (
     SPLITS,
     Ade20k,
+    Cifar,
     Cityscapes,
     CocoInstances,
     CocoSemantic,
@@ -29,6 +30,7 @@ from vitrail.data import (
     is_multi_label,
 )
 from vitrail.data.ade20k import is_ade20k
+from vitrail.data.cifar import is_cifar
 from vitrail.data.cityscapes import is_cityscapes
 from vitrail.data.coco import Missing, is_coco
 from vitrail.data.coco_semantic import has_semantic
@@ -66,7 +68,8 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class; or with a table labels.csv beside its images."""
+    """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; or of
+    CIFAR, as published or as an npz."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     missing: Missing = "refuse"
@@ -167,6 +170,8 @@ def open_splits(config: DataConfig) -> Splits:
             "per class, without labels on the folder of images in the tree, or with several labels by "
             "finetune_kept_multi_label, and use the tree with `vitrail evaluate`"
         )
+    if is_cifar(root):
+        return Splits(Cifar(root, "train"), Cifar(root, "val"))
     if has_table(root):
         return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}

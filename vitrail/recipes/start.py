@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vitrail.backbones import BackboneConfig, TimmViT, add_object_filter, create, load
+from vitrail.backbones import BackboneConfig, TimmConvNet, TimmViT, add_object_filter, create, load
 from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
@@ -102,7 +102,7 @@ def timed(regularizers: Sequence[RegularizerConfig], epochs: int) -> tuple[Regul
     return tuple(known)
 
 
-def seen_by(backbone: TimmViT, image_size: int | tuple[int, int]) -> EvalTransformConfig:
+def seen_by(backbone: TimmViT | TimmConvNet, image_size: int | tuple[int, int]) -> EvalTransformConfig:
     """How held-out images are brought to the size that a backbone is trained at."""
     return EvalTransformConfig(image_size=image_size, mean=backbone.mean, std=backbone.std)
 

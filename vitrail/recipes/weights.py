@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitrail.backbones import TimmViT, load, weights_file
+from vitrail.backbones import TimmConvNet, TimmViT, load, load_convnet, weights_file
+from vitrail.backbones.reading import own_header
 
 
 def find_weights(where: str) -> str:
@@ -29,6 +30,13 @@ def open_backbone(where: str, *, model: str | None, key: str, device: str) -> Ti
         raise ValueError("pretrained weights need a name, as in --model vit_small_patch16_224.dino")
     backbone = load(model, find_weights(where), checkpoint_key=key)
     return backbone.to(pick_device(device)).eval()
+
+
+def open_encoder(where: str, *, model: str | None, key: str, device: str) -> TimmViT | TimmConvNet:
+    """`open_backbone`, and the convolutional networks of our own runs, for what asks for features alone."""
+    if where != "pretrained" and "convnet" in (own_header(Path(find_weights(where))) or {}):
+        return load_convnet(where).to(pick_device(device)).eval()
+    return open_backbone(where, model=model, key=key, device=device)
 
 
 def pick_device(device: str) -> str:

@@ -94,9 +94,14 @@ def number_groups(records: Sequence[RunRecord]) -> list[Group]:
         title = protocol if protocol == name else f"{protocol} ({name})"
         groups.append(Group(title, rows, _card_warnings([report.card for report in reports if report])))
     finals = [_final_numbers(record) for record in records]
-    rows = [_row(key, [numbers.get(key) for numbers in finals]) for key in _union(finals)]
+    kinds = _kinds(records)
+    rows = [
+        _row(key, [numbers.get(key) for numbers in finals], neutral=len(kinds) > 1 and key.startswith("train/"))
+        for key in _union(finals)
+    ]
     if rows:
-        groups.append(Group("training, last values", rows, _length_warnings(records)))
+        words = [f"trained by different methods ({', '.join(kinds)}): their losses do not compare"] if kinds[1:] else []
+        groups.append(Group("training, last values", rows, words + _length_warnings(records)))
     return [group for group in groups if group.rows]
 
 
@@ -206,8 +211,13 @@ def format_number(value: float, decimals: int | None, signed: bool = False) -> s
     return text.replace("-", "−")
 
 
-def _row(name: str, values: Sequence[float | None]) -> Row:
-    direction = direction_of(name)
+def _kinds(records: Sequence[RunRecord]) -> list[str]:
+    """The families of recipes that the runs are of, where their configurations say so."""
+    return _union([str(record.config["kind"])] for record in records if record.config and record.config.get("kind"))
+
+
+def _row(name: str, values: Sequence[float | None], neutral: bool = False) -> Row:
+    direction = "" if neutral else direction_of(name)
     present = [value for value in values if value is not None and math.isfinite(value)]
     decimals = decimals_for(present)
     texts = ["" if value is None else format_number(value, decimals) for value in values]

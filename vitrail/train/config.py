@@ -18,13 +18,16 @@ class TrainConfig(Config):
     epochs: int = Field(100, ge=1, description="passes over the training data")
     global_batch_size: int = Field(256, ge=1, description="images per optimizer step, all ranks and micro-batches")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimizer step on each rank")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule; sgd is with Nesterov momentum")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="update rule; sgd is with Nesterov momentum, or plain"
+    )
     learning_rate: float = Field(5e-4, gt=0, description="peak, taken as it is: not scaled by the batch size")
     min_learning_rate: float = Field(1e-6, ge=0, description="where the cosine ends")
     warmup_epochs: float = Field(5.0, ge=0, description="epochs of linear warm-up, inside `epochs`")
     warmup_learning_rate: float = Field(1e-6, ge=0, description="where the warm-up starts")
     betas: tuple[float, float] = Field((0.9, 0.999), description="moment decays of adamw, each in [0, 1)")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    nesterov: bool = Field(True, description="whether the momentum of sgd is Nesterov's; false: the plain one")
     clip_norm: float | None = Field(None, gt=0, description="largest L2 norm of the whole gradient; null: any")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of autocast; weights stay fp32")
     ema: float | None = Field(None, gt=0, lt=1, description="decay per step of the weights' average; null: none")

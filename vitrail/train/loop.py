@@ -414,7 +414,7 @@ def _assemble(
     if config.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
     else:
-        nesterov = config.momentum > 0
+        nesterov = config.nesterov and config.momentum > 0
         optimizer = torch.optim.SGD(groups, config.learning_rate, config.momentum, nesterov=nesterov, fused=fused)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
     ema = None if config.ema is None else Ema(method, config.ema)

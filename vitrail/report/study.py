@@ -1,0 +1,171 @@
+"""The table of a study: ours beside the paper's, as JSON, Markdown and one self-contained page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from vitrail.data.patch_labels import Share
+from vitrail.evaluation.result import Report, write_atomically
+from vitrail.recipes.study import Cost, Result, Study, costs, read_results, run_study
+from vitrail.report.page import Section, write_sections
+from vitrail.report.rankers import table_html
+from vitrail.train import leave
+
+EVERYTHING = Share()
+
+
+class Entry(NamedTuple):
+    """One place of the table: the cells of one row and column, all their repeats."""
+
+    row: str
+    column: str
+    values: tuple[float, ...]  # of the finished repeats
+    planned: int  # repeats in all
+    published: float | None
+    failed: int  # repeats that diverged
+
+    @property
+    def mean(self) -> float | None:
+        """Of the finished repeats; None before there is one."""
+        return fmean(self.values) if self.values else None
+
+    def text(self) -> str:
+        """`53.2 ± 0.4 (53.1)`: ours, half the range of the repeats, the paper's."""
+        if self.mean is None:
+            ours = "diverged" if self.failed else "–"
+        else:
+            ours = f"{self.mean:.1f}"
+            if len(self.values) > 1:
+                ours += f" ± {(max(self.values) - min(self.values)) / 2:.1f}"
+            if len(self.values) < self.planned:
+                ours += f" [{len(self.values)} of {self.planned}]"
+        return ours if self.published is None else f"{ours} ({self.published:.1f})"
+
+
+def run_and_write(study: Study, out: Path, *, device: str = "auto", share: Share = EVERYTHING) -> tuple[Path, int]:
+    """Fill a study, or one share of it, and write the table after each cell; returns the page and how many failed."""
+
+    def after(found: list[Result]) -> None:
+        write_study(out, study, found)
+
+    results = run_study(study, out, device=device, part=share.part, of=share.of, after=after)
+    leave()
+    return out / "study.html", sum(result.state == "failed" for result in results)
+
+
+def listing(study: Study, out: Path, share: Share = EVERYTHING) -> list[str]:
+    """Lines for a terminal: each cell with its state, published number and cost, and what is left in all."""
+    found = list(zip(read_results(study, out), costs(study, out)))[share.part :: share.of]
+    wide = max((len(result.cell.column) for result, _ in found), default=0)
+    long = max((len(result.cell.row) for result, _ in found), default=0)
+    lines = [f"{study.title}: {len(found)} cells; {study.unit}"]
+    for result, cost in found:
+        cell = result.cell
+        published = "" if cell.published is None else f"published {cell.published:.1f}"
+        repeat = f" seed +{cell.repeat}" if cell.repeat else ""
+        lines.append(
+            f"{result.state:<9} {cell.column:<{wide}}  {cell.row:<{long}}  {published:<15} "
+            f"{cost.steps:,} steps, {cost.images / 1e6:.3g} M images{_time(cost.seconds)}{repeat}"
+        )
+    runs = {result.cell.folder: cost for result, cost in found if result.state in ("open", "begun", "failed")}
+    return [*lines, _left(list(runs.values()))]
+
+
+def _left(costs: Sequence[Cost]) -> str:
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    told = _time(sum(known))
+    if len(known) < len(costs):
+        told = ", for how long is known once a training of each recipe has begun"
+    images = sum(cost.images for cost in costs)
+    return f"left: {len(costs)} trainings, {images / 1e6:.3g} M images{told if costs else ''}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f", about {seconds / 3600:.1f} h" if seconds >= 3600 else f", about {seconds / 60:.1f} min"
+
+
+def entries(study: Study, results: Sequence[Result]) -> list[Entry]:
+    """Places of the table, row by row; those that the study does not fill are left out."""
+    found = []
+    for row in study.rows:
+        for column in study.columns:
+            here = [result for result in results if (result.cell.row, result.cell.column) == (row, column)]
+            if not here:
+                continue
+            values = tuple(result.value for result in here if result.value is not None)
+            failed = sum(result.state == "failed" for result in here)
+            found.append(Entry(row, column, values, len(here), here[0].cell.published, failed))
+    return found
+
+
+def write_study(out: Path, study: Study, results: Sequence[Result]) -> Path:
+    """Write OUT/study.json, study.md and study.html, each whole or not at all; returns the page."""
+    table = entries(study, results)
+    content = json.dumps(_json(study, results, table), indent=2, ensure_ascii=False)
+    write_atomically(out / "study.json", content.encode())
+    write_atomically(out / "study.md", markdown(study, table).encode())
+    heads, rows = _grid(study, table)
+    words = "".join(f"<p>{escape(line)}</p>" for line in _introduction(study, results))
+    report = next((out / result.report for result in results if result.report is not None), None)
+    cards = {"one of the cells": Report.load(report)} if report is not None and report.is_file() else {}
+    section = Section(study.source, words + table_html(heads, rows))
+    return write_sections(out / "study.html", [section], title=study.title, reports=cards)
+
+
+def markdown(study: Study, table: Sequence[Entry]) -> str:
+    """The table as Markdown, with what has to be known of it."""
+    heads, rows = _grid(study, table)
+    lines = [f"# {study.title}", "", f"{study.source}. {study.unit}.", *(f"\n{note}" for note in study.notes), ""]
+    lines += [_line(heads), _line(["---"] * len(heads)), *(_line(row) for row in rows), ""]
+    return "\n".join(lines)
+
+
+def _grid(study: Study, table: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    texts = {(entry.row, entry.column): entry.text() for entry in table}
+    rows = [[row, *(texts.get((row, column), "") for column in study.columns)] for row in study.rows]
+    return ["", *study.columns], rows
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _introduction(study: Study, results: Sequence[Result]) -> list[str]:
+    done = sum(result.state == "finished" for result in results)
+    return [f"{study.unit}. {done} of {len(results)} trainings are measured.", *study.notes]
+
+
+def _json(study: Study, results: Sequence[Result], table: Sequence[Entry]) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "source": study.source,
+        "unit": study.unit,
+        "notes": list(study.notes),
+        "table": [
+            {
+                "row": entry.row,
+                "column": entry.column,
+                "mean": entry.mean,
+                "values": list(entry.values),
+                "published": entry.published,
+            }
+            for entry in table
+        ],
+        "cells": [
+            {
+                "name": each.cell.name,
+                "state": each.state,
+                "value": each.value,
+                "error": each.error,
+                "report": each.report,
+            }
+            for each in results
+        ],
+    }
