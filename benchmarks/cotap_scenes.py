@@ -5,9 +5,10 @@
 Each seed gives other scenes, weights and order. A tiny ViT learns by DINO on scenes of one object; from there each row
 of the paper's Table VII goes on, for equally many steps on the same images (scenes of one object and of several in
 turn): row 2 is the alignment of patches alone, row 7 is all of CoTAP with the object-aware filter. Measured on held-out
-scenes: linear segmentation (mIoU, percent), over-dispersion (similarity of patches within and between classes, and
-their gap), k-NN. With --controls two more models: row 7 with the teacher's similarities dealt out at random among the
-pairs of patches, and the network before any training. What was interrupted goes on where the commit is the same.
+scenes of several objects: linear segmentation (mIoU, percent) and over-dispersion (similarity of patches within and
+between classes, and their gap); on those of one: k-NN. With --controls two more models: row 7 with the teacher's
+similarities dealt out at random among the pairs of patches, and the network before any training. What was interrupted
+goes on where the commit is the same.
 """
 
 from __future__ import annotations
@@ -33,23 +34,26 @@ from vitrail.recipes.run import Verbs, run
 from vitrail.recipes.sources import scenes
 from vitrail.train import seed_everything
 
-TRAIN_SCENES, VAL_SCENES = 1500, 500
+TRAIN_SCENES, VAL_SCENES = 800, 300
 
 
 def numbers_of(backbone: TimmViT, recipe: Any) -> dict[str, float]:
-    """By the protocols, percent."""
-    splits = scenes(recipe.data.scenes)
-    train, val = spread(splits.train, TRAIN_SCENES), spread(splits.val, VAL_SCENES)
-    config = native(linear_seg.LinearSegConfig(), backbone)
-    found = linear_seg.evaluate(backbone, train, val, config, device="cpu").numbers
-    found |= dispersion.evaluate(backbone, val, native(dispersion.DispersionConfig(), backbone), device="cpu").numbers
-    return found | knn.evaluate(backbone, train, val, native(knn.KnnConfig(), backbone), device="cpu").numbers
+    """By the protocols, percent: of patches on scenes of several objects, of whole images on scenes of one."""
+    several, single = scenes(recipe.scene_data.scenes), scenes(recipe.data.scenes)
+    train, val = spread(several.train, TRAIN_SCENES), spread(several.val, VAL_SCENES)
+    side = recipe.scene_data.scenes.image_size
+    found = linear_seg.evaluate(
+        backbone, train, val, linear_seg.LinearSegConfig().override([f"image_size={side}"]), device="cpu"
+    ).numbers
+    spreading = dispersion.DispersionConfig().override([f"transform.image_size={side}"])
+    found |= dispersion.evaluate(backbone, val, spreading, device="cpu").numbers
+    return found | knn.evaluate(backbone, *single, native(knn.KnnConfig(), backbone), device="cpu").numbers
 
 
-def trained(recipe: Any, folder: Path) -> dict[str, float]:
-    """Train, or go on; the numbers of what comes out."""
+def trained(recipe: Any, folder: Path, whole: Any = None) -> dict[str, float]:
+    """Train, or go on; the numbers of what comes out, on the scenes of `whole`, by default the recipe's own."""
     outcome = run(recipe, Verbs(resume=(folder / "config.yaml").is_file()), folder)
-    return numbers_of(load(weights=folder), recipe) | {"seconds": outcome.seconds}
+    return numbers_of(load(weights=folder), whole or recipe) | {"seconds": outcome.seconds}
 
 
 def untrained(recipe: Any) -> dict[str, float]:
@@ -79,7 +83,7 @@ def measure(seed: int, kept: KeptNumbers, rows: list[int], controls: bool, setti
     seeds = ["train.seed", "data.scenes.seed", "scene_data.scenes.seed", "stage1.train.seed", "stage1.data.scenes.seed"]
     recipe: Any = cotap.scenes_cotap().override([*(f"{name}={seed}" for name in seeds), *settings])
     start = kept.folder / f"start-{seed}"
-    found = {"start": kept.once(start.name, partial(trained, recipe.stage1, start))}
+    found = {"start": kept.once(start.name, partial(trained, recipe.stage1, start, recipe))}
     after = recipe.override([f"init_from={start}"])
     for row in rows:
         folder = kept.folder / f"row-{row}-{seed}"

@@ -105,18 +105,6 @@ def test_a_run_that_is_resumed_ends_in_the_same_bits(name: str, tmp_path: Path) 
         assert torch.equal(value, two["method"][key]), key
 
 
-def test_nesterov_is_a_switch(tmp_path: Path) -> None:
-    weights = {}
-    for nesterov in (False, True):
-        torch.manual_seed(0)
-        settings = ["train.momentum=0.5", f"train.nesterov={nesterov}", "train.epochs=1", "method.weight_decay=0"]
-        run(tiny("simclr", *settings), Verbs(), tmp_path / str(nesterov))
-        state = torch.load(tmp_path / str(nesterov) / "checkpoints" / "last.pt")
-        assert state["optimizer"]["param_groups"][0]["nesterov"] is nesterov
-        weights[nesterov] = state["method"]["head.mlp.0.weight"]
-    assert not torch.equal(weights[True], weights[False])
-
-
 def test_a_vit_takes_the_network_s_place(tmp_path: Path) -> None:
     vit = "vit={name: vit_tiny_patch16_224, patch_size: 8, embed_dim: 12, depth: 1, heads: 2}"
     recipe = tiny("simclr", vit, "train.epochs=1")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vitrail.config import ConfigError
+from vitrail.config import Config, ConfigError
+from vitrail.train import TrainConfig
 from vitrail.train.run_folder import FolderInUse, RunFolder, differences, versions
 
 CONFIG = {"train": {"epochs": 2, "learning_rate": 1e-3, "log_every": 5}, "data": {"root": "x", "workers": 2}}
@@ -184,3 +185,21 @@ def test_differences():
         "a.b": ([1, 2], [1, 3]),
         "a.c": (None, 0),
     }
+
+
+class Settings(Config):
+    """A recipe, as far as this file is concerned."""
+
+    train: TrainConfig = TrainConfig()
+    scenes: str | None = None
+
+
+def test_a_run_from_before_a_setting_was_there_goes_on_with_its_default(tmp_path):
+    RunFolder(tmp_path, Settings()).close()
+    path = tmp_path / "config.yaml"
+    old = "".join(line for line in path.read_text().splitlines(keepends=True) if "nesterov" not in line)
+    assert old != path.read_text()
+    path.write_text(old)
+    RunFolder(tmp_path, Settings(), "resume").close()
+    with pytest.raises(ConfigError, match=r"train.nesterov was True, is False"):
+        RunFolder(tmp_path, Settings().override(["train.nesterov=false"]), "resume")

@@ -28,7 +28,7 @@ from vitrail.nn.object_filter import ObjectFilterConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.recipes import dino
 from vitrail.recipes.heads import take_over_fitting
-from vitrail.recipes.leopart import SCENES, SEVERAL
+from vitrail.recipes.leopart import OBJECTS, SCENES, SEVERAL
 from vitrail.recipes.neighbors import await_neighbors, make_neighbors
 from vitrail.recipes.probe import ProbeConfig, knn_probe
 from vitrail.recipes.run import Parts, Verbs, resolve, train_before
@@ -111,13 +111,14 @@ def scenes_cotap() -> Recipe:
     stage1 = dino.scenes_dino()
     return Recipe(
         stage1=stage1,
+        data=OBJECTS,
         scene_data=SEVERAL,
         backbone=stage1.backbone,
         object_filter=ObjectFilterConfig(prototypes=16),
         views=SCENES,
         method=CotapConfig(head=HeadConfig(prototypes=64, hidden_dim=256, bottleneck_dim=64), cells=4, momentum=0.99),
         train=TrainConfig(
-            epochs=3, global_batch_size=32, learning_rate=5e-4, warmup_epochs=0.2, clip_norm=3.0, log_every=20
+            epochs=3, global_batch_size=32, learning_rate=1e-3, warmup_epochs=0.2, clip_norm=3.0, log_every=20
         ),
         workers=0,
     )

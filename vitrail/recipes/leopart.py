@@ -36,7 +36,9 @@ from vitrail.train import Ranks, TrainConfig
 
 SCENES = OverlappingConfig.tiny().model_copy(update={"mean": HALF, "std": HALF})
 """Crops of generated scenes."""
-SEVERAL = DataConfig(scenes=ScenesConfig(image_size=96, objects=4, count=3250))
+OBJECTS = DataConfig(scenes=ScenesConfig(count=2000, val_count=500))
+"""Object-centric generated images."""
+SEVERAL = DataConfig(scenes=ScenesConfig(image_size=96, objects=4, count=2000, val_count=500))
 """Scene-centric generated images: two to four objects each."""
 
 
@@ -75,10 +77,17 @@ def scenes_leopart() -> Recipe:
     stage1 = dino.scenes_dino()
     return Recipe(
         stage1=stage1,
+        data=OBJECTS,
         scene_data=SEVERAL,
         backbone=stage1.backbone,
         views=SCENES,
-        method=LeopartConfig(head=HeadConfig(prototypes=64, hidden_dim=256, bottleneck_dim=64), queue=1024, cells=4),
+        method=LeopartConfig(
+            head=HeadConfig(prototypes=64, hidden_dim=256, bottleneck_dim=64),
+            queue=1024,
+            cells=4,
+            momentum=0.99,
+            backbone_rate=1.0,
+        ),
         train=TrainConfig(
             epochs=3, global_batch_size=32, learning_rate=1e-3, warmup_epochs=0.2, clip_norm=3.0, log_every=20
         ),

@@ -78,6 +78,7 @@ class RunFolder:
     ) -> None:
         self.path, self.main = Path(path), main
         self.config = config.plain() if isinstance(config, Config) else dict(config)
+        self._kind = type(config) if isinstance(config, Config) else None
         self._handlers: list[logging.Handler] = []
         self._lock: int | None = None
         self._board: Any = None
@@ -239,12 +240,20 @@ class RunFolder:
 
     def _same_run(self) -> bool:
         try:
-            return not differences(read_yaml(self.path / "config.yaml"), self.config)
+            return not differences(self._before(), self.config)
         except ConfigError:
             return False
 
+    def _before(self) -> dict[str, Any]:
+        """What the folder's config.yaml says; settings that were not there yet when it was written have their default."""
+        values = read_yaml(self.path / "config.yaml")
+        try:
+            return values if self._kind is None else self._kind.parse(values, source="config.yaml").plain()
+        except ConfigError:  # another kind of run, or settings that are gone: the difference tells
+            return values
+
     def _compare(self, verb: Verb) -> None:
-        changed = differences(read_yaml(self.path / "config.yaml"), self.config)
+        changed = differences(self._before(), self.config)
         if verb == "extend":
             if not changed:
                 raise ConfigError(f"nothing to extend: {self.path} is planned as this already; --resume goes on")
