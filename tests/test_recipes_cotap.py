@@ -135,6 +135,11 @@ def test_rows_of_table_7(row: int, start: str, tmp_path: Path) -> None:
     assert resolve(str(tmp_path / "config.yaml")) == config
 
 
+def test_a_row_and_a_weight_of_its_own_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ablation=5 sets method\.correspondence to 1, and 0\.5 is asked for"):
+        tiny("ablation=5", "method.correspondence=0.5")
+
+
 def test_nothing_to_learn_is_refused() -> None:
     with pytest.raises(ConfigError, match="all weights are 0"):
         tiny(*(f"method.{name}=0" for name in cotap.TERMS))

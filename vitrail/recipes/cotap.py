@@ -89,6 +89,12 @@ class Recipe(Config):
             return values
         method = values.get("method", {})
         plain = method if isinstance(method, dict) else method.plain()
+        for name in TERMS:
+            if plain.get(name, 1) not in (0, 1):
+                raise ValueError(
+                    f"ablation={row} sets method.{name} to {float(name in ROWS[row]):g}, and {plain[name]} is asked "
+                    "for; leave one of them out"
+                )
         filter_ = (values.get("object_filter") or ObjectFilterConfig()) if row == 7 else None
         terms = {name: float(name in ROWS[row]) for name in TERMS}
         return values | {"method": plain | terms, "object_filter": filter_}

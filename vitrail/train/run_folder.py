@@ -245,7 +245,7 @@ class RunFolder:
             return False
 
     def _before(self) -> dict[str, Any]:
-        """What the folder's config.yaml says; settings that were not there yet when it was written have their default."""
+        """What the folder's config.yaml says; settings that came later than the file have their default."""
         values = read_yaml(self.path / "config.yaml")
         try:
             return values if self._kind is None else self._kind.parse(values, source="config.yaml").plain()
