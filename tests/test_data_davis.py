@@ -84,6 +84,23 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
         Davis(tmp_path, resolution="1080p")
 
 
+def test_numbers_that_lack_in_between_are_listed(tmp_path: Path) -> None:
+    def left(name: str, numbers: tuple[str, ...]) -> None:
+        write_sequence(tmp_path, name, moving(len(numbers)))
+        for kind, end in (("JPEGImages", "jpg"), ("Annotations", "png")):
+            folder = tmp_path / kind / "480p" / name
+            for t, number in reversed([*enumerate(numbers)]):
+                (folder / f"{t:05d}.{end}").rename(folder / f"{number}.{end}")
+
+    left("fifth", ("00000", "00005", "00010", "00015"))
+    left("named", ("00000", "a", "b"))
+    left("times", ("100000", "100007", "300000"))
+    assert list(Davis(tmp_path).lengths) == [4, 3, 3]
+    left("walk", ("00000", "00002", "00003", "00005"))
+    with pytest.raises(ValueError, match=r"2 frames or masks .*: frame and mask walk/00001, frame and mask walk/00004"):
+        Davis(tmp_path)
+
+
 def test_strange_masks_and_frames(tmp_path: Path) -> None:
     tree(tmp_path)
     masks = tmp_path / "Annotations/480p/walk"

@@ -151,7 +151,8 @@ def test_unreadable_images_and_fewer_images_are_said() -> None:
     train = painted(10)
     some = ListSet(train.samples, train.classes, broken=(0,))
     report = evaluate(MeanBackbone(), some, train, LinearSegConfig.parse(QUICK | {"samples": 32, "images": 5}))
-    assert "train: 1 of 10 images could not be read and were left out" in report.details["notes"]
+    note = report.details["notes"][0]
+    assert note.startswith("train: 1 of 10 images could not be used and were left out, the first one: ")
     assert some.reads == 5
     assert "images = 5 (standard None)" in report.card["deviations"]
 

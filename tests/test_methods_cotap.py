@@ -160,6 +160,18 @@ def test_prototypes_learn_from_the_teacher_of_object_centric_images() -> None:
     assert next(iter(reached)).endswith("object_filter.prototypes")
 
 
+def test_prototypes_are_told_apart_by_the_images_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, given = method(config("prototype_entropy"), filtered=True), mixed()
+    elsewhere = torch.randn(2, 24, 3, 3)
+    monkeypatch.setattr("vitrail.methods.cotap.gathered", lambda pooled: torch.cat((pooled, elsewhere)))
+    with torch.no_grad():
+        tokens = module.teacher(given.images[0::2])
+        pooled = torch.cat((pool_3x3(tokens.patches, tokens.grid), elsewhere))
+    assert module.backbone.object_filter is not None
+    expected = prototype_entropy(module.backbone.object_filter.prototypes, pooled, 0.1).item()
+    assert part(module, given, "prototype_entropy") == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_total_is_the_weighted_sum() -> None:
     weights = dict(zip(TERMS, (1.0, 0.5, 2.0, 0.25, 3.0), strict=True))
     module = method(config(**weights), filtered=True)
@@ -216,6 +228,8 @@ class TestPartners:
 def test_missing_views_are_told() -> None:
     with pytest.raises(ValueError, match="companion=True"):
         method(config("concentration")).training_step(batch(2, (24, 24)), START)
+    with pytest.raises(ValueError, match="4 views, the last of 12 pixels, the first of 24"):
+        method(config("concentration")).training_step(batch(2, (24, 24, 12, 12)), START)
     with pytest.raises(ValueError, match="OverlappingCrops"):
         method(config("dense_alignment")).training_step(batch()._replace(boxes=None), START)
 

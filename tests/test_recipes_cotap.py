@@ -135,9 +135,27 @@ def test_rows_of_table_7(row: int, start: str, tmp_path: Path) -> None:
     assert resolve(str(tmp_path / "config.yaml")) == config
 
 
+def test_a_row_and_a_weight_of_its_own_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ablation=5 sets method\.correspondence to 1, and 0\.5 is asked for"):
+        tiny("ablation=5", "method.correspondence=0.5")
+
+
 def test_nothing_to_learn_is_refused() -> None:
     with pytest.raises(ConfigError, match="all weights are 0"):
         tiny(*(f"method.{name}=0" for name in cotap.TERMS))
+
+
+def test_a_row_without_a_filter_does_not_start_from_weights_with_one(trained: Path) -> None:
+    with pytest.raises(ConfigError, match="has an object-aware filter, and row 5 of the table is without one"):
+        cotap.build(tiny(f"init_from={trained}", "ablation=5"), 0, 1)
+
+
+def test_a_device_gets_as_many_objects_as_scenes(start: str) -> None:
+    recipe = tiny(f"init_from={start}", "ablation=3", "train.global_batch_size=12")
+    cotap.build(recipe, 0, 2)
+    with pytest.raises(ConfigError, match="3 images a device and micro-batch cannot be one object-centric to one"):
+        cotap.build(recipe, 0, 4)
+    cotap.build(recipe.override(["scene_data=null"]), 0, 4)
 
 
 def test_scenes_take_turns_with_objects_and_objects_bring_neighbors(start: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,7 +110,8 @@ class Davis:
         resolution: folder of frames; None for 480p, or the only one.
 
     Raises:
-        ValueError: no such layout, split or sequence, or (listed) frames without a mask and masks without a frame.
+        ValueError: no such layout, split or sequence, or (listed) frames without a mask, masks without a frame, and
+            numbers that lack in between, where frames are numbered with one step.
     """
 
     unit = "sequences"
@@ -230,9 +232,21 @@ def _files(root: Path, resolution: str, name: str) -> _Files:
     masks = {stem: path for stem, path in masks.items() if path.suffix.lower() == ".png"}
     wrong = [f"mask {name}/{stem}.png" for stem in frames if stem not in masks]
     wrong += [f"frame {name}/{stem}.jpg" for stem in masks if stem not in frames]
+    wrong += [f"frame and mask {name}/{stem}" for stem in _gaps(sorted({*frames, *masks}))]
     if not frames and not masks:
         wrong = [f"any frame of {name}"]
     return _Files(list(frames.values()), [masks[stem] for stem in frames if stem in masks], wrong)
+
+
+def _gaps(stems: list[str]) -> list[str]:
+    """What lacks in a row of numbers with one step between, as of every fifth frame; names and times are no row."""
+    if len(stems) < 3 or not all(stem.isdecimal() for stem in stems):
+        return []
+    numbers = sorted({int(stem) for stem in stems})
+    step = min((later - earlier for earlier, later in pairwise(numbers)), default=1)
+    if (numbers[-1] - numbers[0]) // step > 2 * len(numbers):
+        return []
+    return [f"{each:0{len(stems[0])}d}" for each in range(numbers[0], numbers[-1], step) if each not in numbers]
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -88,6 +88,12 @@ def dense_batches(
         raise ValueError(f"none of {len(unread)} images could be read, the first one: {reason}; see `vitrail doctor`")
 
 
+def left_out(role: str, skipped: dict[int, str], count: int) -> str:
+    """What a report says of unusable images: how many of `count`, and what is the matter with the first one."""
+    first = skipped[min(skipped)]
+    return f"{role}: {len(skipped)} of {count} images could not be used and were left out, the first one: {first}"
+
+
 def in_order(count: int, batch_size: int) -> list[list[Place]]:
     """All images once, in order; the last batch may be smaller."""
     return [[(0, index) for index in part] for part in _split(range(count), batch_size)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
-from vitrail.data.dense_batches import as_evaluated, dense_batches, in_chance_order, in_order
+from vitrail.data.dense_batches import as_evaluated, dense_batches, in_chance_order, in_order, left_out
 from vitrail.data.mask_crop import MaskCrop, MaskCropConfig
 from vitrail.data.semantic import SemanticLabels, semantic_labels
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
@@ -39,7 +39,7 @@ from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.ops.patches import grid_of
 
-SOURCE = "CoTAP, Section 5 and Appendix B.3"
+SOURCE = "CoTAP, Section 5 and Appendix B.2"
 SWEEP = (1e-4, 1e-3, 3e-3, 1e-2)
 CURVE = 100  # points of the loss curve that a report holds
 MakeHead = Callable[[int, int], nn.Module]
@@ -163,11 +163,7 @@ def probe(
             counted = _counted(batches, advance)
             fitted = fit(heads, counted, settings.learning_rates, total, labels.classes, settings.final_rate)
         seen = _measure(protocol, backbone, heads, val, labels, config, transform, place, skipped["val"])
-    notes = [
-        f"{role}: {len(found)} of {len(data)} images could not be read and were left out"
-        for (role, found), data in zip(skipped.items(), (train, val))
-        if found
-    ]
+    notes = [left_out(role, found, len(data)) for (role, found), data in zip(skipped.items(), (train, val)) if found]
     best = _best(fitted, seen, settings.learning_rates, notes)
     card = _card(protocol, backbone, {"train": train, "val": val}, config, settings, transform)
     return _report(protocol, card, seen, fitted, best, settings.learning_rates, labels, notes)

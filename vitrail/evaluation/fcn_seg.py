@@ -12,7 +12,7 @@ Presets:
                                 cosine goes to 1e-4
     cityscapes                  the same with 896 and 1,024 px and batches of 64
 
-Source: CoTAP, Section 5.2 and Appendix B.3.
+Source: CoTAP, Section 5.2 and Appendix B.2.
 Expected, mIoU on COCO-Stuff 27, VOC, ADE20K, Cityscapes: DINO ViT-S/16 49.5, 66.8, 28.9, 54.5; with CoTAP 54.9, 76.2,
 33.9, 55.6; iBOT with CoTAP 55.9, 77.2, 34.3, 55.1.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.contracts import Backbone, ImageSet
+from vitrail.data.dense_batches import left_out
 from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import EvalTransform
 from vitrail.evaluation.features import Precision, autocast, frozen
@@ -63,12 +64,12 @@ def each_labeled(
     if not len(data):
         raise ValueError(f"{title}: the data set is empty; an evaluation needs at least one image")
     background = bool(getattr(data, "background", False)) if background is None else background
-    unreadable = images = patches = 0
+    images = patches = 0
+    skipped: dict[int, str] = {}
     # A callback and no generator: one that is left half-way would keep gradients off for its caller.
     with frozen(backbone, device) as place, progress(title, len(data)) as advance:
         for indices in torch.arange(len(data)).split(batch_size):
-            waiting = [entry for index in indices.tolist() if (entry := _look(data, index, transform))]
-            unreadable += len(indices) - len(waiting)
+            waiting = [entry for index in indices.tolist() if (entry := _look(data, index, transform, skipped))]
             if waiting:
                 with autocast(place, precision):
                     tokens = backbone(torch.stack([image for _, image, _ in waiting]).to(place))
@@ -83,16 +84,19 @@ def each_labeled(
             f"none of {len(data)} images has a patch with a class by its mask; give data with masks (VOC, ADE20K, "
             f"scenes), or a smaller purity than {purity}"
         )
-    notes = [f"{unreadable} of {len(data)} images could not be read and were left out"] if unreadable else []
-    if images + unreadable < len(data):
-        notes.append(f"{len(data) - unreadable - images} of {len(data)} images have no patch with a class")
+    notes = [left_out(title, skipped, len(data))] if skipped else []
+    if images + len(skipped) < len(data):
+        notes.append(f"{len(data) - len(skipped) - images} of {len(data)} images have no patch with a class")
     return Found(images, patches, notes)
 
 
-def _look(data: ImageSet, index: int, transform: EvalTransform) -> tuple[int, Tensor, Tensor | None] | None:
+def _look(
+    data: ImageSet, index: int, transform: EvalTransform, skipped: dict[int, str]
+) -> tuple[int, Tensor, Tensor | None] | None:
     try:
         sample = data[index]
-    except UnreadableImage:
+    except UnreadableImage as error:
+        skipped[index] = str(error)
         return None
     image, mask, _ = transform.with_targets(sample)
     return index, image, mask

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
-from vitrail.data.dense_batches import DenseBatch, as_evaluated, dense_batches, in_order
+from vitrail.data.dense_batches import DenseBatch, as_evaluated, dense_batches, in_order, left_out
 from vitrail.data.semantic import SemanticLabels
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.attention import Pixels, sides
@@ -70,7 +70,7 @@ class PatchReader:
                 yield batch, maps_of(self.backbone, batch.images.to(self.place), config.precision)
                 advance(len(batch.indices))
         if skipped:
-            self.notes.append(f"{role}: {len(skipped)} of {len(data)} images could not be read and were left out")
+            self.notes.append(left_out(role, skipped, len(data)))
 
     def sample(self, data: ImageSet, role: str, most: int) -> PatchSample:
         """`most` patches of a set, or all where there are no more, every patch alike likely.

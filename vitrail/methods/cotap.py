@@ -20,7 +20,10 @@ Deviations from the paper
 - Its Eq. 14 lacks the prototypes' entropy, for which a weight is named; it is added.
 - Eq. 8 takes p from the first view and q from the second, the text before it both from the first. The text is followed;
   `correspondence_views` gives the other reading.
-- Crops are drawn as `vitrail.data.overlapping` says; pairs of images are formed within the batch of one process.
+- Eq. 4 prints SK(f_o) for the teacher's SK(f_t), and balances what RoI-Align made. Here, as in Leopart, all patches of
+  a crop in the batch are balanced, and what comes of it is aligned; every pair of a global and another crop counts.
+- Crops are drawn as `vitrail.data.overlapping` says; pairs of images are formed within the batch of one process. The
+  prototypes' softmax runs over the object-centric images of all processes, of one micro-batch.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
 from vitrail.methods.dino import by_size, views_of
 from vitrail.methods.leopart import AssignmentConfig, apart, as_map, assigned, boxes_of
+from vitrail.nn.across import gathered
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.prototype_head import HeadConfig, PrototypeHead
 from vitrail.nn.teacher import follow, momentum_at, teacher_of
@@ -149,7 +153,7 @@ class Cotap(nn.Module):
         if config.concentration and companion is not None and len(objects):
             terms["concentration"] = self._concentrate(student[0].cls[objects], companion[objects])
         if self.backbone.object_filter is not None and config.prototype_entropy and len(objects):
-            pooled = pool_3x3(teacher[0].patches[objects], teacher[0].grid)
+            pooled = gathered(pool_3x3(teacher[0].patches[objects], teacher[0].grid))
             terms["prototype_entropy"] = prototype_entropy(self.backbone.object_prototypes(), pooled, config.tau3)
         total = batch.images.new_zeros((), dtype=torch.float32)
         for name, term in terms.items():
@@ -199,10 +203,11 @@ class Cotap(nn.Module):
         views = views_of(batch, GLOBAL_VIEWS)
         if not self.config.concentration:
             return views, None
-        if len(views) <= GLOBAL_VIEWS:
+        if len(views) <= GLOBAL_VIEWS or views[-1].shape != views[0].shape:
             raise ValueError(
-                f"method.concentration is {self.config.concentration:g} and the batch holds {len(views)} views, so "
-                "none of a neighbor; crop with OverlappingCrops(config, companion=True), or set the weight to 0"
+                f"method.concentration is {self.config.concentration:g} and the batch holds {len(views)} views, the "
+                f"last of {views[-1].shape[-1]} pixels, the first of {views[0].shape[-1]}, so none of a neighbor; crop "
+                "with OverlappingCrops(config, companion=True), or set the weight to 0"
             )
         return views[:-1], views[-1]
 

@@ -11,7 +11,8 @@ Source: Ziegler and Asano, "Self-Supervised Learning of Object Parts for Semanti
 
 Deviations from the paper
 - Tokens and positions are not decayed, as everywhere in this library.
-- The queue takes at most a quarter of its length from a step, evenly spaced patches of the first global crop.
+- The queue takes at most a quarter of its length from a micro-batch of all processes, evenly spaced patches of the
+  first global crop.
 - Crops are drawn as `vitrail.data.overlapping` says.
 - The mask of foreground clusters that the paper tries is left out.
 """
@@ -29,7 +30,7 @@ from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
 from vitrail.methods.dino import by_size, views_of
-from vitrail.nn.across import largest, summed
+from vitrail.nn.across import largest, summed, world_size
 from vitrail.nn.feature_queue import FeatureQueue
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.prototype_head import HeadConfig, PrototypeHead
@@ -125,7 +126,7 @@ class Leopart(nn.Module):
         for number, tokens in enumerate(apart(self.teacher(torch.cat(crops)), len(crops))):
             embedded = self.teacher_head.embed(tokens.patches)
             if number == 0 and self.queue is not None:
-                self.queue.note(embedded.flatten(0, 1), max(self.config.queue // 4, 1))
+                self.queue.note(embedded.flatten(0, 1), max(self.config.queue // (4 * world_size()), 1))
             targets.append(as_map(assigned(self.teacher_head.compare(embedded), self.config, earlier), tokens.grid))
         return targets
 

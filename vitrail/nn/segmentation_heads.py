@@ -4,7 +4,7 @@
     conv    ("FCN") three blocks of 1x1, 1x1 and 3x3 convolution, ReLU after each, and bilinear upsampling by 2; then a
             1x1 convolution to the classes. The map is 8 times as large as the grid.
 
-Source: the transfer learning of "CoTAP", Appendix B.3, which states the layers of a block.
+Source: the transfer learning of "CoTAP", Appendix B.2, which states the layers of a block.
 
 Deviations: it states neither the width of the blocks, nor where ReLU stands, nor what maps to the classes: 256
 channels, after every convolution, and one more 1x1 convolution are chosen here.

@@ -89,6 +89,12 @@ class Recipe(Config):
             return values
         method = values.get("method", {})
         plain = method if isinstance(method, dict) else method.plain()
+        for name in TERMS:
+            if plain.get(name, 1) not in (0, 1):
+                raise ValueError(
+                    f"ablation={row} sets method.{name} to {float(name in ROWS[row]):g}, and {plain[name]} is asked "
+                    "for; leave one of them out"
+                )
         filter_ = (values.get("object_filter") or ObjectFilterConfig()) if row == 7 else None
         terms = {name: float(name in ROWS[row]) for name in TERMS}
         return values | {"method": plain | terms, "object_filter": filter_}
@@ -237,12 +243,23 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     views, splits = recipe.views, open_splits(recipe.data)
     backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
     check_crops(backbone.patch_size, views)
+    if recipe.ablation not in (None, 7) and backbone.object_filter is not None:
+        raise ConfigError(
+            f"{recipe.init_from} has an object-aware filter, and row {recipe.ablation} of the table is without one; "
+            "take weights without a filter, or ablation=7"
+        )
     if recipe.object_filter is not None and backbone.object_filter is None:
         add_object_filter(backbone, recipe.object_filter)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     method = Cotap(recipe.method, backbone)
-    method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
+    size = recipe.train.global_batch_size // world // recipe.train.accumulate
+    method.check_batch(size)
+    if recipe.scene_data is not None and size % 2:
+        raise ConfigError(
+            f"{size} images a device and micro-batch cannot be one object-centric to one scene-centric; take an even "
+            "number (train.global_batch_size / devices / train.accumulate)"
+        )
     if recipe.init_from is not None and own is None and take_over_fitting(recipe.init_from, method.head):
         method.teacher_head.load_state_dict(method.head.state_dict())
     workers = capped(recipe.workers)
