@@ -525,10 +525,12 @@ class TestExported:
 
     def test_a_run_folder_and_a_path_alone(self, source: TimmViT, tmp_path: Path) -> None:
         save_exported(source.export(), tmp_path / "run" / "exported" / "backbone.safetensors")
-        for loaded in (load(weights=tmp_path / "run"), load(str(tmp_path / "run"))):
+        for loaded in (load(weights=tmp_path / "run"), load(str(tmp_path / "run")), load(tmp_path / "run")):
             assert torch.equal(loaded.eval()(IMAGES).cls, source(IMAGES).cls)
         with pytest.raises(ValueError, match=r"no file of weights at .*typo"):
             load(str(tmp_path / "typo"))
+        with pytest.raises(ValueError, match="two places of weights"):
+            load(tmp_path / "run", tmp_path / "typo")
         (tmp_path / "started").mkdir()
         with pytest.raises(ValueError, match=r"holds no exported/backbone.safetensors"):
             load(str(tmp_path / "started"))

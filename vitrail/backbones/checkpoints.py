@@ -47,7 +47,7 @@ class Classifier(NamedTuple):
 
 
 def load(
-    name: Name = None,
+    name: Name | Path = None,
     weights: str | Path | None = None,
     *,
     image_size: Size = None,
@@ -78,7 +78,11 @@ def load(
         ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
             download; each says the way out.
     """
-    if weights is None and isinstance(name, str) and not timm.is_model(name.partition(".")[0]):
+    if isinstance(name, Path) or (
+        weights is None and isinstance(name, str) and not timm.is_model(name.partition(".")[0])
+    ):
+        if weights is not None:
+            raise ValueError(f"load got two places of weights, {name} and {weights}; give one, after a model's name")
         name, weights = None, name  # no name of a model: a path
     if weights is None:
         raise ValueError(
