@@ -140,7 +140,8 @@ def test_completion_is_offered() -> None:
         (["evaluate", "kn", "-w", "x", "-d", "scenes"], "did you mean 'knn'"),
         (["evaluate", "knn", "-w", "none.pth", "-d", "scenes"], "no file of weights at none.pth"),
         (["evaluate", "knn", "-w", "pretrained", "-d", "scenes"], "--model"),
-        (["show", "atention", "a.png", "-w", "x"], "known: attention"),
+        (["show", "atention", "a.png", "-w", "x"], "did you mean 'attention'? known: attention"),
+        (["show", "nonsense", "a.png", "-w", "x"], "there is no picture 'nonsense'; known: attention"),
         (["show", "attention", "a.png"], "show attention needs --weights"),
         (["show", "reconstruction", "a.png"], "show reconstruction needs --weights"),
         (["show", "removal", "a.png"], "show removal needs --weights"),
@@ -190,6 +191,20 @@ MISTYPED = [
     (["compare", "-d", "scenes", "-r", "center", "-c", "none.pth"], "no file of weights at none.pth"),
     (["train", "scenes", "--init-from", "none.pth"], "no file of weights at none.pth"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--no-cls"], "ask for one of them, --patches or --cls"), (["--shard-size", "0"], "shard_size = 0")],
+)
+def test_settings_of_features_are_told_in_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "w.pth").write_bytes(b"")
+    told = ["features", str(tmp_path / "a.png"), "-w", str(tmp_path / "w.pth"), "-o", str(tmp_path / "f"), *words]
+    said = str(runner.invoke(app, told).exception)
+    assert said.startswith("features: ")
+    assert message in said
+    assert "\n" not in said
 
 
 def test_wrong_words_are_told_before_torch_is_imported(tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
     tree(tmp_path)
     (tmp_path / "JPEGImages/480p/walk/00001.jpg").unlink()
     (tmp_path / "Annotations/480p/boat/00004.png").unlink()
-    with pytest.raises(ValueError, match=r"2 frames or masks .*: mask boat/00004\.png, frame walk/00001\.jpg"):
+    with pytest.raises(ValueError, match=r"2 frames or masks .*: mask boat/00004\.png, frame walk/00001\.jpg; put"):
         Davis(tmp_path)
     write_list(tmp_path, ["walk", "car", "train"])
-    with pytest.raises(ValueError, match=r"2 sequences of the split 'val' are not in .*: car, train"):
+    with pytest.raises(ValueError, match=r"2 sequences of the split 'val' are not in .*: car, train; put them there"):
         Davis(tmp_path)
     with pytest.raises(ValueError, match=r"no list train\.txt in .*; there are val"):
         Davis(tmp_path, "train")
@@ -121,7 +121,7 @@ def test_strange_masks_and_frames(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gray mask with values \[38, 76\], which look like colors"):
         Davis(tmp_path).video("walk")
     Image.fromarray(moving()[0] * 0).save(masks / "00000.png")
-    with pytest.raises(ValueError, match="shows no object, so there is nothing to follow in the sequence 'walk'"):
+    with pytest.raises(ValueError, match="nothing to follow in the sequence 'walk'; give a first mask"):
         Davis(tmp_path).video("walk")
     with pytest.raises(ValueError, match="no sequence 'cat' in the split 'val'; there are boat, walk"):
         Davis(tmp_path).video("cat")

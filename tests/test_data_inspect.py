@@ -159,6 +159,10 @@ def test_voc(tmp_path: Path) -> None:
     assert "VOC split train: 2 files" in said(found, "error")
     Image.new("RGB", (64, 48)).save(tmp_path / "SegmentationClass/x.png")
     assert "a mask of class ids is palette or gray" in said(look(tmp_path), "error")
+    Image.new("P", (32, 48)).save(tmp_path / "SegmentationClass/x.png")
+    assert "mask of 32 x 48 for an image of 64 x 48" in said(look(tmp_path), "error")
+    Image.fromarray(np.full((48, 64), 77, np.uint8)).save(tmp_path / "SegmentationClass/x.png")
+    assert "holds class ids [77] beyond 20 classes" in said(look(tmp_path), "error")
 
 
 def test_coco(tmp_path: Path) -> None:

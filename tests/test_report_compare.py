@@ -49,6 +49,14 @@ def test_floors_and_entropies_have_no_best(tmp_path):
         ("seconds", ""),
         ("memory_gb (highest)", "lower"),
         ("images_per_second (median)", "higher"),
+        ("intra_class", "higher"),
+        ("inter_class", "lower"),
+        ("inter_instance", "lower"),
+        ("gap_instance", "higher"),
+        ("crops_moved_correct", "higher"),
+        ("crops_outside", "lower"),
+        ("video_j", "higher"),
+        ("video_f_decay", "lower"),
     ],
 )
 def test_directions(name, direction):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import sys
@@ -500,8 +501,7 @@ def show(
 
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
     """
-    if picture not in PICTURES:
-        raise ValueError(f"there is no picture {picture!r}; known: {', '.join(PICTURES)}")
+    _check_picture(picture)
     if picture == "patches":
         _show_patches(images, ranker or [], keep, out, weights, model, key, size, patch_size, device)
         return
@@ -531,6 +531,13 @@ def show(
         drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
     for path in drawn:
         typer.echo(path)
+
+
+def _check_picture(picture: str) -> None:
+    if picture not in PICTURES:
+        close = difflib.get_close_matches(picture, PICTURES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"there is no picture {picture!r}; {hint}known: {', '.join(PICTURES)}")
 
 
 def _draw_features(
@@ -672,18 +679,9 @@ def features(
     from vitrail.recipes.features import FeaturesConfig, write_features  # torch: the rest is told before
 
     _show_progress()
-    config = FeaturesConfig(
-        cls=cls,
-        patches=patches,
-        fit=fit,
-        size=size,
-        format=form,
-        numbers=numbers,
-        shard_size=shard_size,
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-    )
+    written = {"cls": cls, "patches": patches, "format": form, "numbers": numbers, "shard_size": shard_size}
+    seen = {"fit": fit, "size": size, "batch_size": batch_size, "workers": workers, "precision": precision}
+    config = FeaturesConfig.parse(written | seen, source="features")
     typer.echo(f"written: {write_features(images, weights, out, config, model=model, key=key, device=device)}")
 
 

@@ -62,7 +62,10 @@ class DavisVideo:
         self.binary = ids == {VOID}
         self.objects: tuple[int, ...] = (1,) if self.binary else tuple(sorted(ids - {VOID}))
         if not self.objects:
-            raise ValueError(f"{masks[0]} shows no object, so there is nothing to follow in the sequence {name!r}")
+            raise ValueError(
+                f"{masks[0]} shows no object, so there is nothing to follow in the sequence {name!r}; give a first "
+                "mask with one, or leave the sequence out"
+            )
         if self.kind == "gray" and max(self.objects) > MOST_GRAY:
             raise ValueError(
                 f"{masks[0]} is a gray mask with values {list(self.objects)[:6]}, which look like colors of a palette; "
@@ -125,7 +128,10 @@ class Davis:
         wrong = [line for files in self._files.values() for line in files.wrong]
         if wrong:
             shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-            raise ValueError(f"{len(wrong)} frames or masks of the split {split!r} are not in {self.root}: {shown}")
+            raise ValueError(
+                f"{len(wrong)} frames or masks of the split {split!r} are not in {self.root}: {shown}; put them there, "
+                "or take the sequences out of its list in ImageSets"
+            )
         self.lengths: Sequence[int] = [len(files.frames) for files in self._files.values()]
         self._digest: str | None = None
 
@@ -221,7 +227,10 @@ def _names(root: Path, resolution: str, split: str) -> tuple[str, ...]:
         )
     absent = [name for name in names if not (root / "JPEGImages" / resolution / name).is_dir()]
     if absent:
-        raise ValueError(f"{len(absent)} sequences of the split {split!r} are not in {root}: {_some(absent)}")
+        raise ValueError(
+            f"{len(absent)} sequences of the split {split!r} are not in {root}: {_some(absent)}; put them there, or "
+            "take them out of the list"
+        )
     return names
 
 

@@ -20,7 +20,7 @@ from vitrail.data.coco import CocoInstances, coco_splits, is_coco
 from vitrail.data.coco_semantic import CocoSemantic, has_semantic
 from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
-from vitrail.data.images import UnreadableImage, open_image, open_mask
+from vitrail.data.images import UnreadableImage, open_image
 from vitrail.data.loader import TOLERATED
 from vitrail.data.mask_pairs import MaskPairs
 from vitrail.data.multi_label import TABLE, MultiLabelFolder, has_table
@@ -289,11 +289,8 @@ def _voc(root: Path, patch_size: int, image_size: int, sample: int | None) -> li
             continue
         boxes = "with boxes" if data.has_boxes else "without boxes"
         findings.append(Finding("ok", f"VOC split {split}: {len(data)} images with masks, {boxes}", ""))
-        chosen = _spread(len(data), sample)
-        looks = [look(data.paths(index)[0]) for index in chosen] + [_look_at_mask(data, index) for index in chosen]
-        findings += _readable(split, looks, 2 * len(data))
-        images = looks[: len(chosen)]
-        findings += _sizes(split, images, patch_size, image_size) + _modes(split, images)
+        looks = [_decoded(data, index, str(data.paths(index)[0])) for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
     return findings
 
 
@@ -398,22 +395,13 @@ def _of_looks(name: str, looks: Sequence[Look], total: int, patch_size: int, ima
     return _readable(name, looks, total) + _sizes(name, looks, patch_size, image_size) + _modes(name, looks)
 
 
-def _decoded(data: CocoInstances | Ade20k | MaskPairs, index: int, path: str) -> Look:
+def _decoded(data: VocSegmentation | CocoInstances | Ade20k | MaskPairs, index: int, path: str) -> Look:
     """The image, where what belongs to it can be used, too: its boxes fit, its mask is there."""
     try:
         data[index]
     except UnreadableImage as error:
         return Look(error.path, None, "", error.reason)
     return look(path)
-
-
-def _look_at_mask(data: VocSegmentation, index: int) -> Look:
-    path = data.paths(index)[1]
-    try:
-        mask = open_mask(path)
-    except UnreadableImage as error:
-        return Look(str(path), None, "", error.reason)
-    return Look(str(path), (mask.shape[1], mask.shape[0]), "P", "")
 
 
 def _spread(count: int, sample: int | None) -> list[int]:

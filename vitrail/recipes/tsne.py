@@ -15,7 +15,7 @@ from torch.nn import functional
 from vitrail.data.images import open_mask
 from vitrail.ops.patches import patchify
 from vitrail.ops.tsne import tsne
-from vitrail.recipes.files import image_files, told_apart
+from vitrail.recipes.files import image_files, stems
 from vitrail.recipes.look import Seen, on_host, open_images, see
 from vitrail.recipes.weights import open_backbone
 from vitrail.viz.tsne import patch_thumbnail, point_map
@@ -67,7 +67,7 @@ def draw_tsne(
     masks = {} if wanted.masks is None else masks_of(wanted.masks, opened)
     backbone = open_backbone(weights, model=model, key=key, device=device)
     seen = [on_host(see(backbone, image, size)) for image in opened.values()]
-    names = told_apart(list(opened))
+    names = stems(list(opened))
     page = tsne_page(patches_of(seen, names, [masks.get(path) for path in opened]), wanted)
     out.mkdir(parents=True, exist_ok=True)
     page.save(out / "tsne.png")

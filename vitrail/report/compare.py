@@ -17,7 +17,9 @@ _NEUTRAL = re.compile(
     r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
     r"|alignment_|diversity_|greedy_length"
 )
-_LOWER = re.compile(r"loss|error|cross_entropy|perplexity|memory|variance|distance")
+_LOWER = re.compile(
+    r"loss|error|cross_entropy|perplexity|memory|variance|distance|inter_(class|instance)|_outside|_[jf]_decay"
+)
 _GOOD = re.compile(r"top\d|accuracy|kendall|jaccard|iou|recall")
 _PASSING = re.compile(r"train/(lr|grad_norm|scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
