@@ -137,7 +137,7 @@ def folder_cotap() -> Recipe:
     """
     return Recipe(
         backbone=BackboneConfig(name="vit_small_patch16_224"),
-        method=CotapConfig(momentum=0.999),
+        method=CotapConfig(momentum=0.999, new_rate=10.0),
         train=TrainConfig(
             epochs=20,
             global_batch_size=64,
