@@ -338,7 +338,7 @@ class TestRefused:
 class TestValues:
     def test_every_recipe_survives_its_yaml_and_says_its_command(self, tmp_path: Path) -> None:
         found = [each for each in catalog.recipes() if each.module.split(".")[-1] in KINDS]
-        assert len(found) == 17
+        assert len(found) == 19
         for entry in found:
             kind = entry.module.split(".")[-1]
             (tmp_path / "recipe.yaml").write_text(resolve(entry.name).yaml())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -53,11 +54,7 @@ def studies() -> list[Entry]:
 
 def protocols() -> list[Entry]:
     """Files with a function `evaluate`."""
-    return [
-        Entry(module.rsplit(".", 1)[1], module, _summary(tree))
-        for module, tree in _files("evaluation")
-        if any(isinstance(node, ast.FunctionDef) and node.name == "evaluate" for node in tree.body)
-    ]
+    return [_told(module, text) for module, text in _texts("evaluation") if "\ndef evaluate(" in text]
 
 
 def asks_for(protocol: Entry) -> dict[str, bool]:
@@ -73,7 +70,7 @@ def asks_for(protocol: Entry) -> dict[str, bool]:
 def rankers() -> list[RankerEntry]:
     """Files of `vitrail/rankers` with a function `from_source`, and what their constants say."""
     found = []
-    for module, tree in _files("rankers"):
+    for module, tree in _files("rankers", "\ndef from_source("):
         if any(isinstance(node, ast.FunctionDef) and node.name == "from_source" for node in tree.body):
             told = (_constant(tree, "VARIANTS", ()), _constant(tree, "WEIGHTS", ""), _constant(tree, "PART", ""))
             found.append(RankerEntry(module.rsplit(".", 1)[1], module, _summary(tree).partition(". ")[0], *told))
@@ -82,11 +79,7 @@ def rankers() -> list[RankerEntry]:
 
 def parts(room: str) -> list[Entry]:
     """Files of a room that define a module or a method."""
-    return [
-        Entry(module.rsplit(".", 1)[1], module, _summary(tree))
-        for module, tree in _files(room)
-        if any(_is_module(node) for node in tree.body)
-    ]
+    return [_told(module, text) for module, text in _texts(room) if _MODULE.search(text)]
 
 
 def kinds(room: str) -> list[Entry]:
@@ -119,20 +112,45 @@ def find(entries: Iterable[Named], name: str, what: str) -> Named:
     raise ValueError(f"there is no {what} {name!r}; {hint}known: {', '.join(sorted(known))}")
 
 
-def _files(room: str) -> list[tuple[str, ast.Module]]:
-    paths = sorted((PACKAGE / room).glob("*.py"))
-    return [(f"vitrail.{room}.{path.stem}", ast.parse(path.read_text())) for path in paths if path.stem[0] != "_"]
+_FUNCTION = re.compile(r'^def ([a-z]\w*)\((.*?)\) -> (\w+):\n    """(.+)$', re.MULTILINE)
+_MODULE = re.compile(r"^class \w+\([^)]*Module[^)]*\):", re.MULTILINE)
+
+
+@functools.cache
+def _texts(room: str) -> list[tuple[str, str]]:
+    paths = sorted(path for path in (PACKAGE / room).glob("*.py") if path.stem[0] != "_")
+    return [(f"vitrail.{room}.{path.stem}", path.read_text()) for path in paths]
+
+
+def _files(room: str, words: str = "") -> list[tuple[str, ast.Module]]:
+    """The files of a room that hold these words, which is quickly seen, parsed, which is not."""
+    return [(module, ast.parse(text)) for module, text in _texts(room) if words in text]
+
+
+def _told(module: str, text: str) -> Entry:
+    """A file by its name and the first line of its docstring."""
+    return Entry(module.rsplit(".", 1)[1], module, _line(text.partition("\n")[0].removeprefix('"""')))
 
 
 def _functions(room: str) -> list[tuple[Entry, str]]:
     """Public functions of a room's files that need no argument, and what their return annotation names."""
     return [
-        (Entry(node.name, module, _summary(node)), node.returns.id)
-        for module, tree in _files(room)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-        if isinstance(node.returns, ast.Name) and len(node.args.args) == len(node.args.defaults)
+        (Entry(name, module, _line(words)), returned)
+        for module, text in _texts(room)
+        for name, arguments, returned, words in _FUNCTION.findall(text)
+        if not arguments or _all_have_defaults(arguments)
     ]
+
+
+def _all_have_defaults(arguments: str) -> bool:
+    given = ast.parse(f"def function({arguments}): ...").body[0]
+    assert isinstance(given, ast.FunctionDef)
+    return len(given.args.args) == len(given.args.defaults)
+
+
+def _line(words: str) -> str:
+    """The first line of a docstring, without what ends it."""
+    return words.removesuffix('"""').rstrip().rstrip(".")
 
 
 def _constant(tree: ast.Module, name: str, default: Any) -> Any:
@@ -153,7 +171,3 @@ def _words_of_kind(tree: ast.Module) -> list[str]:
 
 def _summary(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
-
-
-def _is_module(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ClassDef) and any("Module" in ast.unparse(base) for base in node.bases)
