@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,6 @@ from vitrail.contracts import ImageSet
 from vitrail.data import Cifar, inspect_folder
 from vitrail.data.cifar import download_cifar, find_cifar, is_cifar
 from vitrail.recipes.sources import DataConfig, open_data, open_splits
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-mini"
 
 
 class _Python2(pickle._Pickler):  # type: ignore[name-defined,misc]
@@ -203,9 +202,8 @@ def test_doctor_knows_it(tmp_path: Path) -> None:
     assert "test_batch cannot be read" in broken.what
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")
-def test_the_mini_set() -> None:
-    train, val = open_splits(DataConfig(root=str(SHARED)))
+def test_the_mini_set(real_data: Callable[[str], Path]) -> None:
+    train, val = open_splits(DataConfig(root=str(real_data("cifar10-mini"))))
     assert (len(train), len(val)) == (9000, 2000)
     assert train.classes == val.classes
     assert train.classes is not None

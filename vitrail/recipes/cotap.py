@@ -112,7 +112,7 @@ class Recipe(Config):
 def scenes_cotap() -> Recipe:
     """Generated scenes, tiny ViT, CoTAP with the object-aware filter after a short DINO.
 
-    Command: vitrail train scenes_cotap. Time and numbers: see benchmarks/results/cotap_scenes-*.json.
+    Command: vitrail train scenes_cotap. Expect: not yet measured; benchmarks/cotap_scenes.py does.
     """
     stage1 = dino.scenes_dino()
     return Recipe(

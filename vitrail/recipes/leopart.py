@@ -72,7 +72,7 @@ class Recipe(Config):
 def scenes_leopart() -> Recipe:
     """Generated scenes, tiny ViT, Leopart after a short DINO.
 
-    Command: vitrail train scenes_leopart. Time and numbers: see benchmarks/results/cotap_scenes-*.json.
+    Command: vitrail train scenes_leopart. Expect: not yet measured; benchmarks/cotap_scenes.py does.
     """
     stage1 = dino.scenes_dino()
     return Recipe(
