@@ -21,6 +21,7 @@ LEVEL = {
     "nn": 2,
     "backbones": 3,
     "masks": 3,
+    "localizers": 3,
     "rankers": 3,
     "regularizers": 3,
     "data": 3,

@@ -109,6 +109,32 @@ class Ranker(Protocol):
         ...
 
 
+class Located(NamedTuple):
+    """What a localizer says about a batch of images."""
+
+    maps: Tensor  # [B, h, w] float and finite, larger is more of the object; h and w may be smaller than the image's
+    logits: Tensor | None = None  # [B, K] scores of the classes; None where it does not classify
+
+
+@runtime_checkable
+class Localizer(Protocol):
+    """A way to say where the object of an image is. `vitrail.evaluation.localization` makes boxes of its maps."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    image_size: tuple[int, int]
+    classes: tuple[str, ...] | None
+    """Names in the order of the logits, None where it does not classify or does not know them."""
+
+    def __call__(self, images: Tensor, *, labels: Tensor | None = None) -> Located:
+        """Maps of images `[B, 3, H, W]`, normalized by `mean` and `std`; `image_size` is (height, width).
+
+        Where maps belong to a class, as those of Grad-CAM do, they are those of `labels [B]` int64, and without labels
+        those of the predicted class; the others pass over them. An image's map does not depend on the others.
+        """
+        ...
+
+
 class Batch(NamedTuple):
     """What a loader hands to a method. Every tensor has the batch as its first axis."""
 
