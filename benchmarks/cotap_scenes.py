@@ -1,14 +1,20 @@
 """Does CoTAP bring patches of one kind together? Post-training on generated scenes, over several seeds.
 
-    python benchmarks/cotap_scenes.py [--seeds 0 1 2] [--rows 2 7] [--controls] [--runs FOLDER] [--out FILE.json]
+    python benchmarks/cotap_scenes.py [--seeds 2 3 4] [--rows 2 7] [--controls] [--runs FOLDER] [--out FILE.json]
 
-Each seed gives other scenes, weights and order. A tiny ViT learns by DINO on scenes of one object; from there each row
-of the paper's Table VII goes on, for equally many steps on the same images (scenes of one object and of several in
-turn): row 2 is the alignment of patches alone, row 7 is all of CoTAP with the object-aware filter. Measured on held-out
-scenes of several objects: linear segmentation (mIoU, percent) and over-dispersion (similarity of patches within and
-between classes, and their gap); on those of one: k-NN. With --controls two more models: row 7 with the teacher's
-similarities dealt out at random among the pairs of patches, and the network before any training. What was interrupted
-goes on where the commit is the same.
+Each seed gives other scenes, weights and order. A tiny ViT learns by DINO on scenes of one object; from there each
+model goes on, for equally many steps on the same images (scenes of one object and of several in turn):
+
+- row_2 and row_7 of the paper's Table VII: the alignment of patches alone, and all of CoTAP with the filter;
+- cotap_filter: the alignment of patches with correspondences (weight 3) and the filter, without the two terms of whole
+  images, which have little to go by here: class tokens after so short a DINO hardly know the class (k-NN 19 of 100,
+  by chance 12.5).
+
+Measured on held-out scenes of several objects: linear segmentation (mIoU, percent) and over-dispersion (similarity of
+patches within and between classes, and their gap); on those of one: k-NN. With --controls two more models: cotap_filter
+with the teacher's similarities dealt out at random among the pairs of patches, and the network before any training.
+What was interrupted goes on where the commit is the same. Settings were chosen on seeds 0 and 1, which is why the
+default seeds are others.
 """
 
 from __future__ import annotations
@@ -35,6 +41,8 @@ from vitrail.recipes.sources import scenes
 from vitrail.train import seed_everything
 
 TRAIN_SCENES, VAL_SCENES = 800, 300
+COTAP_FILTER = ["method.image_alignment=0", "method.concentration=0", "method.correspondence=3"]
+"""All that stands between this model and row 7."""
 
 
 def numbers_of(backbone: TimmViT, recipe: Any) -> dict[str, float]:
@@ -65,7 +73,7 @@ def untrained(recipe: Any) -> dict[str, float]:
 
 
 def at_random(recipe: Any, folder: Path) -> dict[str, float]:
-    """Row 7 with targets that say nothing about their pairs."""
+    """CoTAP with targets that say nothing about their pairs."""
     right = method.cotap_loss
 
     def shuffled(p: Tensor, q: Tensor, *tau: float) -> Tensor:
@@ -88,10 +96,12 @@ def measure(seed: int, kept: KeptNumbers, rows: list[int], controls: bool, setti
     for row in rows:
         folder = kept.folder / f"row-{row}-{seed}"
         found[f"row_{row}"] = kept.once(folder.name, partial(trained, after.override([f"ablation={row}"]), folder))
+    whole, folder = after.override(COTAP_FILTER), kept.folder / f"cotap-filter-{seed}"
+    found["cotap_filter"] = kept.once(folder.name, partial(trained, whole, folder))
     if controls:
         found["untrained"] = kept.once(f"untrained-{seed}", partial(untrained, recipe))
         folder = kept.folder / f"targets-at-random-{seed}"
-        found["targets_at_random"] = kept.once(folder.name, partial(at_random, after.override(["ablation=7"]), folder))
+        found["targets_at_random"] = kept.once(folder.name, partial(at_random, whole, folder))
     return found
 
 
@@ -107,7 +117,7 @@ def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--rows", type=int, nargs="+", default=[2, 7])
     parser.add_argument("--controls", action="store_true", help="two more models, see above")
     parser.add_argument("--settings", nargs="*", default=[], help="of the recipe, key=value")

@@ -122,7 +122,9 @@ def scenes_cotap() -> Recipe:
         backbone=stage1.backbone,
         object_filter=ObjectFilterConfig(prototypes=16),
         views=SCENES,
-        method=CotapConfig(head=HeadConfig(prototypes=64, hidden_dim=256, bottleneck_dim=64), cells=4, momentum=0.99),
+        method=CotapConfig(
+            head=HeadConfig(prototypes=64, hidden_dim=256, bottleneck_dim=64), cells=4, momentum=0.99, new_rate=3.0
+        ),
         train=TrainConfig(
             epochs=3, global_batch_size=32, learning_rate=1e-3, warmup_epochs=0.2, clip_norm=3.0, log_every=20
         ),
