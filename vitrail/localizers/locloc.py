@@ -63,6 +63,12 @@ class LocLoc(nn.Module):
         """What both parts start from: embedded tokens `[B, T, D]` and the grid (Y, X)."""
         return self.backbone.embed(images)
 
+    @torch.no_grad()
+    def class_logits(self, images: Tensor) -> Tensor | None:
+        """Logits `[B, C]` alone, also of weights without a generator; None without a classifier."""
+        tokens, grid = self.embed(images)
+        return None if self.classifier is None else self.classifier(tokens, grid)
+
     def patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The frozen blocks' patches before the final norm, as a map `[B, D, Y, X]`."""
         return patch_map(run_blocks(self.backbone.vit.blocks, tokens, grid), self.backbone.prefix_tokens, grid)

@@ -65,8 +65,8 @@ class Ppd(nn.Module):
         Raises:
             ValueError: for weights without a generator.
         """
-        logits = None if self.classifier is None else self.classify(self.middle(images)).float()
-        return Located(self.locate(images).float(), logits)
+        logits = self.class_logits(images)
+        return Located(self.locate(images).float(), None if logits is None else logits.float())
 
     def middle(self, images: Tensor) -> Tensor:
         """The classifier's view."""
@@ -77,18 +77,17 @@ class Ppd(nn.Module):
         top, left = (images.shape[-2] - rows) // 2, (images.shape[-1] - columns) // 2
         return images[..., top : top + rows, left : left + columns]
 
-    def classify(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]` of whole images. Raises `ValueError` without a classifier."""
-        if self.classifier is None:
-            raise ValueError("these weights hold PPD's generator without its classifier")
-        return self.classifier(self.class_tokens(images))
-
     def class_tokens(self, images: Tensor) -> list[Tensor]:
         """Normalized class tokens `[B, D]` of the last blocks, the last one last."""
         assert self.classifier is not None  # who asks has looked
         wanted = range(-self.classifier.blocks, 0)
         layers = self.backbone(images, layers=tuple(wanted)).layers
         return [self.backbone.norm(layers[block][:, :1])[:, 0] for block in wanted]
+
+    @torch.no_grad()
+    def class_logits(self, images: Tensor) -> Tensor | None:
+        """Logits `[B, C]` alone, also of weights without a generator; None without a classifier."""
+        return None if self.classifier is None else self.classifier(self.class_tokens(self.middle(images)))
 
     def patches(self, images: Tensor) -> Tensor:
         """The last block's patches before the final norm, as a map `[B, D, Y, X]`."""
