@@ -169,7 +169,7 @@ def binary_mask(sample: Sample) -> Image.Image:
     """
     if sample.mask is None:
         raise ValueError(
-            f"{sample.path} has no mask of its object; make masks by `vitrail object-masks`, and wrap the images in them"
+            f"{sample.path} has no mask of its object; make masks by `vitrail object-masks` and wrap images in them"
         )
     if sample.mask.shape != (sample.image.height, sample.image.width):
         raise ValueError(

@@ -47,9 +47,9 @@ class Ppd(nn.Module):
         crop: float = CROP,
     ) -> None:
         """Args:
-            backbone, generator, classifier: shared, not copied.
-            classes: names in the order of the logits.
-            crop: share of the image's sides that the classifier sees, rounded to whole patches.
+        backbone, generator, classifier: shared, not copied.
+        classes: names in the order of the logits.
+        crop: share of the image's sides that the classifier sees, rounded to whole patches.
         """
         super().__init__()
         self.backbone, self.generator, self.classifier = backbone, generator, classifier

@@ -11,7 +11,7 @@ Source: Xu et al., "LocLoc: Low-level Cues and Local-area Guides for Weakly Supe
 Algorithm 1 of its supplement.
 
 Deviations from the paper
-- The U-Net is wired as the text says; `generator.wiring=released` gives the released code's, whose deepest level is idle.
+- The U-Net is wired as the text says; `generator.wiring=released` is the released code's, whose deepest level is idle.
 - Masks are averaged over the cells of the map. The released code's generator and its targets differ in size.
 - Logits have no ReLU, and there are as many as classes, see `vitrail.nn.token_classifier`.
 - Trained together, both parts follow one schedule, the generator at `generator_rate` times the rate, and for as long as

@@ -1,7 +1,7 @@
 """Classifiers on tokens: LocLoc's own transformer with a head on patch tokens, and PPD's linear layer on class tokens.
 
     LFDM  tokens of a frozen embedding -> blocks of its own -> norm -> patches as a map [D, Y, X]
-          -> 3x3 convolution [D], ReLU -> 3x3 convolution [classes], batch norm -> 3x3 mean in steps of 1 -> mean = logits
+          -> 3x3 convolution [D], ReLU -> 3x3 convolution [classes], batch norm -> 3x3 mean -> mean = logits
     PPD   class tokens of the last four blocks, each normalized, side by side [4D] -> linear = logits
 
 Sources: Xu et al., "LocLoc", 2023 (f^t and fc): with ViT-S/16 and 1000 classes, as published also for CUB's 200,
@@ -37,10 +37,10 @@ class Lfdm(nn.Module):
 
     def __init__(self, config: LfdmConfig, blocks: nn.Sequential, norm: nn.Module, prefix: int, classes: int) -> None:
         """Args:
-            config: settings.
-            blocks, norm: of a ViT; they are copied, and the copies learn.
-            prefix: how many class, distillation and register tokens stand before the patches.
-            classes: C.
+        config: settings.
+        blocks, norm: of a ViT; they are copied, and the copies learn.
+        prefix: how many class, distillation and register tokens stand before the patches.
+        classes: C.
         """
         super().__init__()
         self.config, self.prefix = config, prefix
@@ -65,9 +65,9 @@ class TokenClassifier(nn.Module):
 
     def __init__(self, features: int, classes: int, *, relu: bool = False) -> None:
         """Args:
-            features: D.
-            classes: C.
-            relu: as in `LfdmConfig`.
+        features: D.
+        classes: C.
+        relu: as in `LfdmConfig`.
         """
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(features, features, 3, padding=1), nn.ReLU(inplace=True))

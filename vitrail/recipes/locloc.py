@@ -24,7 +24,7 @@ from vitrail.recipes import dino
 from vitrail.recipes.run import Parts, Verbs
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.start import HALF, start
-from vitrail.recipes.two_parts import TwoParts, assembled, check_patches, check_two_parts, fits, first_of_two
+from vitrail.recipes.two_parts import TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
 from vitrail.train import TrainConfig
 
 
@@ -45,9 +45,7 @@ def scenes_locloc() -> Recipe:
         stage1=stage1,
         backbone=stage1.backbone,
         mask_settings=ObjectMasksConfig(size=48),
-        views=MaskViewsConfig(
-            image_size=48, resize=None, augment=TrainTransformConfig.flips(48), mean=HALF, std=HALF
-        ),
+        views=MaskViewsConfig(image_size=48, resize=None, augment=TrainTransformConfig.flips(48), mean=HALF, std=HALF),
         method=LoclocConfig(generator=GegConfig(channels=16, width=32), generator_rate=2.0),
         train=TrainConfig(epochs=3, global_batch_size=64, learning_rate=1e-3, warmup_epochs=0.3, log_every=20),
         workers=0,

@@ -113,9 +113,7 @@ def check_patches(backbone: TimmViT, views: MaskViewsConfig) -> None:
                 )
 
 
-def assembled(
-    recipe: Any, method: Any, splits: Splits, opened: Callable[[str], Any], rank: int, world: int
-) -> Parts:
+def assembled(recipe: Any, method: Any, splits: Splits, opened: Callable[[str], Any], rank: int, world: int) -> Parts:
     """Loader, numbers and pictures of a method with a `localizer`, for one of `world` processes."""
     backbone, parts = method.backbone, recipe.method.parts
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)

@@ -56,7 +56,7 @@ def located_sheet(
 
 
 def framed(image: Image.Image, boxes: Sequence[Tensor], color: Color, scale: float = 1.0) -> Image.Image:
-    """The image with boxes drawn, `[4]` half-open, in pixels of the image divided by `scale`; a dark rim sets them off."""
+    """The image with boxes drawn, `[4]` half-open, in its pixels divided by `scale`; a dark rim sets them off."""
     image = image.copy()
     pen = ImageDraw.Draw(image)
     for box in boxes:
