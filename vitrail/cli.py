@@ -346,6 +346,36 @@ def object_masks(
 
 
 @app.command()
+def costs(
+    settings: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the numbers, as JSON.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Count and time LocLoc and PPD, module by module: weights, operations, seconds a batch (LocLoc's Tables 1 to 3).
+
+    Examples:
+
+      vitrail costs
+
+      vitrail costs outputs=1000 geg.wiring=released batch=32 rounds=5 --out costs.json
+    """
+    import json
+
+    from vitrail.recipes.costs import CostsConfig, costs_table
+    from vitrail.recipes.costs import costs as measured
+
+    config = CostsConfig().override(settings or [])
+    found = measured(config, device)
+    typer.echo(costs_table(found, config))
+    if out is not None:
+        rows = [row._asdict() for row in found.rows]
+        words = {"settings": config.plain(), "device": found.device, "modules": rows, "less_percent": found.claims}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(words, indent=2) + "\n")
+        typer.echo(f"written: {out}")
+
+
+@app.command()
 def study(
     name: Annotated[str, typer.Argument(help="`vitrail list studies` names them.", metavar="STUDY")],
     settings: Overrides = None,
