@@ -581,12 +581,10 @@ def show(
 
       vitrail show grabcut cat.jpg --weights runs/dino --set heads=0,1,2 --set high=0.1
     """
-    _check_picture(picture)
+    _check_picture(picture, weights)
     if picture == "patches":
         _show_patches(images, ranker or [], keep, out, weights, model, key, size, patch_size, device)
         return
-    if weights is None and picture != "masks":
-        raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     from vitrail.recipes.files import need_some
     from vitrail.recipes.rankers import check_weights
 
@@ -601,14 +599,10 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
-    elif picture in ("correspondence", "tsne", "filter"):
-        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes}
+    elif picture in ("correspondence", "tsne", "filter", "grabcut"):
+        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes, "cutting": cutting}
         asks |= {"points": points, "seed": seed, "masks": masks}
         drawn = _draw_features(picture, images, str(weights), out, asks, common)
-    elif picture == "grabcut":
-        from vitrail.recipes.object_masks import draw_grabcut
-
-        drawn = draw_grabcut(images, str(weights), out, cutting or [], **common)
     else:
         from vitrail.recipes.look import draw
 
@@ -617,17 +611,19 @@ def show(
         typer.echo(path)
 
 
-def _check_picture(picture: str) -> None:
+def _check_picture(picture: str, weights: str | None) -> None:
     if picture not in PICTURES:
         close = difflib.get_close_matches(picture, PICTURES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"there is no picture {picture!r}; {hint}known: {', '.join(PICTURES)}")
+    if weights is None and picture not in ("masks", "patches"):
+        raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
 
 
 def _draw_features(
     picture: str, images: list[Path], weights: str, out: Path, asks: dict[str, Any], common: dict[str, Any]
 ) -> list[Path]:
-    """The pictures of what patches have to do with each other, and with the prototypes of a filter."""
+    """The pictures of what patches have to do with each other and with a filter's prototypes, and of GrabCut."""
     if picture == "correspondence":
         from vitrail.recipes.look import draw_correspondence
 
@@ -636,6 +632,10 @@ def _draw_features(
         from vitrail.recipes.tsne import Wanted, draw_tsne
 
         return draw_tsne(images, weights, out, Wanted(asks["points"], asks["seed"], masks=asks["masks"]), **common)
+    if picture == "grabcut":
+        from vitrail.recipes.object_masks import draw_grabcut
+
+        return draw_grabcut(images, weights, out, asks["cutting"] or [], **common)
     from vitrail.recipes.filtering import draw_filter
 
     return draw_filter(images, weights, out, prototypes=asks["prototypes"], **common)
