@@ -1,4 +1,4 @@
-"""Colored squares on gray noise: the color is the class, the square the mask. For the tests of localizers that learn."""
+"""Colored squares on gray noise: the color is the class, the square the mask. For tests of localizers that learn."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLORS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220]])
 
 
 def squares(count: int, seed: int = 0, size: int = 32, *, masks_of: str = "own", labels_of: str = "own") -> ListSet:
-    """Squares of 10 to 18 pixels. "others" takes masks or labels from other images: a control that nothing can learn."""
+    """Squares of 10 to 18 pixels. "others" takes masks or labels of other images: a control that nothing can learn."""
     rng = np.random.default_rng(seed)
     samples = []
     for number in range(count):

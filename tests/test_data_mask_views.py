@@ -79,7 +79,9 @@ def test_the_classifiers_view_shows_mask_and_box_alone(monkeypatch: pytest.Monke
     (view,) = MaskViews(config, "classifier")(whole)
     shown = whole.mask.copy()
     shown[:4, :4] = 1
-    assert torch.allclose(view, torch.from_numpy(np.asarray(whole.image) * shown[..., None] / 255).permute(2, 0, 1).float())
+    assert torch.allclose(
+        view, torch.from_numpy(np.asarray(whole.image) * shown[..., None] / 255).permute(2, 0, 1).float()
+    )
     (unmasked,) = MaskViews(config.model_copy(update={"masked": False}), "classifier")(whole._replace(mask=None))
     assert torch.allclose(unmasked, torch.from_numpy(np.asarray(whole.image) / 255).permute(2, 0, 1).float())
 

@@ -164,7 +164,7 @@ def learned(name: str, control: str = "") -> dict[str, float]:
     optimizer = torch.optim.AdamW(method.parameter_groups(), 1e-3)
     for group in optimizer.param_groups:
         group["lr"] = 4e-3 * group["lr_scale"]
-    for (given,) in loader.batches(0, 0 if control == "untrained" else 10 * loader.steps_per_epoch):
+    for (given,) in loader.batches(0, 0 if control == "untrained" else 7 * loader.steps_per_epoch):
         optimizer.zero_grad()
         method.train().training_step(given, STEP).total.backward()
         optimizer.step()

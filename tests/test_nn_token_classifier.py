@@ -42,7 +42,9 @@ def test_its_blocks_start_as_the_frozen_ones_and_learn_alone() -> None:
     assert all(value.grad is None and not value.requires_grad for value in backbone.parameters())
 
 
-@pytest.mark.parametrize("options", [{"options": {"reg_tokens": 2}}, {"object_filter": ObjectFilterConfig(prototypes=3)}])
+@pytest.mark.parametrize(
+    "options", [{"options": {"reg_tokens": 2}}, {"object_filter": ObjectFilterConfig(prototypes=3)}]
+)
 def test_register_tokens_and_filters(options: dict[str, object]) -> None:
     backbone = tiny_vit(**options)
     tokens, grid = backbone.embed(images())

@@ -65,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start(trained: Path) -> list[str]:
     """Settings of a run that uses the first one's backbone and masks."""
-    return [f"init_from={trained / 'stage1'}", f"masks={trained / 'object_masks'}"]
+    return [f"init_from={trained / 'stage1'}", f"object_masks={trained / 'object_masks'}"]
 
 
 def numbers(folder: Path) -> dict[str, float]:
@@ -84,7 +84,10 @@ class TestARun:
         assert len(ObjectMasks.open(trained / "object_masks")) == 32
         assert {"train/cross_entropy", "val/top1", "val/gt_known_50", "val/floor_whole_50"} <= set(numbers(trained))
         assert "train/segmentation" not in numbers(trained)
-        assert {path.name for path in (trained / "pictures").glob("*.png")} == {"located_before.png", "located_after.png"}
+        assert {path.name for path in (trained / "pictures").glob("*.png")} == {
+            "located_before.png",
+            "located_after.png",
+        }
 
     def test_the_generator_is_that_of_its_own_training(self, trained: Path) -> None:
         assert "train/segmentation" in numbers(trained / "generator")
@@ -174,7 +177,7 @@ def test_published_values() -> None:
 
 
 def test_the_generators_own_training_is_the_recipe_but_for_its_train() -> None:
-    recipe = locloc.locloc_cub().override(["train.seed=7", "init_from=x", "masks=y"])
+    recipe = locloc.locloc_cub().override(["train.seed=7", "init_from=x", "object_masks=y"])
     first, second = (two_parts._of_part(recipe, part) for part in ("generator", "classifier"))
     assert (first.method.parts, second.method.parts) == ("generator", "classifier")
     assert (first.train.epochs, first.train.seed, second.train) == (20, 7, recipe.train)
@@ -188,8 +191,8 @@ class TestRefusals:
             locloc.check(tiny("stage1=null"))
 
     def test_masks_that_are_not_there(self) -> None:
-        with pytest.raises(ConfigError, match="masks=gone is not there; make it with `vitrail object-masks`"):
-            locloc.check(tiny("masks=gone"))
+        with pytest.raises(ConfigError, match="object_masks=gone is not there; make it with `vitrail object-masks`"):
+            locloc.check(tiny("object_masks=gone"))
 
     def test_masks_of_other_images(self, start: list[str]) -> None:
         with pytest.raises(ValueError, match="are of other images"):

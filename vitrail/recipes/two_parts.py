@@ -38,7 +38,7 @@ class TwoParts(Config):
     """Weights of the backbone, which rests, and of parts that were trained before; null trains `stage1` first."""
     stage1: dino.Recipe | None = None
     """A training of DINO that comes first, into OUT/stage1, where `init_from` is null."""
-    masks: str | None = None
+    object_masks: str | None = None
     """Folder of masks by `vitrail object-masks`; null makes them before training, OUT/object_masks."""
     masks_from: str | None = None
     """Weights whose attention makes the masks; null for those that training starts from."""
@@ -65,8 +65,10 @@ def check_two_parts(recipe: Any) -> None:
             "the backbone rests, so it has to be trained before; name its weights with --init-from WEIGHTS (a run of "
             "DINO, or dino_deitsmall16_pretrain.pth)"
         )
-    if recipe.masks is not None and not Path(recipe.masks).expanduser().is_dir():
-        raise ConfigError(f"masks={recipe.masks} is not there; make it with `vitrail object-masks`, or leave it out")
+    if recipe.object_masks is not None and not Path(recipe.object_masks).expanduser().is_dir():
+        raise ConfigError(
+            f"object_masks={recipe.object_masks} is not there; make it with `vitrail object-masks`, or leave it out"
+        )
     if recipe.masks_from is not None:
         find_weights(recipe.masks_from)
 
@@ -79,8 +81,8 @@ def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
     if recipe.init_from is None and recipe.stage1 is not None:
         place = train_before(recipe.stage1, verbs, out, "stage1", "a backbone by DINO")
         recipe = recipe.model_copy(update={"init_from": str(place)})
-    if recipe.masks is None and needs_masks(recipe):
-        recipe = recipe.model_copy(update={"masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
+    if recipe.object_masks is None and needs_masks(recipe):
+        recipe = recipe.model_copy(update={"object_masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
     if recipe.generator_train is None or recipe.method.parts != "both":
         return recipe
     place = train_before(_of_part(recipe, "generator"), verbs, out, "generator", "the generator")
@@ -118,8 +120,8 @@ def assembled(recipe: Any, method: Any, splits: Splits, opened: Callable[[str], 
     backbone, parts = method.backbone, recipe.method.parts
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     images: ImageSet = splits.train
-    if recipe.masks is not None and needs_masks(recipe):
-        images = WithObjectMasks(images, ObjectMasks.open(recipe.masks), recipe.which)
+    if recipe.object_masks is not None and needs_masks(recipe):
+        images = WithObjectMasks(images, ObjectMasks.open(recipe.object_masks), recipe.which)
     # Normalization belongs to the weights.
     views = MaskViews(recipe.views.normalized(tuple(backbone.mean), tuple(backbone.std)), parts)
     loader: Loader = loading(images, views, recipe.train, capped(recipe.workers), rank, world)
