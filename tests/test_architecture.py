@@ -87,13 +87,13 @@ def test_rooms_import_downwards_only() -> None:
 
 
 def test_packages_that_vitrail_does_without() -> None:
-    """scipy checks the components in tests, opencv is measured against in benchmarks; a user needs neither."""
+    """scipy checks the components in tests; a user needs no such package. OpenCV cuts, and is imported when it does."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module or ""]
-            found = {name.split(".")[0] for name in names} & {"scipy", "sklearn", "cv2"}
+            found = {name.split(".")[0] for name in names} & {"scipy", "sklearn"}
             assert not found, f"{path.relative_to(ROOT)} imports {found}, which is no dependency"
 
 

@@ -303,6 +303,78 @@ def neighbors(
     typer.echo(f"written: {path}   train with: vitrail train {recipe} neighbors={path} --init-from {init_from}")
 
 
+@app.command("object-masks")
+def object_masks(
+    weights: Weights,
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K ..., or `scenes`.")
+    ],
+    settings: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.")] = Path("object-masks"),
+    split: Annotated[Literal["train", "val"], typer.Option(help="Which of the images.")] = "train",
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that cut; default: as many as there are cores.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images; 0 does it in this one.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that the backbone sees at a time.")] = 32,
+    model: Model = None,
+    key: Key = "auto",
+    device: Device = "auto",
+) -> None:
+    """Cut the object out of each image once, by attention and GrabCut, for LocLoc; called again, it goes on.
+
+    A training without `object_masks=FOLDER` does this by itself. The masks hold for these images and these weights.
+
+    Examples:
+
+      vitrail object-masks --weights dino_vitsmall16.pth --model vit_small_patch16_224 --data photos --out masks
+
+      vitrail object-masks heads=0,1,2 high=0.1 low=0.03 --weights runs/dino --data photos --processes 8 --out masks
+    """
+    from vitrail.recipes.files import existing
+    from vitrail.recipes.rankers import check_weights
+
+    check_weights(weights)
+    if data != "scenes":
+        existing(data)
+    from vitrail.recipes.object_masks import masks_by  # torch: what can be told without is told before
+
+    _show_progress()
+    how: dict[str, Any] = {"split": split, "processes": processes, "workers": workers, "batch_size": batch_size}
+    masks_by(weights, data, settings or [], out, model=model, key=key, device=device, **how)
+    typer.echo(f"written: {out}   look at how masks come about with: vitrail show grabcut IMAGE... --weights {weights}")
+
+
+@app.command()
+def costs(
+    settings: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the numbers, as JSON.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Count and time LocLoc and PPD, module by module: weights, operations, seconds a batch (LocLoc's Tables 1 to 3).
+
+    Examples:
+
+      vitrail costs
+
+      vitrail costs outputs=1000 geg.wiring=released batch=32 rounds=5 --out costs.json
+    """
+    import json
+
+    from vitrail.recipes.costs import CostsConfig, costs_table
+    from vitrail.recipes.costs import costs as measured
+
+    config = CostsConfig().override(settings or [])
+    found = measured(config, device)
+    typer.echo(costs_table(found, config))
+    if out is not None:
+        rows = [row._asdict() for row in found.rows]
+        words = {"settings": config.plain(), "device": found.device, "modules": rows, "less_percent": found.claims}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(words, indent=2) + "\n")
+        typer.echo(f"written: {out}")
+
+
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="`vitrail list studies` names them.", metavar="STUDY")],
@@ -441,6 +513,10 @@ Points = Annotated[int, typer.Option(help="For tsne: how many patches are drawn.
 MaskFolder = Annotated[
     Path | None, typer.Option(help="For tsne: folder of masks of class ids, NAME.png for the image NAME.jpg.")
 ]
+Cutting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="For grabcut, repeatable: settings as of object-masks, such as heads=0,1 or high=0.2."),
+]
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
     "blobs": "Connected components of each head's map with their spatial entropy",
@@ -453,6 +529,7 @@ PICTURES = {
     "reconstruction": "What a masked autoencoder makes of random masks and of DPPMask's",
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
     "patches": "Which patches rankers keep, side by side, with their score maps",
+    "grabcut": "How attention and GrabCut make a mask of the object, step by step",
 }
 
 
@@ -483,9 +560,10 @@ def show(
     paste: Annotated[bool, typer.Option(help="For reconstruction: show the visible patches as they are.")] = True,
     ranker: ShownRankers = None,
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
+    cutting: Cutting = None,
     device: Device = "auto",
 ) -> None:
-    """Draw what a backbone sees in images, one PNG an image; pca and all from correspondence on draw them in one.
+    """Draw what a backbone sees in images, one PNG an image; pca and most from correspondence on draw them in one.
 
     Examples:
 
@@ -500,13 +578,13 @@ def show(
       vitrail show removal cat.jpg --weights runs/mae --ratio 0.9
 
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
+
+      vitrail show grabcut cat.jpg --weights runs/dino --set heads=0,1,2 --set high=0.1
     """
-    _check_picture(picture)
+    _check_picture(picture, weights)
     if picture == "patches":
         _show_patches(images, ranker or [], keep, out, weights, model, key, size, patch_size, device)
         return
-    if weights is None and picture != "masks":
-        raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     from vitrail.recipes.files import need_some
     from vitrail.recipes.rankers import check_weights
 
@@ -521,8 +599,8 @@ def show(
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
         drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
-    elif picture in ("correspondence", "tsne", "filter"):
-        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes}
+    elif picture in ("correspondence", "tsne", "filter", "grabcut"):
+        asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes, "cutting": cutting}
         asks |= {"points": points, "seed": seed, "masks": masks}
         drawn = _draw_features(picture, images, str(weights), out, asks, common)
     else:
@@ -533,17 +611,19 @@ def show(
         typer.echo(path)
 
 
-def _check_picture(picture: str) -> None:
+def _check_picture(picture: str, weights: str | None) -> None:
     if picture not in PICTURES:
         close = difflib.get_close_matches(picture, PICTURES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"there is no picture {picture!r}; {hint}known: {', '.join(PICTURES)}")
+    if weights is None and picture not in ("masks", "patches"):
+        raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
 
 
 def _draw_features(
     picture: str, images: list[Path], weights: str, out: Path, asks: dict[str, Any], common: dict[str, Any]
 ) -> list[Path]:
-    """The pictures of what patches have to do with each other, and with the prototypes of a filter."""
+    """The pictures of what patches have to do with each other and with a filter's prototypes, and of GrabCut."""
     if picture == "correspondence":
         from vitrail.recipes.look import draw_correspondence
 
@@ -552,6 +632,10 @@ def _draw_features(
         from vitrail.recipes.tsne import Wanted, draw_tsne
 
         return draw_tsne(images, weights, out, Wanted(asks["points"], asks["seed"], masks=asks["masks"]), **common)
+    if picture == "grabcut":
+        from vitrail.recipes.object_masks import draw_grabcut
+
+        return draw_grabcut(images, weights, out, asks["cutting"] or [], **common)
     from vitrail.recipes.filtering import draw_filter
 
     return draw_filter(images, weights, out, prototypes=asks["prototypes"], **common)

@@ -39,10 +39,15 @@ from vitrail.contracts import Batch, Crops, ImageSet, Sample
 from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import Picture
 
-Transform = Callable[[Picture], Tensor | tuple[Tensor, ...]] | Callable[[Picture, Picture | None], Crops]
+Transform = (
+    Callable[[Picture], Tensor | tuple[Tensor, ...]]
+    | Callable[[Picture, Picture | None], Crops]
+    | Callable[[Sample], tuple[Tensor, ...]]
+)
 """PIL image -> float tensor `[3, H, W]`, or a tuple of them: the image and further views of it.
 
-Or `Crops`, views with their boxes; a transform that makes them also gets the sample's companion, or None.
+Or `Crops`, views with their boxes; a transform that makes them also gets the sample's companion, or None. One with an
+attribute `reads_samples` gets the whole sample, for its mask.
 """
 
 _Label = int | tuple[int, ...] | None
@@ -306,6 +311,8 @@ class _Reader(Dataset[_Loaded]):
 
     def _transformed(self, sample: Sample) -> Tensor | tuple[Tensor, ...] | Crops:
         transform: Any = self.transform
+        if getattr(transform, "reads_samples", False):
+            return transform(sample)
         if sample.companion is None:
             return transform(sample.image)
         return transform(sample.image, sample.companion)

@@ -15,28 +15,30 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
-    """Yields `advance(n, ready=False)`; a call may update the line `title 512/2,500 images, 310/s, 6 s left`.
+    """Yields `advance(n, ready=False, words="")`; a call may update the line `title 5/25 images, 3.10/s, 6 s left`.
 
-    What was `ready` already (read from a cache) counts as done, but not for the rate. Without a terminal on
-    stderr the line goes to the log of this module (level INFO), every 30 s and at the end.
+    What was `ready` already (read from a cache) counts as done, but not for the rate; the last `words` end the line.
+    Without a terminal on stderr the line goes to the log of this module (level INFO), every 30 s and at the end.
     """
     terminal = sys.stderr.isatty()
     start = shown = time.monotonic()
     done = found = 0
+    more = ""
 
-    def advance(count: int, ready: bool = False) -> None:
-        nonlocal done, found, shown
+    def advance(count: int, ready: bool = False, words: str = "") -> None:
+        nonlocal done, found, shown, more
         done += count
         found += count if ready else 0
+        more = f", {words}" if words else more
         now = time.monotonic()
         if now - shown >= (REFRESH if terminal else PATIENCE):
             shown = now
-            _show(progress_line(title, done, total, now - start, unit, found), terminal)
+            _show(progress_line(title, done, total, now - start, unit, found) + more, terminal)
 
     try:
         yield advance
     finally:
-        _show(progress_line(title, done, total, time.monotonic() - start, unit, found), terminal)
+        _show(progress_line(title, done, total, time.monotonic() - start, unit, found) + more, terminal)
         if terminal:
             sys.stderr.write("\n")
 

@@ -1,0 +1,160 @@
+"""What recipes of LocLoc and PPD share: where masks come from, the generator's own training, numbers and pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vitrail.backbones import BackboneConfig, TimmViT, load
+from vitrail.config import Config, ConfigError
+from vitrail.contracts import ImageSet
+from vitrail.data import EvalTransformConfig, Loader
+from vitrail.data.mask_views import MaskViews, MaskViewsConfig
+from vitrail.data.object_masks import ObjectMasks, ObjectMasksConfig, WithObjectMasks, is_finished
+from vitrail.nn.across import rank as rank_here
+from vitrail.recipes import dino
+from vitrail.recipes.localization_probe import LocalizationProbeConfig, drawing_located, localization_probe
+from vitrail.recipes.object_masks import await_object_masks, make_object_masks
+from vitrail.recipes.probe import spread
+from vitrail.recipes.run import Parts, Verbs, train_before
+from vitrail.recipes.sources import DataConfig, Splits, open_splits
+from vitrail.recipes.start import capped, check_data, check_size, loading
+from vitrail.recipes.weights import find_weights
+from vitrail.train import TrainConfig
+
+log = logging.getLogger("vitrail")
+
+
+class TwoParts(Config):
+    """A generator and a classifier on a frozen backbone."""
+
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    init_from: str | None = None
+    """Weights of the backbone, which rests, and of parts that were trained before; null trains `stage1` first."""
+    stage1: dino.Recipe | None = None
+    """A training of DINO that comes first, into OUT/stage1, where `init_from` is null."""
+    object_masks: str | None = None
+    """Folder of masks by `vitrail object-masks`; null makes them before training, OUT/object_masks."""
+    masks_from: str | None = None
+    """Weights whose attention makes the masks; null for those that training starts from."""
+    mask_settings: ObjectMasksConfig = ObjectMasksConfig()
+    """How masks are made."""
+    which: Literal["enhanced", "plain"] = "enhanced"
+    """What is learned from: GrabCut's mask, or attention over a threshold."""
+    views: MaskViewsConfig = MaskViewsConfig()
+    generator_train: TrainConfig | None = None
+    """The generator's own training, which comes first, into OUT/generator; `train` is then the classifier's. null
+    trains both parts together."""
+    train: TrainConfig = TrainConfig()
+    probe: LocalizationProbeConfig = LocalizationProbeConfig()
+    workers: int = Field(8, ge=0)
+    """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
+
+
+def check_two_parts(recipe: Any) -> None:
+    """Raise for what can be seen wrong before any process is started: data folder, weights, masks, sizes."""
+    check_data(recipe.data, recipe.views.image_size, "views.image_size")
+    check_size(recipe.backbone, recipe.views.image_size, "views.image_size")
+    if recipe.init_from is None and recipe.stage1 is None:
+        raise ConfigError(
+            "the backbone rests, so it has to be trained before; name its weights with --init-from WEIGHTS (a run of "
+            "DINO, or dino_deitsmall16_pretrain.pth)"
+        )
+    if recipe.object_masks is not None and not Path(recipe.object_masks).expanduser().is_dir():
+        raise ConfigError(
+            f"object_masks={recipe.object_masks} is not there; make it with `vitrail object-masks`, or leave it out"
+        )
+    if recipe.masks_from is not None:
+        find_weights(recipe.masks_from)
+
+
+def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
+    """Train stage 1 where no weights are named, make masks where none are, and train the generator where it is first.
+
+    Returns the recipe of what is left to train.
+    """
+    if recipe.init_from is None and recipe.stage1 is not None:
+        place = train_before(recipe.stage1, verbs, out, "stage1", "a backbone by DINO")
+        recipe = recipe.model_copy(update={"init_from": str(place)})
+    if recipe.object_masks is None and needs_masks(recipe):
+        recipe = recipe.model_copy(update={"object_masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
+    if recipe.generator_train is None or recipe.method.parts != "both":
+        return recipe
+    place = train_before(_of_part(recipe, "generator"), verbs, out, "generator", "the generator")
+    return _of_part(recipe, "classifier").model_copy(update={"init_from": str(place)})
+
+
+def needs_masks(recipe: Any) -> bool:
+    """Whether what is trained learns from masks."""
+    return recipe.method.parts != "classifier" or recipe.views.masked
+
+
+def fits(name: str, trained: bool, same: bool, weights: str) -> bool:
+    """Whether a part that the weights bring is taken over: one that is trained on has to be of the wanted make."""
+    if not trained or same:
+        return True
+    log.info("%s brings a %s of another make, and a fresh one is trained", weights, name)
+    return False
+
+
+def check_patches(backbone: TimmViT, views: MaskViewsConfig) -> None:
+    """Raise `ConfigError` where a view does not hold whole patches."""
+    size = views.augment.image_size
+    sides = (size, size) if isinstance(size, int) else size
+    for name, side in (("views.image_size", views.image_size), *(("views.augment.image_size", each) for each in sides)):
+        for patch in backbone.patch_size:
+            if side % patch:
+                raise ConfigError(
+                    f"{name} {side} is not a multiple of the patch size {patch}; set it to "
+                    f"{max(side // patch, 1) * patch}"
+                )
+
+
+def assembled(recipe: Any, method: Any, splits: Splits, opened: Callable[[str], Any], rank: int, world: int) -> Parts:
+    """Loader, numbers and pictures of a method with a `localizer`, for one of `world` processes."""
+    backbone, parts = method.backbone, recipe.method.parts
+    method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
+    images: ImageSet = splits.train
+    if recipe.object_masks is not None and needs_masks(recipe):
+        images = WithObjectMasks(images, ObjectMasks.open(recipe.object_masks), recipe.which)
+    # Normalization belongs to the weights.
+    views = MaskViews(recipe.views.normalized(tuple(backbone.mean), tuple(backbone.std)), parts)
+    loader: Loader = loading(images, views, recipe.train, capped(recipe.workers), rank, world)
+    seen = EvalTransformConfig(
+        image_size=recipe.views.image_size,
+        mode="squash" if recipe.views.squash else "crop",
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+    held_out = spread(splits.val, recipe.probe.images)
+    numbers = localization_probe(method.localizer, held_out, seen, recipe.probe.threshold)
+    draw = drawing_located(method.localizer, held_out, seen, recipe.probe.threshold)
+    return Parts(method, loader, numbers, draw, opened)
+
+
+def _made_masks(recipe: Any, verbs: Verbs, path: Path) -> Path:
+    """Make the masks of the images to train on, by the first process, or what is left of that."""
+    main = rank_here() == 0
+    going_on = verbs.resume or verbs.extend is not None
+    if main and not (going_on and is_finished(path)):
+        weights = recipe.masks_from or recipe.init_from
+        assert weights is not None  # `check` and `first_of_two` have looked
+        backbone = load(recipe.backbone.name if weights == "pretrained" else None, weights)
+        make_object_masks(
+            backbone, open_splits(recipe.data).train, path, recipe.mask_settings, workers=capped(recipe.workers)
+        )
+    await_object_masks(path, main)
+    return path
+
+
+def _of_part(recipe: Any, part: str) -> Any:
+    """The recipe that trains this part alone."""
+    shared = {name: getattr(recipe.train, name) for name in ("seed", "device", "deterministic")}
+    train = recipe.generator_train.model_copy(update=shared) if part == "generator" else recipe.train
+    method = recipe.method.model_copy(update={"parts": part, "generator_rate": 1.0})
+    return recipe.model_copy(update={"method": method, "train": train, "generator_train": None})

@@ -1,0 +1,81 @@
+"""Where a localizer finds an object: its map over the image, the box of it, and the annotated boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from vitrail.viz.attention import overlay
+from vitrail.viz.canvas import PAPER, Color, Theme, fit, sheet, to_image
+
+FOUND: Color = (255, 205, 0)
+TRUE: Color = (255, 255, 255)
+
+
+class Found(NamedTuple):
+    """One image, what was found in it, and what is known of it."""
+
+    image: Tensor  # [3, H, W], normalized
+    map: Tensor | None  # [H, W], or None where nothing locates
+    box: Tensor | None  # [4] half-open x0 y0 x1 y1, pixels of the image
+    truth: Tensor | None  # [n, 4], the annotated ones; None where none are known
+    right: bool | None = None  # whether the predicted class is right; None where that is not known
+
+
+def located_sheet(
+    found: Sequence[Found], mean: Sequence[float], std: Sequence[float], *, cell: int = 160, theme: Theme = PAPER
+) -> Image.Image:
+    """For each image two pictures, one above the other: with the annotated boxes, and its map with all boxes.
+
+    Args:
+        found: at least one, each with a map.
+        mean, std: as the images were normalized.
+        cell: longer side of one picture, pixels.
+
+    Raises:
+        ValueError: for no image, and maps that are missing or not finite.
+    """
+    above: list[Image.Image | None] = []
+    below: list[Image.Image | None] = []
+    words = []
+    for each in found:
+        if each.map is None:
+            raise ValueError("an image comes without a map, so nothing can be drawn; give those that were located")
+        image = fit(to_image(each.image, mean, std), cell)
+        scale = image.width / each.image.shape[2]
+        heat = overlay(image, each.map, smooth=True)
+        truth = [] if each.truth is None else list(each.truth)
+        above.append(framed(image, truth, TRUE, scale))
+        below.append(framed(framed(heat, truth, TRUE, scale), [] if each.box is None else [each.box], FOUND, scale))
+        words.append(_words(each))
+    return sheet([above, below], captions=[[""] * len(above), words], theme=theme)
+
+
+def framed(image: Image.Image, boxes: Sequence[Tensor], color: Color, scale: float = 1.0) -> Image.Image:
+    """The image with boxes drawn, `[4]` half-open, in its pixels divided by `scale`; a dark rim sets them off."""
+    image = image.copy()
+    pen = ImageDraw.Draw(image)
+    for box in boxes:
+        left, top, right, bottom = (torch.as_tensor(box).double() * scale).round().tolist()
+        for width, ink in ((3, (20, 20, 20)), (1, color)):
+            pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=ink, width=width)
+    return image
+
+
+def _words(each: Found) -> str:
+    parts = [] if each.right is None else ["class right" if each.right else "class wrong"]
+    if each.box is not None and each.truth is not None and len(each.truth):
+        parts.append(f"IoU {overlap_of(each.box, each.truth):.2f}")
+    return ", ".join(parts)
+
+
+def overlap_of(box: Tensor, truth: Tensor) -> float:
+    """The largest intersection over union of a box `[4]` with boxes `[n, 4]`, half-open; at least one has an area."""
+    low, high = torch.maximum(box[:2], truth[:, :2]), torch.minimum(box[2:], truth[:, 2:])
+    shared = (high - low).clamp(min=0).prod(1)
+    area = (box[2:] - box[:2]).prod() + (truth[:, 2:] - truth[:, :2]).prod(1)
+    return float((shared / (area - shared)).max())
