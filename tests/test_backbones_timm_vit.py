@@ -97,6 +97,27 @@ def test_equals_timm(kind: str) -> None:
     assert isinstance(backbone, Backbone)
 
 
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("block", [-1, 1])
+def test_keys_equal_timms(kind: str, block: int) -> None:
+    name, options = MODELS[kind]
+    vit = small(name, **options)
+    images, seen = images_for(vit), []
+    attn = vit.blocks[block].attn
+    handle = attn.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    vit.forward_features(images)
+    handle.remove()
+    own = seen[0].chunk(3, dim=2)[1].unflatten(2, (attn.num_heads, -1))
+    expected = attn.k_norm(own).flatten(2)[:, vit.num_prefix_tokens :]
+    backbone = TimmViT(vit)
+    late: list[int] = []
+    vit.blocks[2].norm2.register_forward_hook(lambda *_: late.append(1))
+    keys, grid = backbone.keys(images, block)
+    torch.testing.assert_close(keys, expected, atol=1e-6, rtol=1e-5)
+    assert keys.shape[1] == grid[0] * grid[1]
+    assert not late  # neither later blocks nor the rest of the last one
+
+
 @pytest.mark.parametrize("options", [{}, {"gated": True, "qkv_bias": True}, {"attn_head_dim": 4}])
 def test_attention_alone(options: dict[str, object]) -> None:
     if not set(options) <= set(inspect.signature(Attention.__init__).parameters):
@@ -263,6 +284,8 @@ def test_blocks_that_are_not_there(asked: int) -> None:
     for what in ("layers", "scores"):
         with pytest.raises(ValueError, match=f"{what}: there is no block {asked} among 3"):
             backbone(images_for(backbone.vit), **{what: (asked,)})
+    with pytest.raises(ValueError, match=f"keys: there is no block {asked} among 3"):
+        backbone.keys(images_for(backbone.vit), asked)
 
 
 def test_a_batch_equals_a_loop() -> None:
@@ -345,6 +368,8 @@ def test_blocks_of_another_kind_run_but_show_no_scores() -> None:
     assert backbone.heads == 3
     with pytest.raises(ValueError, match="scores of block -1: a block of type ParallelThingsBlock"):
         backbone(images, scores=(-1,))
+    with pytest.raises(ValueError, match="keys of block 1: a block of type ParallelThingsBlock"):
+        backbone.keys(images, 1)
 
 
 def test_a_new_part_in_timms_attention_is_noticed() -> None:

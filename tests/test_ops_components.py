@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from vitrail.ops.components import connected_components, cpu, reference
+from vitrail.ops.components import component_at, connected_components, cpu, reference
 
 # The interpreter works on CPU tensors; with TRITON_INTERPRET=0 the same tests run on a GPU.
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
@@ -147,3 +147,17 @@ def test_bad_input_is_answered_in_words() -> None:
         connected_components(torch.zeros(3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"connectivity is 6; give 4"):
         connected_components(torch.zeros(2, 2, dtype=torch.bool), connectivity=6)
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_the_component_at_a_cell(connectivity: int) -> None:
+    masks = torch.rand(20, 6, 7, generator=torch.Generator().manual_seed(5)) > 0.5
+    cells = torch.arange(20) * 2 % 42
+    found = component_at(masks, cells, connectivity)
+    labels = connected_components(masks, connectivity)
+    for mask, label, cell, own in zip(masks, labels, cells.tolist(), found):
+        expected = label == label.flatten()[cell] if mask.flatten()[cell] else torch.zeros_like(mask)
+        assert torch.equal(own, expected)
+    assert 0 < found.any((1, 2)).sum() < 20
+    with pytest.raises(ValueError, match=r"mask is \[6, 7\] and cells \[1\]; give \[B, Y, X\] and \[B\]"):
+        component_at(masks[0], cells[:1])

@@ -30,8 +30,9 @@ def vit_file(folder: Path, **changes: Any) -> str:
     return str(path)
 
 
-def classifier_file(folder: Path, classes: int = 5, **said: Any) -> str:
-    """With a linear classifier; `said` goes into the header."""
+def classifier_file(folder: Path, classes: int = 5, names: list[str] | None = None, **said: Any) -> str:
+    """With a linear classifier; `said` and the classes' names go into the header."""
+    said |= {} if names is None else {"classes": names}
     path = folder / "classifier.safetensors"
     exported = tiny_vit().export()
     head = tiny_head(classes).state_dict()

@@ -1,10 +1,11 @@
-"""What there is, read from the folders without importing it: recipes, studies, protocols, methods, rankers, masks,
-regularizers.
+"""What there is, read from the folders without importing it: recipes, studies, protocols, methods, rankers, localizers,
+masks, regularizers.
 
 A recipe is a public function in `vitrail/recipes` that needs no argument and whose return annotation ends in `Recipe`,
 a study one whose return annotation is `Study`; a protocol is a file in `vitrail/evaluation` with a public function
-`evaluate`; a ranker is a file in `vitrail/rankers` with a public function `from_source`; a mask or a regularizer is a
-word that the `kind` of its room's settings takes. Nobody registers anything.
+`evaluate`; a ranker is a file in `vitrail/rankers` with a public function `from_source`, a localizer one in
+`vitrail/localizers`; a mask or a regularizer is a word that the `kind` of its room's settings takes. Nobody registers
+anything.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class RankerEntry(NamedTuple):
-    """A ranker that a user can name."""
+    """A ranker or a localizer that a user can name."""
 
     name: str
     module: str
@@ -69,8 +70,18 @@ def asks_for(protocol: Entry) -> dict[str, bool]:
 @functools.cache
 def rankers() -> list[RankerEntry]:
     """Files of `vitrail/rankers` with a function `from_source`, and what their constants say."""
+    return _opened("rankers")
+
+
+@functools.cache
+def localizers() -> list[RankerEntry]:
+    """Files of `vitrail/localizers` with a function `from_source`, and what their constants say."""
+    return _opened("localizers")
+
+
+def _opened(room: str) -> list[RankerEntry]:
     found = []
-    for module, tree in _files("rankers", "\ndef from_source("):
+    for module, tree in _files(room, "\ndef from_source("):
         if any(isinstance(node, ast.FunctionDef) and node.name == "from_source" for node in tree.body):
             told = (_constant(tree, "VARIANTS", ()), _constant(tree, "WEIGHTS", ""), _constant(tree, "PART", ""))
             found.append(RankerEntry(module.rsplit(".", 1)[1], module, _summary(tree).partition(". ")[0], *told))

@@ -75,11 +75,22 @@ def _for_people(error: BaseException) -> bool:
 @app.command("list")
 def list_(
     what: Annotated[
-        Literal["all", "recipes", "studies", "protocols", "pictures", "methods", "rankers", "masks", "regularizers"],
+        Literal[
+            "all",
+            "recipes",
+            "studies",
+            "protocols",
+            "pictures",
+            "methods",
+            "rankers",
+            "localizers",
+            "masks",
+            "regularizers",
+        ],
         typer.Argument(help="Which list."),
     ] = "all",
 ) -> None:
-    """Name what there is: recipes, studies, protocols, pictures, methods, rankers, masks, regularizers.
+    """Name what there is: recipes, studies, protocols, pictures, methods, rankers, localizers, masks, regularizers.
 
     Example: vitrail list recipes
     """
@@ -93,6 +104,10 @@ def list_(
         "rankers": (
             "vitrail rank IMAGES --ranker NAME[:VARIANT]=WEIGHTS, the default variant first",
             catalog.rankers(),
+        ),
+        "localizers": (
+            "in vitrail.localizers, open_localizer(NAME, WEIGHTS, variant=VARIANT), the default variant first",
+            catalog.localizers(),
         ),
         "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
         "regularizers": (
@@ -111,7 +126,7 @@ def list_(
 
 
 def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
-    """What a ranker reads, and its variants."""
+    """What a ranker or a localizer reads, and its variants."""
     if not isinstance(entry, catalog.RankerEntry):
         return []
     variants = [f"variants: {', '.join(entry.variants)}"] if len(entry.variants) > 1 else []

@@ -23,7 +23,7 @@ from vitrail import __version__
 from vitrail.backbones.config import BackboneConfig
 from vitrail.contracts import Exported, Tokens
 from vitrail.nn.object_filter import ObjectFilter
-from vitrail.nn.open_block import OpenBlock, open_blocks
+from vitrail.nn.open_block import OpenBlock, open_blocks, projections
 
 
 class TimmViT(nn.Module):
@@ -163,6 +163,26 @@ class TimmViT(nn.Module):
         grid = self._grid(images)
         return self._embed(images, None, None, None), grid
 
+    def keys(self, images: Tensor, block: int = -1) -> tuple[Tensor, tuple[int, int]]:
+        """Keys of a block's attention at the patches, as the features of LOST and TokenCut; later blocks are not run.
+
+        Args:
+            images: as `forward` takes them.
+            block: 0-based, negative from the last.
+
+        Returns:
+            `[B, N, D]`, heads side by side, raster order, and the grid (Y, X).
+
+        Raises:
+            ValueError: a block that is not there or that cannot be opened.
+        """
+        index = self._blocks((block,), "keys")[block]
+        x, grid = self.embed(images)
+        for earlier in self.vit.blocks[:index]:
+            x = self.run_block(earlier, x, **_asks(earlier, grid))
+        keys: Tensor = self.run_block(self.vit.blocks[index], x, through=_keys)
+        return keys[:, :, self.prefix_tokens :].transpose(1, 2).flatten(2), grid
+
     def prototype_attention(self, images: Tensor) -> Tensor:
         """How much each patch takes of each prototype of the object-aware filter: `[B, heads, M, Y, X]`.
 
@@ -237,8 +257,8 @@ class TimmViT(nn.Module):
                     f"{what}: there is no block {number} among {self.depth}; choose {-self.depth} to {self.depth - 1}"
                 )
             found[number] = number % self.depth
-            if what == "scores" and found[number] in self._closed:
-                raise ValueError(f"scores of block {number}: {self._closed[found[number]]}")
+            if what != "layers" and found[number] in self._closed:
+                raise ValueError(f"{what} of block {number}: {self._closed[found[number]]}")
         return found
 
     def _embed(self, images: Tensor, keep: Tensor | None, hidden: Tensor | None, mask_token: Tensor | None) -> Tensor:
@@ -272,6 +292,10 @@ def _asks(block: nn.Module, grid: tuple[int, int]) -> dict[str, Any]:
 def _prototypes(block: OpenBlock, _: Tensor) -> Tensor:
     assert block.object_filter is not None
     return block.object_filter.prototypes.clone()  # what it is cloned from may be freed after the forward
+
+
+def _keys(block: OpenBlock, x: Tensor) -> Tensor:
+    return projections(block.attn, block.norm1(x))[1]
 
 
 def _about(vit: nn.Module) -> Mapping[str, Any]:

@@ -59,17 +59,27 @@ def open_ranker(
 
 
 def _check_images(ranker: nn.Module, given: tuple[Any, ...]) -> None:
-    """Refuse what is no batch of images, above all a list of images of several sizes."""
-    images = given[0] if given else None
+    check_batch(given[0] if given else None, "a ranker scores")
+
+
+def check_batch(images: Any, what: str) -> None:
+    """Refuse what is no batch of images, above all a list of images of several sizes, with `ValueError`.
+
+    Args:
+        images: anything.
+        what: happens to images, for errors, such as "a ranker scores".
+    """
     if isinstance(images, list | tuple):
         sizes = ", ".join(str(list(getattr(image, "shape", ()))) for image in images[:3])
         raise ValueError(
-            f"images are a list of {len(images)}, {sizes}{' ...' * (len(images) > 3)}; a ranker scores one tensor "
+            f"images are a list of {len(images)}, {sizes}{' ...' * (len(images) > 3)}; {what} one tensor "
             "[B, 3, H, W]: torch.stack images of one size, and resize the others or give them one by one"
         )
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        what = f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
-        raise ValueError(f"images are {what}; a ranker scores floats [B, 3, H, W], normalized by its mean and std")
+        given = (
+            f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        )
+        raise ValueError(f"images are {given}; {what} floats [B, 3, H, W], normalized by its mean and std")
 
 
 def _meant(entry: catalog.RankerEntry, weights: str | None) -> list[str]:

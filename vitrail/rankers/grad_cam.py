@@ -41,16 +41,26 @@ WEIGHTS = "a classifier, such as deit_small_patch16_224.pth, a run folder, or `p
 def from_source(source: Source) -> GradCam:
     """A ViT with a linear classifier (`vitrail.load_classifier`), or a convolutional classifier of timm's."""
     variant = variant_of(source, "grad_cam", VARIANTS)
-    weights = need_weights(source, "grad_cam", WEIGHTS)
-    if weights == "pretrained":
+    need_weights(source, "grad_cam", WEIGHTS)
+    return GradCam(open_features(source), variant)
+
+
+def open_features(source: Source) -> VitFeatures | ConvFeatures:
+    """A classifier that hands out its features, of `weights`, which are needed.
+
+    Raises:
+        ValueError: for weights of another kind, and as `load_classifier` and `open_convnet`.
+    """
+    assert source.weights is not None
+    if source.weights == "pretrained":
         model = pretrained_model(source.model, classifier=True)
         if isinstance(model, VisionTransformer):
-            return GradCam(_of_vit(model, source.image_size), variant)
-        return GradCam(ConvFeatures(described(model, source)), variant)
-    if not _holds_vit(weights):
-        return GradCam(ConvFeatures(open_convnet(source, classifier=True)), variant)
-    found = load_classifier(weights, source.model, image_size=source.image_size, checkpoint_key=source.key)
-    return GradCam(VitFeatures(found.backbone, found.head, found.pool), variant)
+            return _of_vit(model, source.image_size)
+        return ConvFeatures(described(model, source))
+    if not _holds_vit(source.weights):
+        return ConvFeatures(open_convnet(source, classifier=True))
+    found = load_classifier(source.weights, source.model, image_size=source.image_size, checkpoint_key=source.key)
+    return VitFeatures(found.backbone, found.head, found.pool, found.classes)
 
 
 class GradCam(nn.Module):
@@ -71,28 +81,48 @@ class GradCam(nn.Module):
     def forward(self, images: Tensor, *, number: int | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Scores `[B, Y, X]`, not negative but in `signed`."""
         grid = grid_of(images.shape[-2], images.shape[-1], self.patch_size)
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf, logits = self.network(images.clone())
-            # Images do not meet in evaluation mode, so one sum has each image's own gradient.
-            (slope,) = torch.autograd.grad(logits.max(1).values.sum(), leaf)
-        features, slope = self.network.map_of(leaf.detach(), grid), self.network.map_of(slope, grid)
-        scores = (slope.float().mean((2, 3), keepdim=True) * features.float()).sum(1, keepdim=True)
+        scores, _ = class_maps(self.network, images)
         if self.variant == "relu":
             scores = scores.relu()
         if scores.shape[-2:] != grid:
-            scores = functional.interpolate(scores, grid, mode="bilinear", align_corners=False)
-        return scores.squeeze(1)
+            scores = functional.interpolate(scores[:, None], grid, mode="bilinear", align_corners=False).squeeze(1)
+        return scores
+
+
+def class_maps(
+    network: VitFeatures | ConvFeatures, images: Tensor, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Grad-CAM without max, at the places of the features, and the classifier's logits.
+
+    Args:
+        network: in evaluation mode, where images of a batch do not meet.
+        images: `[B, 3, H, W]`, normalized.
+        labels: int64 `[B]`, whose class's map; None for the predicted one.
+
+    Returns:
+        `[B, y, x]` and `[B, classes]`, both float32.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf, logits = network(images.clone())
+        chosen = logits.argmax(1) if labels is None else labels.clone()
+        # Images do not meet in evaluation mode, so one sum has each image's own gradient.
+        (slope,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), leaf)
+    size = (images.shape[-2], images.shape[-1])
+    features, slope = network.map_of(leaf.detach(), size), network.map_of(slope, size)
+    maps = (slope.float().mean((2, 3), keepdim=True) * features.float()).sum(1)
+    return maps, logits.detach().float()
 
 
 class VitFeatures(nn.Module):
     """A ViT with a linear classifier, cut at the last block's first norm."""
 
-    def __init__(self, backbone: TimmViT, head: nn.Linear, pool: str) -> None:
-        """Args: the head and what it reads after the final norm, "cls" or "mean" of the patches."""
+    def __init__(self, backbone: TimmViT, head: nn.Linear, pool: str, classes: tuple[str, ...] | None = None) -> None:
+        """Args: the head; what it reads after the final norm, "cls" or "mean" of the patches; its classes' names."""
         super().__init__()
         if not isinstance(getattr(backbone.vit.blocks[-1], "norm1", None), nn.Module):
             raise ValueError(f"the last block, a {type(backbone.vit.blocks[-1]).__name__}, has no norm1 to look at")
-        self.backbone, self.head, self.pool = backbone, head, pool
+        self.backbone, self.head, self.pool, self.classes = backbone, head, pool, classes
+        self.outputs = head.out_features
         self.mean, self.std = backbone.mean, backbone.std
         self.image_size, self.patch_size = backbone.image_size, backbone.patch_size
 
@@ -103,18 +133,22 @@ class VitFeatures(nn.Module):
             tokens = self.backbone(images)
         return leaves[0], self.head(tokens.cls if self.pool == "cls" else tokens.patches.mean(1))
 
-    def map_of(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """`[B, D, Y, X]` of what has a value at each token."""
+    def map_of(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        """`[B, D, Y, X]` of what has a value at each token of images of this (height, width)."""
+        grid = grid_of(*size, self.patch_size)
         return tokens[:, self.backbone.prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
 
 class ConvFeatures(nn.Module):
     """A convolutional classifier of timm's, cut at its last feature map."""
 
+    classes = None  # no file of timm's or torchvision's names them
+
     def __init__(self, network: ConvNet) -> None:
         """Args: a network whose `forward_features` returns `[B, C, Y, X]`, with a classifier."""
         super().__init__()
         self.model = network.model
+        self.outputs: int = network.model.num_classes
         self.mean, self.std = network.mean, network.std
         self.image_size, self.patch_size = network.image_size, network.patch_size
 
@@ -123,7 +157,7 @@ class ConvFeatures(nn.Module):
         leaf = feature_map(self.model, images).detach().requires_grad_()
         return leaf, self.model.forward_head(leaf.clone())  # a head may work in place
 
-    def map_of(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+    def map_of(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """The features as they are."""
         return features
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["connected_components"]
+__all__ = ["component_at", "connected_components"]
 
 _TRITON = find_spec("triton") is not None
 _MOST_CELLS = 4096  # of one map, 64x64; a larger one does not fit one GPU program's registers and shared memory
@@ -53,6 +53,27 @@ def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
     from vitrail.ops.components import reference
 
     return reference.connected_components(mask, connectivity)
+
+
+def component_at(mask: Tensor, cells: Tensor, connectivity: int = 8) -> Tensor:
+    """The component of each map that holds a given cell.
+
+    Args:
+        mask: `[B, Y, X]` bool.
+        cells: int64 `[B]`, one cell of each map, numbered in reading order.
+        connectivity: 4 or 8.
+
+    Returns:
+        `[B, Y, X]` bool; nowhere True where the cell is not in the mask.
+
+    Raises:
+        ValueError: as `connected_components`, and for shapes that do not fit.
+    """
+    if mask.ndim != 3 or cells.shape != (len(mask),):
+        raise ValueError(f"mask is {list(mask.shape)} and cells {list(cells.shape)}; give [B, Y, X] and [B]")
+    labels = connected_components(mask, connectivity).flatten(1)
+    own = labels.gather(1, cells[:, None])
+    return ((labels == own) & (own > 0)).view_as(mask)
 
 
 def has_gpu_kernel(maps: Tensor) -> bool:
