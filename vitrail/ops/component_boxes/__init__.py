@@ -2,21 +2,21 @@
 
 With a falling threshold components appear, grow and join, and never fall apart: they are the nodes of a tree. So each
 is found once and listed once, with the thresholds over which it does not change, and a hundred thresholds cost hardly
-more than one. `cpu` (numba) joins runs of equal pixels by union-find, the brightest edges first; `reference` (plain
-torch) labels {map > t} anew for each t and is the definition.
+more than one. `cpu` (numba) adds pixels from the highest down and joins them by union-find; `reference` (plain torch)
+labels {map > t} anew for each t and is the definition.
 
 Components are 8-connected, as the outlines that OpenCV's `findContours` finds, and a box is its `boundingRect`. OpenCV
 in its modes of trees and lists also gives the outlines of holes: these are listed where `holes` is asked for, a hole
 being a 4-connected region of {map <= t} that does not reach the map's rim, its box one pixel wider on each side than
 the hole, because the outline runs on the pixels around it.
 
-The largest component of a threshold is that of the largest `contourArea`: the area of the polygon through the centers of
-its outer outline's pixels, holes filled, so that a line has none; of equal ones that whose first pixel in reading order
-comes last, which is the first in OpenCV's list. With `largest="pixels"` it is that of most pixels, the same rule
+The largest component of a threshold is that of the largest `contourArea`: the area of the polygon through the centers
+of its outer outline's pixels, holes filled, so that a line has none; of equal ones that whose first pixel in reading
+order comes last, which is the first in OpenCV's list. With `largest="pixels"` it is that of most pixels, the same rule
 for equal ones.
 
-Source: component trees by union-find as in Najman and Couprie 2006, "Building the component tree in quasi-linear time";
-outlines as in Suzuki and Abe 1985, "Topological structural analysis of digitized binary images by border following".
+Source: component trees by union-find as in Najman and Couprie 2006, "Building the component tree in quasi-linear
+time"; outlines as in Suzuki and Abe 1985, "Topological structural analysis of digitized binary images by border following".
 """
 
 from __future__ import annotations

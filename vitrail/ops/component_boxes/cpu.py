@@ -33,7 +33,7 @@ _DOWN = (0, -1, -1, -1, 0, 1, 1, 1)
 
 
 def _gains() -> np.ndarray:
-    """What a pixel adds, by the neighbors that are there (bits 0 to 7): twice the area, and the Euler number `[256, 2]`.
+    """What a pixel adds, by the neighbors that are there (bits 0 to 7): twice the area, and Euler number `[256, 2]`.
 
     Of each square of four pixels: area 0, 0, 0, 1/2, 1 with 0 to 4 of them; Euler number 1/4, 0, -1/4, 0 with 1 to 4 of
     them, and -1/2 with two at opposite corners.
@@ -92,18 +92,12 @@ def _keep(state: Any, part: int, level: int, found: Any, count: int) -> int:
 @compiled
 def _join(parent: Any, state: Any, into: int, part: int) -> None:
     parent[part] = into
-    state[into, _X0], state[into, _Y0] = (
-        min(state[into, _X0], state[part, _X0]),
-        min(state[into, _Y0], state[part, _Y0]),
-    )
-    state[into, _X1], state[into, _Y1] = (
-        max(state[into, _X1], state[part, _X1]),
-        max(state[into, _Y1], state[part, _Y1]),
-    )
-    state[into, _SEED] = min(state[into, _SEED], state[part, _SEED])
-    state[into, _PIXELS] += state[part, _PIXELS]
-    state[into, _AREA] += state[part, _AREA]
-    state[into, _EULER] += state[part, _EULER]
+    for low in (_X0, _Y0, _SEED):
+        state[into, low] = min(state[into, low], state[part, low])
+    for high in (_X1, _Y1):
+        state[into, high] = max(state[into, high], state[part, high])
+    for total in (_PIXELS, _AREA, _EULER):
+        state[into, total] += state[part, total]
 
 
 @compiled
