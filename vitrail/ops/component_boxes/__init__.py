@@ -16,7 +16,8 @@ order comes last, which is the first in OpenCV's list. With `largest="pixels"` i
 for equal ones.
 
 Source: component trees by union-find as in Najman and Couprie 2006, "Building the component tree in quasi-linear
-time"; outlines as in Suzuki and Abe 1985, "Topological structural analysis of digitized binary images by border following".
+time"; outlines as in Suzuki and Abe 1985, "Topological structural analysis of digitized binary images by border
+following".
 """
 
 from __future__ import annotations
