@@ -73,7 +73,7 @@ def inspect_folder(
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
     trees = {_voc: is_voc, _coco: is_coco, _stuff: is_cocostuff, _ade20k: is_ade20k, _cityscapes: is_cityscapes}
-    trees |= {_cifar: is_cifar, _cub: is_cub, _wsol: is_wsol}
+    trees |= {_cifar: is_cifar, _wsol: is_wsol, _cub: is_cub}
     for inspect_tree, fits in trees.items():
         if fits(root):
             return inspect_tree(root, patch_size, image_size, None if every else sample)

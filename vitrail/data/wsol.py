@@ -131,8 +131,8 @@ def wsol_splits(root: str | Path) -> dict[str, Path]:
                 continue
             if place.parent.name in found:
                 raise ValueError(
-                    f"{folder} has metadata of several data sets ({found[place.parent.name]}, {place.parent}); give each "
-                    "data set a root of its own with metadata/<split>"
+                    f"{folder} has metadata of several data sets ({found[place.parent.name]}, {place.parent}); give "
+                    "each data set a root of its own with metadata/<split>"
                 )
             found[place.parent.name] = place.parent
     return found

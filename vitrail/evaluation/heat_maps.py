@@ -1,8 +1,9 @@
 """Heat maps that another program wrote, one file for each image, to be measured as a localizer's are.
 
-A folder holds `<image>.npy` or `<image>.png`, where `<image>` is the path of the image below its data set's folder, with
-or without its own extension: `bird/1.jpg` has its map in `bird/1.npy` or `bird/1.jpg.npy`. A map `[h, w]` is of real
-numbers, larger is more of the object; it may have any size of the right shape, from a grid of patches to the image's own.
+A folder holds `<image>.npy` or `<image>.png`, where `<image>` is the path of the image below its data set's folder,
+with or without its own extension: `bird/1.jpg` has its map in `bird/1.npy` or `bird/1.jpg.npy`. A map `[h, w]` is of
+real numbers, larger is more of the object; it may have any size of the right shape, from a grid of patches to the
+image's own.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ def check_shape(shape: Sequence[int], frame: tuple[int, int], image: tuple[int, 
             return
     other = f" and not to the image of {image[0]} x {image[1]}" if image else ""
     raise UnusableMap(
-        f"the map of {height} x {width} is not in proportion to the view of {frame[0]} x {frame[1]} pixels{other}; write "
-        "maps of that shape"
+        f"the map of {height} x {width} is not in proportion to the view of {frame[0]} x {frame[1]} pixels{other}; "
+        "write maps of that shape"
     )
 
 

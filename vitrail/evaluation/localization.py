@@ -1,8 +1,8 @@
 """Weakly supervised localization: does the box of a map hold the object, and is the class right?
 
-Definition: the image is shown to a localizer in a view of its own size, its map is enlarged to the view and stretched to
-[0, 1]; a box is drawn around the largest component of {map > t}. It is a hit where its intersection over union with a
-ground-truth box, the best of all that the image has, is at least 0.5. In percent of the images with boxes:
+Definition: the image is shown to a localizer in a view of its own size, its map is enlarged to the view and stretched
+to [0, 1]; a box is drawn around the largest component of {map > t}. It is a hit where its intersection over union with
+a ground-truth box, the best of all that the image has, is at least 0.5. In percent of the images with boxes:
 
     gt_known_loc             hits
     top1_loc, top5_loc       hits with the class right, or among the five best; top1_cls, top5_cls are the class alone
@@ -20,7 +20,7 @@ has to be the predicted one anyway.
 
 Presets, the conventions of three programs (docs/localization.md has all of them):
     default        the view squashed to the localizer's size, half-open boxes, all ground truth, 100 thresholds
-    wsolevaluation squashed to 224, boxes with "+1" and cut to whole pixels, outlines of holes among all, 1,000 thresholds
+    wsolevaluation squashed to 224, boxes with "+1" and cut to whole pixels, outlines of holes among all boxes
     locloc         shorter side to 256, center crop 224, boxes cut along, only the first ground-truth box
     ppd            squashed to 256, boxes with "+1"
 
@@ -30,8 +30,8 @@ Expected: LocLoc CUB 84.4 Top-1 Loc with 85.8 Top-1 Cls, ImageNet 57.6 with 78.6
 
 Deviations: a preset brings conventions of boxes and not a threshold swept on the measured images. Images are resized
 bicubic. A constant map has no box; wsolevaluation gives it the corner pixel, LocLoc a box of one pixel. A hit is at
-least the IoU everywhere; PPD wants more than it where the class counts. The centered box is chosen on the held-out images
-too, and where there are none on the measured ones.
+least the IoU everywhere; PPD wants more than it where the class counts. The centered box is chosen on the held-out
+images too, and where there are none on the measured ones.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ def _check_held_out(data: ImageSet, held_out: ImageSet | None) -> None:
         return
     if held_out is None:
         raise ValueError(
-            "no held-out images were given to choose the threshold with; give images with boxes that are not measured, a "
-            "number as threshold=0.5, or threshold=test_set for the best one on the measured images, which makes "
+            "no held-out images were given to choose the threshold with; give images with boxes that are not measured, "
+            "a number as threshold=0.5, or threshold=test_set for the best one on the measured images, which makes "
             "numbers too good and is said beside them"
         )
     if held_out.digest() == data.digest():
@@ -277,10 +277,8 @@ def _floors(config: LocalizationConfig, found: Found, held: Found | None, detail
     rules = config.rules()
 
     def accuracy(seen: list[Seen]) -> Tensor:
-        ious = [
-            best_iou(centered(one.geometry.size), one.truth, rules.convention) for one in seen if one.truth is not None
-        ]
-        return box_accuracy(torch.stack(ious), (HIT,))[0]
+        truths = [(centered(one.geometry.size), one.truth) for one in seen if one.truth is not None]
+        return box_accuracy(torch.stack([best_iou(*each, rules.convention) for each in truths]), (HIT,))[0]
 
     own = accuracy(found.seen)
     best = int((own if held is None else accuracy(held.seen)).argmax())
@@ -304,9 +302,8 @@ def _details(
 ) -> dict[str, Any]:
     levels = config.rules().levels
     fit = found.fits[config.settings().contour]
-    images = [
-        _image(found, place, fit.boxes[place, chosen.loc], fit.iou[place, chosen.loc]) for place in range(len(fit.iou))
-    ]
+    at = zip(fit.boxes[:, chosen.loc], fit.iou[:, chosen.loc], strict=True)
+    images = [_image(found, place, box, iou) for place, (box, iou) in enumerate(at)]
     return {
         "thresholds": [level / LEVELS for level in levels],
         "curves": _curves(config, found),
@@ -391,7 +388,7 @@ def _card(
         transform=transform.config,
         layer=name,
         token=f"map enlarged {own.enlarge}, stretched to [0, 1], 256 levels; {box}",
-        averaging=f"share of images with boxes, in percent; IoU {HIT} with {truth}, {boxes}; threshold {config.threshold}",
+        averaging=f"percent of images with boxes; IoU {HIT} with {truth}, {boxes}; threshold {config.threshold}",
         weights=weights_digest(source),
         config=config.plain() | own._asdict() | {"localizer": name},
         backbone=source,

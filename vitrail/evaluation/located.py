@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 class Fit(NamedTuple):
     """The chosen box of each of N images at each of T thresholds."""
 
-    iou: Tensor  # [N, T] float32, with the truth; 0 where there is no box
+    iou: Tensor  # [N, T] float64, with the truth; 0 where there is no box
     boxes: Tensor  # [N, T, 4] int16, half-open, pixels of the view; zeros where there is none
 
 
@@ -218,7 +218,7 @@ class _Tally:
         rim = (height - 1, width - 1) if self.rules.whole_pixels else None
         iou, which = best_overlaps(components, truths, inclusive=self.rules.convention == "inclusive", rim=rim)
         padded = torch.cat([components.boxes, torch.zeros(1, 4, dtype=torch.int32)])  # -1 is the last one
-        return Fit(iou.float(), padded[which].to(torch.int16))
+        return Fit(iou, padded[which].to(torch.int16))
 
     def _count_pixels(self, one: Seen, values: Tensor) -> None:
         if one.mask is not None:
@@ -227,17 +227,16 @@ class _Tally:
             self.pixels.add(values, mask)
 
     def found(self, skipped: dict[int, str]) -> Found:
-        notes = []
-        for number, words in (
-            (len(skipped), "images could not be read and were left out"),
-            (len(self.without), "images have no box and were left out"),
+        share = f"of {self.count} images"
+        told = (
+            (len(skipped), f"{share} could not be read and were left out"),
+            (len(self.without), f"{share} have no box and were left out"),
             (self.dropped, "boxes are empty or lie outside of their image and were left out"),
-            (self.outside, "images have their object outside of the crop and count as missed"),
+            (self.outside, f"{share} have their object outside of the crop and count as missed"),
             (self.constant, "maps are constant, which gives no box, and count as missed"),
-            (len(self.unusable), "images have no usable heat map and count as missed"),
-        ):
-            notes += [f"{self.title}: {number} of {self.count} {words}"] if number else []
-        notes = [note.replace(f"of {self.count} boxes", "boxes") for note in notes]
+            (len(self.unusable), f"{share} have no usable heat map and count as missed"),
+        )
+        notes = [f"{self.title}: {number} {words}" for number, words in told if number]
         fits: dict[Contour, Fit] = {
             name: Fit(*(torch.cat(each) for each in zip(*parts, strict=True)))
             for name, parts in self.fits.items()
@@ -326,8 +325,8 @@ def _stop_without(source: HeatMaps, unusable: dict[int, str], count: int) -> Non
     if unusable:
         listed = "; ".join(list(unusable.values())[:10]) + (f"; and {len(unusable) - 10} more" * (len(unusable) > 10))
         raise ValueError(
-            f"{len(unusable)} of {count} images have no usable map in {source.root}: {listed}. Write them, or count these "
-            "images as missed by allow_missing=true"
+            f"{len(unusable)} of {count} images have no usable map in {source.root}: {listed}. Write them, or count "
+            "these images as missed by allow_missing=true"
         )
 
 

@@ -72,8 +72,8 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; of CIFAR,
-    as published or as an npz; of CUB; or with metadata of wsolevaluation."""
+    """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; of
+    CIFAR, as published or as an npz; of CUB; or with metadata of wsolevaluation."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     missing: Missing = "refuse"
@@ -181,10 +181,10 @@ def open_splits(config: DataConfig) -> Splits:
         )
     if is_cifar(root):
         return Splits(Cifar(root, "train"), Cifar(root, "val"))
+    if is_wsol(root):  # before CUB: its lists and boxes lie in the tree because they are wanted
+        return _wsol(root, config.held_out)
     if is_cub(root):
         return Splits(Cub(root, "train"), Cub(root, "test"))
-    if is_wsol(root):
-        return _wsol(root, config.held_out)
     if has_table(root):
         return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
