@@ -1,4 +1,4 @@
-"""Images: generated scenes, folders, VOC, COCO, COCO-Stuff, ADE20K, Cityscapes, and a loader that resumes."""
+"""Images: generated scenes, folders, VOC, COCO, COCO-Stuff, ADE20K, Cityscapes, CUB, and a loader that resumes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _HOMES = {
     "CocoInstances": "coco",
     "CocoSemantic": "coco_semantic",
     "CocoStuff": "cocostuff",
+    "Cub": "cub",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
     "Finding": "inspect",
@@ -32,6 +33,7 @@ _HOMES = {
     "View": "views",
     "VocSegmentation": "voc",
     "WorkerCrashed": "loader",
+    "Wsol": "wsol",
     "build_eval_transform": "transforms",
     "build_train_transform": "transforms",
     "inspect_folder": "inspect",
@@ -49,6 +51,7 @@ __all__ = [
     "CocoInstances",
     "CocoSemantic",
     "CocoStuff",
+    "Cub",
     "EvalTransform",
     "EvalTransformConfig",
     "Finding",
@@ -69,6 +72,7 @@ __all__ = [
     "View",
     "VocSegmentation",
     "WorkerCrashed",
+    "Wsol",
     "build_eval_transform",
     "build_train_transform",
     "inspect_folder",
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
     from vitrail.data.coco import CocoInstances
     from vitrail.data.coco_semantic import CocoSemantic
     from vitrail.data.cocostuff import CocoStuff
+    from vitrail.data.cub import Cub
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
     from vitrail.data.inspect import Finding, inspect_folder
@@ -102,6 +107,7 @@ if TYPE_CHECKING:
     from vitrail.data.two_views import TwoViews, TwoViewsConfig
     from vitrail.data.views import MultiCrop, MultiCropConfig, View
     from vitrail.data.voc import VocSegmentation
+    from vitrail.data.wsol import Wsol
 
 
 def __getattr__(name: str) -> Any:

@@ -19,12 +19,14 @@ from vitrail.data.cityscapes import Cityscapes, cityscapes_splits, is_cityscapes
 from vitrail.data.coco import CocoInstances, coco_splits, is_coco
 from vitrail.data.coco_semantic import CocoSemantic, has_semantic
 from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
+from vitrail.data.cub import Cub, is_cub
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
 from vitrail.data.images import UnreadableImage, open_image
 from vitrail.data.loader import TOLERATED
 from vitrail.data.mask_pairs import MaskPairs
 from vitrail.data.multi_label import TABLE, MultiLabelFolder, has_table
 from vitrail.data.voc import VocSegmentation, find_voc, is_voc, splits_of
+from vitrail.data.wsol import Wsol, is_wsol, wsol_splits
 
 Folder = ImageFolder | MultiLabelFolder
 PARTS = {"images", "image", "annotations", "annotation", "masks", "mask", "labels", "segmentations", "jpegimages"}
@@ -60,8 +62,8 @@ def inspect_folder(
     unreadable files, color modes; with `every`, files that are in both splits.
 
     Args:
-        root: a folder of images, with or without splits and class folders, or a tree of VOC, COCO, COCO-Stuff, ADE20K
-            or Cityscapes.
+        root: a folder of images, with or without splits and class folders, of CIFAR or CUB, with metadata of
+            wsolevaluation, or a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes.
         patch_size, image_size: pixels a side, of the backbone that is meant.
         every: decode all images instead of `sample` of them, evenly spread.
 
@@ -71,7 +73,7 @@ def inspect_folder(
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
     trees = {_voc: is_voc, _coco: is_coco, _stuff: is_cocostuff, _ade20k: is_ade20k, _cityscapes: is_cityscapes}
-    trees[_cifar] = is_cifar
+    trees |= {_cifar: is_cifar, _wsol: is_wsol, _cub: is_cub}
     for inspect_tree, fits in trees.items():
         if fits(root):
             return inspect_tree(root, patch_size, image_size, None if every else sample)
@@ -391,11 +393,48 @@ def _cifar(root: Path, patch_size: int, image_size: int, sample: int | None) -> 
     return findings
 
 
+def _cub(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    return _listed(lambda split: Cub(root, split), "CUB", ["train", "test"], patch_size, image_size, sample)
+
+
+def _wsol(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    try:
+        splits = list(wsol_splits(root))
+    except ValueError as error:
+        return [Finding("error", str(error), "make a folder for each data set")]
+    return _listed(
+        lambda split: Wsol(root, split), "metadata of wsolevaluation,", splits, patch_size, image_size, sample
+    )
+
+
+def _listed(
+    opening: Callable[[str], Cub | Wsol],
+    name: str,
+    splits: Sequence[str],
+    patch_size: int,
+    image_size: int,
+    sample: int | None,
+) -> list[Finding]:
+    findings: list[Finding] = []
+    for split in splits:
+        try:
+            data = opening(split)
+        except (ValueError, OSError) as error:
+            findings.append(Finding("error", f"{name} split {split}: {error}", "copy or unpack it again"))
+            continue
+        boxes, known = "with boxes" if data.has_boxes else "without boxes", len(set(data.labels.tolist()))
+        what = f"{name} split {split}: {len(data)} images of {known} of {len(data.classes or ())} classes, {boxes}"
+        findings.append(Finding("ok", what, ""))
+        looks = [_decoded(data, index, data.path(index)) for index in _spread(len(data), sample)]
+        findings += _of_looks(split, looks, len(data), patch_size, image_size)
+    return findings
+
+
 def _of_looks(name: str, looks: Sequence[Look], total: int, patch_size: int, image_size: int) -> list[Finding]:
     return _readable(name, looks, total) + _sizes(name, looks, patch_size, image_size) + _modes(name, looks)
 
 
-def _decoded(data: VocSegmentation | CocoInstances | Ade20k | MaskPairs, index: int, path: str) -> Look:
+def _decoded(data: VocSegmentation | CocoInstances | Ade20k | MaskPairs | Cub | Wsol, index: int, path: str) -> Look:
     """The image, where what belongs to it can be used, too: its boxes fit, its mask is there."""
     try:
         data[index]

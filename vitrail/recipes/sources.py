@@ -1,5 +1,5 @@
-"""Where images come from: generated scenes, a folder with or without splits, CIFAR, or a tree of VOC, COCO, COCO-Stuff,
-ADE20K or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
+"""Where images come from: generated scenes, a folder with or without splits, CIFAR, CUB, metadata of wsolevaluation, or
+a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from vitrail.data import (
     CocoInstances,
     CocoSemantic,
     CocoStuff,
+    Cub,
     ImageFolder,
     MultiLabelFolder,
     ObjectLabels,
     SyntheticScenes,
     VocSegmentation,
+    Wsol,
     is_multi_label,
 )
 from vitrail.data.ade20k import is_ade20k
@@ -35,11 +37,13 @@ from vitrail.data.cityscapes import is_cityscapes
 from vitrail.data.coco import Missing, is_coco
 from vitrail.data.coco_semantic import has_semantic
 from vitrail.data.cocostuff import is_cocostuff
+from vitrail.data.cub import is_cub
 from vitrail.data.davis import Davis, is_davis
 from vitrail.data.mixed import Mixed
 from vitrail.data.multi_label import has_table
 from vitrail.data.scene_videos import SceneVideos
 from vitrail.data.voc import is_voc
+from vitrail.data.wsol import is_wsol, wsol_splits
 from vitrail.recipes.files import existing
 
 log = logging.getLogger("vitrail")
@@ -68,8 +72,8 @@ class DataConfig(Config):
     """Images to learn from. Without a root, scenes are generated."""
 
     root: str | None = None
-    """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; or of
-    CIFAR, as published or as an npz."""
+    """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; of
+    CIFAR, as published or as an npz; of CUB; or with metadata of wsolevaluation."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     missing: Missing = "refuse"
@@ -115,6 +119,11 @@ class Part:
 
     def __getitem__(self, index: int) -> Sample:
         return self.data[self.positions[index]]
+
+    def relative_path(self, index: int) -> str:
+        """As the whole set says. Raises `AttributeError` where it says none."""
+        path: str = self.data.relative_path(self.positions[index])  # type: ignore[attr-defined]
+        return path
 
     def digest(self) -> str:
         """Digest of the whole set and of the chosen positions."""
@@ -172,6 +181,10 @@ def open_splits(config: DataConfig) -> Splits:
         )
     if is_cifar(root):
         return Splits(Cifar(root, "train"), Cifar(root, "val"))
+    if is_wsol(root):  # before CUB: its lists and boxes lie in the tree because they are wanted
+        return _wsol(root, config.held_out)
+    if is_cub(root):
+        return Splits(Cub(root, "train"), Cub(root, "test"))
     if has_table(root):
         return _tables(root, config.held_out)
     names = {part: _split_name(root, options) for part, options in SPLITS.items()}
@@ -218,6 +231,44 @@ def open_several(config: DataConfig) -> Splits:
             f"train and val of {config.root} list other categories, so that their labels differ in meaning"
         )
     return Splits(ObjectLabels(found.train), ObjectLabels(found.val))
+
+
+def _wsol(root: Path, held_out: float) -> Splits:
+    """Images by metadata of wsolevaluation; where it has no train split, those of a folder train/ with its classes."""
+    splits, folder = wsol_splits(root), _split_name(root, SPLITS["train"])
+    measured = next((name for name in ("test", "val") if name in splits), None)
+    if "train" not in splits and folder is None:
+        assert measured is not None, splits
+        return Splits(Later(lambda: Wsol(root, "train")), Wsol(root, measured))
+    train = Wsol(root, "train") if "train" in splits else ImageFolder(root, folder, labels="folders")
+    if measured is None:
+        return hold_out(train, held_out)
+    return Splits(train, Wsol(root, measured, classes=train.classes))
+
+
+def open_held_out(
+    where: str, trained: DataConfig | None = None, settings: Sequence[str] = (), most: int | None = 1000
+) -> ImageSet | None:
+    """Images with boxes to choose a threshold with, none of which `open_data` measures with; None where there are none.
+
+    Of metadata of wsolevaluation with val and test, those of val; else images of the training split, evenly spaced,
+    where it has boxes: those of a folder stand in train_boxes.txt.
+
+    Args:
+        where, trained, settings: as of `open_data`.
+        most: images at most; None for all.
+    """
+    splits = open_data(where, trained, settings)
+    train = splits.train
+    if isinstance(splits.val, Wsol) and splits.val.split == "test" and "val" in wsol_splits(splits.val.root):
+        train = Wsol(splits.val.root, "val", classes=splits.val.classes)
+    elif isinstance(train, ImageFolder) and train.split and not train.has_boxes:
+        boxes = _boxes(train.root, train.folder.name)
+        train = ImageFolder(train.root, train.split, classes=train.classes, boxes=boxes) if boxes else train
+    if not getattr(train, "has_boxes", True):
+        return None
+    count = min(len(train), most or len(train))
+    return Part(train, [number * len(train) // count for number in range(count)], getattr(train, "split", None))
 
 
 def _tables(root: Path, held_out: float) -> Splits:

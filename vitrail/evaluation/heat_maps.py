@@ -1,0 +1,104 @@
+"""Heat maps that another program wrote, one file for each image, to be measured as a localizer's are.
+
+A folder holds `<image>.npy` or `<image>.png`, where `<image>` is the path of the image below its data set's folder,
+with or without its own extension: `bird/1.jpg` has its map in `bird/1.npy` or `bird/1.jpg.npy`. A map `[h, w]` is of
+real numbers, larger is more of the object; it may have any size of the right shape, from a grid of patches to the
+image's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrail.contracts import ImageSet
+
+ENDINGS = (".npy", ".png")
+
+
+class UnusableMap(Exception):
+    """A heat map that is missing or cannot be used; says why."""
+
+
+class HeatMaps:
+    """A folder of heat maps. Raises `ValueError` where there is no such folder.
+
+    `vitrail.evaluation.localization.evaluate` takes it in place of a localizer. There are no classes in it.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.name = f"heat maps {self.root.name}"
+        if not self.root.is_dir():
+            raise ValueError(f"there is no folder of heat maps {str(root)!r}")
+
+    def path(self, image: str) -> Path | None:
+        """The file of an image's map; None where there is none."""
+        names = [image + ending for ending in ENDINGS]
+        names += [str(Path(image).with_suffix("")) + ending for ending in ENDINGS if Path(image).suffix]
+        return next((self.root / name for name in names if (self.root / name).is_file()), None)
+
+    def missing(self, data: ImageSet) -> dict[int, str]:
+        """Positions and names of images without a map, as far as `data` names its images without reading them."""
+        if not hasattr(data, "relative_path"):
+            return {}
+        names = {index: image_name(data, index) for index in range(len(data))}
+        return {index: name for index, name in names.items() if self.path(name) is None}
+
+    def read(self, image: str) -> Tensor:
+        """A map `[h, w]` float32. Raises `UnusableMap`: no file, no numbers, NaN, not two axes."""
+        path = self.path(image)
+        if path is None:
+            raise UnusableMap(f"{image} has no map: neither {image}.npy nor .png is below {self.root}")
+        try:
+            values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _gray(path)
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise UnusableMap(f"{path} cannot be read ({error})") from None
+        if isinstance(values, np.ndarray) and values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+            values = values[0] if values.shape[0] == 1 else values[:, :, 0]
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
+            what = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "several arrays"
+            raise UnusableMap(f"{path} holds {what}; a map is [h, w] of real numbers")
+        if not np.isfinite(values).all():
+            raise UnusableMap(f"{path} holds NaN or infinity")
+        return torch.from_numpy(values.astype(np.float32))
+
+
+def image_name(data: ImageSet, index: int, path: str = "") -> str:
+    """What a map's file is named after: the image's path below its data set's folder, else its file's name."""
+    try:
+        return str(data.relative_path(index))  # type: ignore[attr-defined]
+    except AttributeError:
+        pass
+    for folder in (getattr(data, "folder", None), getattr(data, "root", None)):
+        if folder is not None and Path(path).is_relative_to(folder):
+            return Path(path).relative_to(folder).as_posix()
+    return Path(path).name
+
+
+def check_shape(shape: Sequence[int], frame: tuple[int, int], image: tuple[int, int] | None) -> None:
+    """Whether a map of (height, width) shows what it should: all of `frame`, or where that is given all of `image`.
+
+    Raises `UnusableMap` where its sides are in proportion to neither, to a pixel.
+    """
+    height, width = shape
+    for rows, columns in (frame, image or frame):
+        if abs(height * columns - width * rows) <= max(rows, columns):
+            return
+    other = f" and not to the image of {image[0]} x {image[1]}" if image else ""
+    raise UnusableMap(
+        f"the map of {height} x {width} is not in proportion to the view of {frame[0]} x {frame[1]} pixels{other}; "
+        "write maps of that shape"
+    )
+
+
+def _gray(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        if picture.mode not in ("1", "L", "I", "I;16", "F"):
+            raise ValueError(f"a map has one channel, this picture is {picture.mode}")
+        return np.array(picture)
