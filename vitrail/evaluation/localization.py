@@ -185,8 +185,9 @@ def evaluate(
     if held_out is not None and config.threshold == "held_out" and found.seen:
         _, held = _found(held_out_source or source, held_out, config, device, "localization, held out")
         if not held.seen:
-            raise ValueError(f"none of {len(held_out)} held-out images has a box; {BOX_FILE}")
-    if not found.seen and found.pixels is None:
+            where = BOX_FILE.replace("val_boxes", "train_boxes")
+            raise ValueError(f"none of {len(held_out)} held-out images has a box; {where}")
+    if not found.seen and not (found.pixels is not None and found.pixels.objects):
         raise ValueError(f"none of {len(data)} images has a box; {BOX_FILE}")
     numbers: dict[str, float] = {}
     details: dict[str, Any] = {"notes": [*found.notes, *(held.notes if held else ())]}
@@ -195,7 +196,7 @@ def evaluate(
         numbers = _numbers(config, found, chosen) | _floors(config, found, held, details)
         details |= _details(config, found, held, chosen, data.classes)
         details["notes"].append(chosen.words)
-    if found.pixels is not None:
+    if found.pixels is not None and found.pixels.objects:
         numbers["pxap"] = found.pixels.value()
     sets = {"val": data} | ({"held_out": held_out} if held_out is not None and held is not None else {})
     return Report("localization", numbers, _card(config, source, sets, transform), details)
@@ -335,7 +336,7 @@ def _image(found: Found, place: int, box: Tensor, iou: Tensor) -> dict[str, Any]
     seen = found.seen[place]
     there = bool(box.any())
     entry: dict[str, Any] = {
-        "index": seen.index,
+        "index": seen.position,
         "path": seen.path,
         "label": seen.label,
         "box": [round(value, 2) for value in seen.geometry.back(box.numpy()).tolist()] if there else None,

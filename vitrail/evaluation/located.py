@@ -8,7 +8,7 @@ and cut down to whole numbers; components of {map > t} are found for all thresho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from vitrail.evaluation.progress import progress
 from vitrail.metrics.localization import Convention, GtRule, PixelPrecision, clip_boxes
 from vitrail.ops.component_boxes import ComponentBoxes, best_overlaps, component_boxes
 
+T = TypeVar("T")
 LEVELS = 255
+"""Of a map in whole numbers, the greatest."""
 Contour = Literal["largest", "all"]
 
 
@@ -53,7 +55,7 @@ class Loading(NamedTuple):
 class Seen(NamedTuple):
     """One image as it was shown."""
 
-    index: int  # position in the data set
+    position: int  # in the data set
     path: str
     label: int | None
     image: Tensor  # [3, h, w] float32, normalized
@@ -123,7 +125,7 @@ def locate(
     with frozen(source, loading.device) as place, progress(title, len(data)) as advance:
         for seen, unreadable in reader:
             skipped.update(unreadable)
-            if seen and isinstance(source, HeatMaps):
+            if isinstance(source, HeatMaps):
                 tally.add(seen, _read_maps(seen), None, _labels_of(seen, None))
             elif seen:
                 labels = _labels_of(seen, match)
@@ -192,13 +194,13 @@ class _Tally:
 
     def add(self, seen: list[Seen], maps: Tensor | list[Tensor], logits: Tensor | None, labels: Tensor | None) -> None:
         stretched = [stretch(_enlarged(each, one.geometry.size, self.rules)) for each, one in zip(maps, seen)]
-        self.unusable |= {one.index: one.trouble for one in seen if one.trouble}
+        self.unusable |= {one.position: one.trouble for one in seen if one.trouble}
         for one, values in zip(seen, stretched):
             self.constant += not one.trouble and not bool(values.any())
             self.dropped += one.dropped
             self._count_pixels(one, values)
         kept = [place for place, one in enumerate(seen) if one.truth is not None]
-        self.without += [one.index for one in seen if one.truth is None]
+        self.without += [one.position for one in seen if one.truth is None]
         self.outside += sum(not len(one.truth) for one in seen if one.truth is not None)
         if not kept:
             return
@@ -309,7 +311,7 @@ def _asked(
         raise ValueError(f"{name} gave maps {list(maps.shape)} for {len(seen)} images; a localizer gives [B, h, w]")
     for one, map_ in zip(seen, maps, strict=True):
         if not map_.isfinite().all():
-            where = f"image {one.index} {one.path}"
+            where = f"image {one.position} {one.path}"
             raise ValueError(f"{name}'s map of {where} is not finite; check the weights, or use precision fp32")
     if located.logits is None:
         return maps, None
@@ -330,5 +332,5 @@ def _stop_without(source: HeatMaps, unusable: dict[int, str], count: int) -> Non
         )
 
 
-def _as_it_is(loaded: tuple[list[Seen], dict[int, str]]) -> tuple[list[Seen], dict[int, str]]:
+def _as_it_is(loaded: T) -> T:
     return loaded
