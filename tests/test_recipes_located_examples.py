@@ -109,9 +109,7 @@ def test_labels_are_those_of_the_localizer() -> None:
 def test_a_cropped_view_frames_the_map(shown: list[list[Example]]) -> None:
     data = squares(2, size=48)
     source = Saturated()
-    report = evaluate(
-        source, data, LocalizationConfig(preset="locloc", threshold=0.5, image_size=128), device="cpu"
-    )
+    report = evaluate(source, data, LocalizationConfig(preset="locloc", threshold=0.5, image_size=128), device="cpu")
     galleries(source, data, report, 2, device="cpu")
     frames = {tuple(round(side, 1) for side in each.frame) for examples in shown for each in examples}
     assert frames == {(3.0, 3.0, 45.0, 45.0)}  # 48 pixels to 146, the middle 128 of them

@@ -55,7 +55,7 @@ def test_rows_and_refusals() -> None:
     assert three.width > 1.9 * one.width - 20
     assert three.height > 1.9 * one.height - 20
     narrow = example(image=Image.new("RGB", (4, 40)), frame=(0, 0, 4, 40), box=None, truth=())
-    assert located_gallery([narrow]).width >= 110
+    assert located_gallery([narrow]).width >= 140
     with pytest.raises(ValueError, match="at least one image"):
         located_gallery([])
     with pytest.raises(ValueError, match="columns is 0"):

@@ -35,7 +35,7 @@ class Gallery(NamedTuple):
 
 
 def galleries(
-    source: Localizer | HeatMaps, data: ImageSet, report: Report, count: int = 12, *, device: str = "auto"
+    source: Localizer | HeatMaps, data: ImageSet, report: Report, count: int = 8, *, device: str = "auto"
 ) -> list[Gallery]:
     """Hits and misses, each from the highest to the lowest IoU, evenly spaced among all of their kind.
 

@@ -39,6 +39,7 @@ def made_by(weights: str) -> MadeBy | None:
     """What made the masks that a run learned from, by its folder; None for other weights, and runs without masks.
 
     A run of LocLoc or PPD leaves its backbone as it was, so that its own weights stand for those that it started from.
+    Raises `ValueError` for a configuration or a table of masks that cannot be read.
     """
     folder = run_folder_of(weights)
     if folder is None or not (folder / "config.yaml").is_file():
@@ -59,12 +60,12 @@ def made_by(weights: str) -> MadeBy | None:
 def mask_steps(weights: str, data: ImageSet, count: int = 4, *, device: str = "auto") -> Steps | None:
     """Image, attention, trimap and masks of images of different classes; None where `made_by` knows nothing.
 
-    Weights of masks that are not there any more are told in the log, and give None.
+    What cannot be drawn, as for weights of masks that are not there any more, is told in the log, and gives None.
     """
-    found = made_by(weights)
-    if found is None or count < 1:
-        return None
     try:
+        found = made_by(weights)
+        if found is None or count < 1:
+            return None
         backbone = open_backbone(found.weights, model=None, key="auto", device=device)
     except (OSError, ValueError) as error:
         log.warning("the masks that %s learned from are not drawn: %s", weights, error)

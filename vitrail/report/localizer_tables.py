@@ -46,7 +46,7 @@ def number_table(reports: Mapping[str, Report], benchmark: Benchmark | None = No
         groups[f"published, {benchmark.name}"] = rows
     heads = "".join(f'<th scope="col">{escape(words)}</th>' for words in ("localizer", "", *columns.values()))
     body = "".join(_group(name, rows, list(columns), rows is measured) for name, rows in groups.items() if rows)
-    table = f'<table class="numbers"><thead><tr>{heads}</tr></thead>{body}</table>'
+    table = f'<table class="numbers compact"><thead><tr>{heads}</tr></thead>{body}</table>'
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers of all localizers">{table}</div>'
 
 
@@ -72,7 +72,7 @@ def class_table(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         inside = "".join(f"<td>{cell}</td>" for cell in (str(images), *cells))
         lines.append(f'<tr><th scope="row">{escape(each)}</th>{inside}</tr>')
     top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    table = f'<table class="numbers"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    table = f'<table class="numbers compact"><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Numbers of each class">{table}</div>'
 
 

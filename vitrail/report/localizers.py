@@ -34,7 +34,7 @@ class Wanted(NamedTuple):
 
     data: str  # as for `vitrail evaluate`
     settings: Sequence[str] = ()  # of the protocol; those that begin with `data.` are of the images
-    images: int = 12  # hits, and as many misses, of each localizer; 0 for no pictures
+    images: int = 8  # hits, and as many misses, of each localizer; 0 for no pictures
     stages: int = 4  # images whose masks are made step by step, for each run that learned from masks
 
 
@@ -91,12 +91,13 @@ def _trained(words: Sequence[LocalizerWords]) -> DataConfig | None:
 def _numbers(reports: Mapping[str, Report], data: ImageSet) -> Section:
     benchmark = benchmark_of(data)
     first = next(iter(reports.values()))
-    told = [f"{len(data):,} images, percent. {_sentence(first.card['averaging'])} {_sentence(first.card['token'])}"]
-    told += [f"{title}: {report.details['chosen']['words']}." for title, report in reports.items() if _located(report)]
+    told = [f"{len(data):,} images. {_sentence(first.card['averaging'])} {_sentence(first.card['token'])}"]
+    if first.card["config"]["threshold"] == "test_set":
+        told.append("Thresholds are the best ones on the measured images, so that measured numbers are too good.")
     if benchmark is not None:
         told.append(
-            f"Published: on all {benchmark.images:,} test images of {benchmark.name}; the page measures {len(data):,}. "
-            "Most papers choose the threshold on the images that they measure, and their conventions differ."
+            f"Published numbers are of all {benchmark.images:,} test images of {benchmark.name}, measured ones of "
+            f"{len(data):,}. Most papers choose the threshold on the images that they measure, and conventions differ."
         )
     table = number_table(reports, benchmark)
     return Section("Numbers", table + "".join(f"<p>{escape(words)}</p>" for words in told))
@@ -139,14 +140,13 @@ def _galleries(title: str, found: Sequence[tuple[str, Image.Image, str]]) -> lis
 
 
 def _masks(words: Mapping[str, LocalizerWords], data: ImageSet, count: int, device: str) -> list[Section]:
-    """Masks step by step, of each run that learned from some."""
+    """Masks step by step, once for each run that learned from some."""
+    named = (run_folder_of(each.weights) for each in words.values() if each.weights and each.reads_weights)
     sections = []
-    for title, each in words.items():
-        if each.weights is None or not each.reads_weights:
-            continue
-        steps = mask_steps(each.weights, data, count, device=device)
+    for folder in dict.fromkeys(each.resolve() for each in named if each is not None):
+        steps = mask_steps(str(folder), data, count, device=device)
         if steps is not None:
-            sections.append(Section(f"{title}: masks by GrabCut", "", [(steps.caption, steps.picture)]))
+            sections.append(Section(f"Masks of {folder.name} by GrabCut", "", [(steps.caption, steps.picture)]))
     return sections
 
 

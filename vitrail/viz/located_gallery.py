@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from vitrail.viz.attention import overlay
-from vitrail.viz.canvas import PAPER, Theme, fit, sheet, widened
-from vitrail.viz.located import FOUND, TRUE, framed
+from vitrail.viz.canvas import PAPER, Color, Theme, fit, sheet, widened
+from vitrail.viz.located import FOUND, TRUE
 
 Box = Sequence[float]
-NARROW = 110
+NARROW = 140
 """Pixels that captions want at least."""
 
 
@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
 
 def located_gallery(
-    examples: Sequence[Example], *, columns: int = 6, cell: int = 170, theme: Theme = PAPER
+    examples: Sequence[Example], *, columns: int = 4, cell: int = 210, theme: Theme = PAPER
 ) -> Image.Image:
     """Two pictures an image, one above the other; found boxes are yellow, annotated ones white.
 
@@ -57,7 +57,7 @@ def located_gallery(
         pairs = [_pair(each, cell, theme) for each in part]
         rows += [[above for above, _ in pairs], [below for _, below in pairs]]
         words += [[""] * len(part), [each.caption for each in part]]
-    return sheet(rows, captions=words, theme=theme)
+    return sheet(rows, captions=words, theme=theme, text_size=16)
 
 
 def mapped(image: Image.Image, values: Tensor, frame: Box) -> Image.Image:
@@ -81,6 +81,19 @@ def _pair(example: Example, cell: int, theme: Theme) -> tuple[Image.Image, Image
 
     (frame,), truth = scaled([example.frame]), scaled(example.truth)
     found = [] if example.box is None else scaled([example.box])
-    heat = mapped(image, example.map, frame.tolist())
-    above, below = (framed(framed(each, truth, TRUE), found, FOUND) for each in (image, heat))
-    return widened(above, NARROW, theme), widened(below, NARROW, theme)
+    pictures = image.copy(), mapped(image, example.map, frame.tolist())
+    for picture in pictures:
+        for boxes, color in ((truth, TRUE), (found, FOUND)):
+            _draw(picture, boxes, color)
+    above, below = (widened(picture, NARROW, theme) for picture in pictures)
+    return above, below
+
+
+def _draw(picture: Image.Image, boxes: Sequence[Tensor], color: Color) -> None:
+    """Half-open boxes, two pixels wide between dark rims, so that they stand out small, too."""
+    pen = ImageDraw.Draw(picture)
+    for box in boxes:
+        left, top, right, bottom = (int(side) for side in box.round())
+        for wider, width, ink in ((1, 4, (20, 20, 20)), (0, 2, color)):
+            corners = (left - wider, top - wider, max(right - 1, left) + wider, max(bottom - 1, top) + wider)
+            pen.rectangle(corners, outline=ink, width=width)
