@@ -106,7 +106,7 @@ def list_(
             catalog.rankers(),
         ),
         "localizers": (
-            "in vitrail.localizers, open_localizer(NAME, WEIGHTS, variant=VARIANT), the default variant first",
+            "vitrail localize IMAGES --localizer NAME[:VARIANT]=WEIGHTS, the default variant first",
             catalog.localizers(),
         ),
         "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
@@ -450,6 +450,18 @@ def evaluate(
             help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
         ),
     ] = None,
+    localizer: Annotated[
+        str | None,
+        typer.Option(
+            "--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."
+        ),
+    ] = None,
+    heat_maps: Annotated[
+        Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
+    ] = None,
+    held_out_maps: Annotated[
+        Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
+    ] = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -467,7 +479,7 @@ def evaluate(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
-    """Measure a backbone or a ranker by a published protocol; the numbers come with their protocol card.
+    """Measure a backbone, a ranker or a localizer by a published protocol; the numbers come with their protocol card.
 
     Examples:
 
@@ -478,11 +490,21 @@ def evaluate(
       vitrail evaluate patch_recall --ranker ltrp=runs/ltrp --data coco keeps=0.1,0.25 data.missing=leave_out
 
       vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
+
+      vitrail evaluate localization preset=wsolevaluation --localizer lost=dino.pth --data CUB_200_2011
+
+      vitrail evaluate localization threshold=test_set --heat-maps scoremaps --data CUB_200_2011
     """
     from vitrail.recipes.files import existing
+    from vitrail.recipes.localizers import check_localizers
     from vitrail.recipes.rankers import check_protocol
 
     check_protocol(protocol, weights, ranker or [])
+    localizers = [localizer] if localizer else []
+    localizers += [f"heat_maps={heat_maps}"] if heat_maps else []
+    check_localizers(protocol, weights, localizers)
+    if held_out_maps is not None:
+        existing(str(held_out_maps))
     if data != "scenes":
         existing(data)
     from vitrail.recipes.measure import measure  # torch: what can be told without is told before
@@ -492,6 +514,7 @@ def evaluate(
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
     more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
+    more |= {"localizers": localizers, "held_out_maps": None if held_out_maps is None else str(held_out_maps)}
     report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
     for line in told(report):
         typer.echo(line)

@@ -29,14 +29,16 @@ T = TypeVar("T")
 LEVELS = 255
 """Of a map in whole numbers, the greatest."""
 Contour = Literal["largest", "all"]
+View = Literal["squash", "crop"]
+Enlarge = Literal["bilinear", "bicubic"]
 
 
 class Rules(NamedTuple):
     """How maps become boxes, and what fits."""
 
     levels: tuple[int, ...]  # thresholds t in 0 to 254, rising
-    view: Literal["squash", "crop"]
-    enlarge: Literal["bilinear", "bicubic"]
+    view: View
+    enlarge: Enlarge
     gt: GtRule
     convention: Convention
     whole_pixels: bool  # cut truth to whole pixels, and boxes to the last pixel
@@ -193,7 +195,7 @@ class _Tally:
         self.dropped = self.constant = self.outside = 0
 
     def add(self, seen: list[Seen], maps: Tensor | list[Tensor], logits: Tensor | None, labels: Tensor | None) -> None:
-        stretched = [stretch(_enlarged(each, one.geometry.size, self.rules)) for each, one in zip(maps, seen)]
+        stretched = [stretch(enlarged(each, one.geometry.size, self.rules.enlarge)) for each, one in zip(maps, seen)]
         self.unusable |= {one.position: one.trouble for one in seen if one.trouble}
         for one, values in zip(seen, stretched):
             self.constant += not one.trouble and not bool(values.any())
@@ -258,6 +260,14 @@ class _Tally:
         )
 
 
+def enlarged(map_: Tensor, size: tuple[int, int], how: Enlarge) -> Tensor:
+    """A map `[h, w]` at the size of its view, (height, width); a larger one is made smaller without aliasing."""
+    if map_.shape == size:
+        return map_
+    smaller = map_.shape[0] > size[0] or map_.shape[1] > size[1]
+    return interpolate(map_[None, None], size, mode=how, antialias=smaller)[0, 0]
+
+
 def stretch(map_: Tensor) -> Tensor:
     """A map `[H, W]` by its least and greatest value to [0, 1]; zeros for a constant one."""
     low, high = map_.aminmax()
@@ -280,13 +290,6 @@ def _in_view(whole: Tensor, geometry: Geometry, rules: Rules) -> Tensor:
     boxes = torch.from_numpy(geometry.boxes(whole.numpy()))
     boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
     return boxes.floor() if rules.whole_pixels else boxes
-
-
-def _enlarged(map_: Tensor, size: tuple[int, int], rules: Rules) -> Tensor:
-    if map_.shape == size:
-        return map_
-    smaller = map_.shape[0] > size[0] or map_.shape[1] > size[1]
-    return interpolate(map_[None, None], size, mode=rules.enlarge, antialias=smaller)[0, 0]
 
 
 def _labels_of(seen: Sequence[Seen], match: Callable[[Tensor], Tensor] | None) -> Tensor | None:

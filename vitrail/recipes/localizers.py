@@ -132,6 +132,30 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Locali
     return by_title([each._replace(weights=_weights_of(each, weights)) for each in said], "localizer")
 
 
+def check_localizers(protocol: str, weights: str | None, texts: Sequence[str]) -> None:
+    """Raise for what can be seen wrong in the words for a protocol without torch: names, files, more than one.
+
+    Args:
+        protocol: its name.
+        weights, texts: as of `titled`.
+    """
+    wanted = catalog.asks_for(catalog.find(catalog.protocols(), protocol, "protocol"))
+    if "source" not in wanted:
+        if texts:
+            raise ValueError(f"{protocol} measures no localizer; leave --localizer {texts[0]} out")
+        return
+    if len(texts) > 1:
+        named = ", ".join(texts)
+        raise ValueError(
+            f"{protocol} measures one localizer or folder of heat maps, not {named}; call it once for each"
+        )
+    for text in texts:
+        if parse_localizer(text).name != HEAT_MAPS:
+            parse_localizer(text).given(weights)
+    for words in titled(texts, weights).values():
+        words.check()
+
+
 def open_words(
     words: LocalizerWords,
     *,

@@ -143,12 +143,13 @@ def check_protocol(protocol: str, weights: str | None, rankers: Sequence[str]) -
     wanted = catalog.asks_for(catalog.find(catalog.protocols(), protocol, "protocol"))
     if not {"ranker", "rankers"} & set(wanted):
         if rankers:
-            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
+            hint = f", or say --localizer ranker:{rankers[0]}" if "source" in wanted else ""
+            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out{hint}")
     elif (not rankers and wanted.get("ranker", wanted.get("rankers"))) or ("ranker" in wanted and len(rankers) > 1):
         known = ", ".join(each.name for each in catalog.rankers())
         count = "one ranker" if "ranker" in wanted else "at least one ranker"
         raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
-    if weights is None and "ranker" not in wanted:
+    if weights is None and not {"ranker", "source"} & set(wanted):
         raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     if "ranker" in wanted:
         parse_ranker(rankers[0]).given(weights)
