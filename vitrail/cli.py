@@ -827,6 +827,10 @@ def compare(
         typer.Option("--classifier", "-c", help="Of rankers: weights whose accuracy on kept patches counts."),
     ] = None,
     keep: Annotated[float, typer.Option(help="Of rankers: share of the patches that is kept in the pictures.")] = 0.25,
+    held_out_maps: Annotated[
+        str | None,
+        typer.Option(help="Folder of heat maps of the held-out images, where they do not lie with heat_maps=FOLDER."),
+    ] = None,
     images: Annotated[
         int | None, typer.Option(help="How many images the pictures show: 6; of localizers 8 hits and as many misses.")
     ] = None,
@@ -856,11 +860,15 @@ def compare(
         raise ValueError("compare needs --ranker or --localizer, once or more, and not both; `vitrail list` names them")
     if localizer and (classifier is not None or keep != 0.25):
         raise ValueError("--classifier and --keep are of rankers; leave them out")
+    if ranker and held_out_maps is not None:
+        raise ValueError("--held-out-maps is of localizers; leave it out")
     if data != "scenes":
         existing(data)
     how: dict[str, Any] = {"model": model, "key": key, "device": device}
     if localizer:
-        page = _compare_localizers(localizer, data, settings or [], images, out or Path("localizers"), how)
+        shown = {} if images is None else {"images": images, "stages": min(images, 4)}
+        more = (data, settings or [], {"held_out_maps": held_out_maps} | shown)
+        page = _compare_localizers(localizer, more, out or Path("localizers"), how)
     else:
         asked = (data, classifier, keep, 6 if images is None else images, settings or [])
         page = _compare_rankers(ranker or [], asked, out or Path("rankers"), how)
@@ -884,7 +892,7 @@ def _compare_rankers(texts: list[str], asked: tuple[Any, ...], out: Path, how: d
 
 
 def _compare_localizers(
-    texts: list[str], data: str, settings: list[str], images: int | None, out: Path, how: dict[str, Any]
+    texts: list[str], asked: tuple[str, list[str], dict[str, Any]], out: Path, how: dict[str, Any]
 ) -> Path:
     from vitrail.recipes.localizers import titled
 
@@ -893,8 +901,8 @@ def _compare_localizers(
     from vitrail.report.localizers import Opening, Wanted, compare_localizers  # torch
 
     _show_progress()
-    wanted = Wanted(data, settings) if images is None else Wanted(data, settings, images, min(images, 4))
-    return compare_localizers(texts, wanted, Opening(**how), out)
+    data, settings, more = asked
+    return compare_localizers(texts, Wanted(data, settings, **more), Opening(**how), out)
 
 
 @app.command()

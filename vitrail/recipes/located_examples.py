@@ -21,17 +21,39 @@ from vitrail.evaluation.features import eval_transform, frozen
 from vitrail.evaluation.heat_maps import HeatMaps, UnusableMap, image_name
 from vitrail.evaluation.result import Report
 from vitrail.viz.located_gallery import Example, located_gallery
+from vitrail.viz.threshold_curve import lines_of, threshold_curve
 
 Row = Mapping[str, Any]
 BATCH = 16
 
 
-class Gallery(NamedTuple):
-    """Some images of one kind."""
+BY = {"largest": "Box of the largest component", "all": "Best box of all components"}
+"""Titles of curves."""
 
-    name: str  # "hits" or "misses"
+
+class Gallery(NamedTuple):
+    """A picture of a report."""
+
+    name: str
     picture: Image.Image
     caption: str
+
+
+def report_pictures(
+    source: Localizer | HeatMaps, data: ImageSet, report: Report, *, device: str = "auto"
+) -> list[Gallery]:
+    """For a run's page: hits against the threshold ("", and "all" for the best component), "hits" and "misses"."""
+    details, config = report.details, report.card["config"]
+    if "chosen" not in details:
+        return []
+    count = f"{len(details['per_image']):,} images"
+    held = "" if details["held_out_curves"] is None else "; dashed: the held-out images that it was chosen with"
+    curves = []
+    for contour in dict.fromkeys((config["contour"], "all")):
+        drawn = threshold_curve(details["thresholds"], lines_of(details, config, contour), title=BY[contour])
+        what = f"{BY[contour]} of {config['localizer']}, {count} that are hit, against the threshold{held}"
+        curves.append(Gallery("" if contour == config["contour"] else contour, drawn, what))
+    return [*curves, *galleries(source, data, report, device=device)]
 
 
 def galleries(
@@ -47,7 +69,7 @@ def galleries(
         device: to compute maps on.
 
     Returns:
-        What there is of both; empty where no image has boxes.
+        What there is of "hits" and "misses"; empty where no image has boxes.
 
     Raises:
         ValueError: a report of other images, or maps that are not what `Localizer` says.

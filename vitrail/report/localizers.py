@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +11,15 @@ from typing import NamedTuple
 from PIL import Image
 
 from vitrail.contracts import ImageSet
-from vitrail.evaluation.localization import LocalizationConfig, evaluate
+from vitrail.evaluation.heat_maps import HeatMaps
+from vitrail.evaluation.localization import LocalizationConfig
 from vitrail.evaluation.result import Report
-from vitrail.recipes.localizers import LocalizerWords, open_words, titled
-from vitrail.recipes.located_examples import galleries
+from vitrail.recipes.localization import Measured, held_out_of, localization
+from vitrail.recipes.localizers import HEAT_MAPS, LocalizerWords, open_words, titled
+from vitrail.recipes.located_examples import BY, Gallery, galleries
 from vitrail.recipes.mask_steps import mask_steps
 from vitrail.recipes.measure import data_of
-from vitrail.recipes.sources import DataConfig, open_data, open_held_out
+from vitrail.recipes.sources import DataConfig, open_data
 from vitrail.recipes.weights import pick_device, run_folder_of
 from vitrail.report.localizer_tables import class_table, number_table
 from vitrail.report.page import Section, write_sections
@@ -36,6 +38,7 @@ class Wanted(NamedTuple):
     settings: Sequence[str] = ()  # of the protocol; those that begin with `data.` are of the images
     images: int = 8  # hits, and as many misses, of each localizer; 0 for no pictures
     stages: int = 4  # images whose masks are made step by step, for each run that learned from masks
+    held_out_maps: str | None = None  # where heat maps of the held-out images lie, if not with the others
 
 
 class Opening(NamedTuple):
@@ -64,16 +67,21 @@ def compare_localizers(texts: Sequence[str], wanted: Wanted, opening: Opening, o
     if not texts:
         raise ValueError("nothing to compare: name localizers with --localizer NAME=WEIGHTS, once or more")
     words = titled(texts)
+    if wanted.held_out_maps is not None and sum(each.name == HEAT_MAPS for each in words.values()) != 1:
+        raise ValueError("--held-out-maps belongs to one folder of heat maps; compare one, as heat_maps=FOLDER")
     of_images = [each for each in wanted.settings if each.startswith("data.")]
     config = LocalizationConfig().override([each for each in wanted.settings if each not in of_images])
     trained, settings = _trained(words.values()), [each.removeprefix("data.") for each in of_images]
     data = open_data(wanted.data, trained, settings).val
-    held = open_held_out(wanted.data, trained, settings) if config.threshold == "held_out" else None
+    held = held_out_of(config, wanted.data, trained, settings)
     reports: dict[str, Report] = {}
     shown: list[Section] = []
     for title, each in words.items():
         source = open_words(each, **opening._asdict())
-        reports[title] = evaluate(source, data, config, held_out=held, device=pick_device(opening.device))
+        measured, maps = Measured(source, title, title, None), None
+        if isinstance(source, HeatMaps):
+            maps = wanted.held_out_maps
+        reports[title] = localization(measured, data, config, held, maps, pick_device(opening.device))
         reports[title].save(out / f"localization-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', title)}.json")
         shown += _galleries(title, galleries(source, data, reports[title], wanted.images, device=opening.device))
     sections = [_numbers(reports, data), *_thresholds(reports), *shown]
@@ -82,7 +90,7 @@ def compare_localizers(texts: Sequence[str], wanted: Wanted, opening: Opening, o
     return write_sections(out / "localizers.html", sections, title="Localizers", reports=cards)
 
 
-def _trained(words: Sequence[LocalizerWords]) -> DataConfig | None:
+def _trained(words: Iterable[LocalizerWords]) -> DataConfig | None:
     """The images that the first of them that is a run was trained on."""
     folders = (run_folder_of(each.weights) for each in words if each.weights and each.reads_weights)
     return next((found for folder in folders if (found := data_of(folder)) is not None), None)
@@ -114,11 +122,11 @@ def _thresholds(reports: Mapping[str, Report]) -> list[Section]:
         details, config = report.details, report.card["config"]
         lines = lines_of(details, config, config["contour"])
         together[title] = lines["IoU 0.5"]
-        pictures.append((title, threshold_curve(details["thresholds"], lines, title=_BY[config["contour"]])))
+        pictures.append((title, threshold_curve(details["thresholds"], lines, title=BY[config["contour"]])))
         if config["contour"] != "all":
             lines = lines_of(details, config, "all")
             pictures.append(
-                (f"{title}, as in MaxBoxAccV2", threshold_curve(details["thresholds"], lines, title=_BY["all"]))
+                (f"{title}, as in MaxBoxAccV2", threshold_curve(details["thresholds"], lines, title=BY["all"]))
             )
     first = next(iter(drawn.values())).details
     if len(drawn) > 1:
@@ -130,13 +138,10 @@ def _thresholds(reports: Mapping[str, Report]) -> list[Section]:
     return [Section("Thresholds", f"<p>{words}</p>", pictures)]
 
 
-_BY = {"largest": "Box of the largest component", "all": "Best box of all components"}
-
-
-def _galleries(title: str, found: Sequence[tuple[str, Image.Image, str]]) -> list[Section]:
+def _galleries(title: str, found: Sequence[Gallery]) -> list[Section]:
     if not found:
         return []
-    return [Section(f"{title}: hits and misses", "", [(caption, picture) for _, picture, caption in found])]
+    return [Section(f"{title}: hits and misses", "", [(each.caption, each.picture) for each in found])]
 
 
 def _masks(words: Mapping[str, LocalizerWords], data: ImageSet, count: int, device: str) -> list[Section]:
