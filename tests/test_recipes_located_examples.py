@@ -97,6 +97,14 @@ def test_captions_name_what_the_image_was_taken_for(shown: list[list[Example]]) 
     assert all("class" not in each.caption for each in shown[1])
 
 
+def test_a_miss_never_reads_as_a_hit(shown: list[list[Example]]) -> None:
+    data, source = squares(1), Saturated()
+    report = measured(source, data)
+    report.details["per_image"][0] |= {"iou": 0.4999, "hit": False}
+    galleries(source, data, report, 1, device="cpu")
+    assert "IoU 0.49" in shown[0][0].caption
+
+
 def test_labels_are_those_of_the_localizer() -> None:
     data, source = squares(3), Saturated(("blue", "green", "red"), says=False)
     report = measured(source, data)

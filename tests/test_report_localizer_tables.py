@@ -72,8 +72,9 @@ def test_masks_alone_have_no_threshold() -> None:
 def test_published_numbers_are_marked_as_such() -> None:
     table = number_table({"a": report(top1_loc=99.0, gt_known_loc=99.0, top1_cls=99.0)}, CUB)
     assert "published, CUB-200-2011" in table
-    assert lines(table)["LocLoc"] == ["ViT-S/16", "–", "84.4", "85.8"]
-    assert lines(table)["SCM"] == ["DeiT-S", "96.6", "76.4", "78.5"]
+    assert lines(table)["LocLoc"] == ["ViT-S/16", "–", "84.4", "–", "85.8"]
+    assert lines(table)["SCM"] == ["DeiT-S", "96.6", "76.4", "91.6", "78.5"]
+    assert lines(number_table({"a": report(gt_known_loc=9.0)}, CUB))["a"][1:] == ["9.0", "–", "–", "–"]
     assert "published" not in number_table({"a": report(top1_loc=99.0)})
     for row in (*CUB.rows, *IMAGENET.rows):
         bounds = [row.numbers[name] for name in ("top1_loc", "top5_loc", "gt_known_loc") if name in row.numbers]

@@ -6,6 +6,7 @@ that are shown are computed once more, in the view that the report's card names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -46,14 +47,16 @@ def report_pictures(
     details, config = report.details, report.card["config"]
     if "chosen" not in details:
         return []
-    count = f"{len(details['per_image']):,} images"
+    who, count = config["localizer"], f"{len(details['per_image']):,} images"
     held = "" if details["held_out_curves"] is None else "; dashed: the held-out images that it was chosen with"
     curves = []
     for contour in dict.fromkeys((config["contour"], "all")):
         drawn = threshold_curve(details["thresholds"], lines_of(details, config, contour), title=BY[contour])
-        what = f"{BY[contour]} of {config['localizer']}, {count} that are hit, against the threshold{held}"
+        words = f"{BY[contour][:1].lower()}{BY[contour][1:]}"
+        what = f"{who} on {count}: share that is hit by the {words}, against the threshold{held}"
         curves.append(Gallery("" if contour == config["contour"] else contour, drawn, what))
-    return [*curves, *galleries(source, data, report, device=device)]
+    shown = galleries(source, data, report, device=device)
+    return [*curves, *(each._replace(caption=f"{who}: {each.caption[:1].lower()}{each.caption[1:]}") for each in shown)]
 
 
 def galleries(
@@ -152,7 +155,8 @@ def _read(source: HeatMaps, name: str) -> Tensor:
 def _words(row: Row, names: Sequence[str] | None, known: Sequence[str] | None) -> str:
     """`wren`, `IoU 0.83`, and whether the class is right, or what the image was taken for."""
     words = [_name(row["label"], names)] if row["label"] is not None else []
-    words.append(f"IoU {row['iou']:.2f}" if row["box"] is not None else "no box found")
+    cut = math.floor(100 * row["iou"] + 1e-9) / 100  # a miss of 0.497 is none of 0.50
+    words.append(f"IoU {cut:.2f}" if row["box"] is not None else "no box found")
     if "top1" in row:
         words.append("class right" if row["top1"] else f"taken for {_name(row['predicted'], known or names)}")
     return "\n".join(words)

@@ -34,12 +34,12 @@ class Row(NamedTuple):
 
 
 def number_table(reports: Mapping[str, Report], benchmark: Benchmark | None = None) -> str:
-    """Localizers, floors and published results, a row each; a column for each number that a localizer has.
+    """Localizers, floors and published results, a row each; a column for each number that one of them has.
 
     The best measured number of a column is marked where there are several localizers.
     """
     measured = [Row(title, _threshold(report), report.numbers) for title, report in reports.items()]
-    columns = _columns(reports)
+    columns = _columns(reports, benchmark)
     groups = {"measured here": measured, "floors, without a look at the image": _floors(reports)}
     if benchmark is not None:
         rows = [Row(each.method, each.network, each.numbers) for each in benchmark.rows]
@@ -84,9 +84,11 @@ _CLASS_NAMES = {
 }
 
 
-def _columns(reports: Mapping[str, Report]) -> dict[str, str]:
+def _columns(reports: Mapping[str, Report], benchmark: Benchmark | None) -> dict[str, str]:
     """Names of numbers and their words: those of `NAMES` in that order, with each IoU of MaxBoxAccV2 behind it."""
-    there = {name for report in reports.values() for name in report.numbers}
+    rows = [report.numbers for report in reports.values()]
+    rows += [row.numbers for row in benchmark.rows] if benchmark is not None else []
+    there = {name for numbers in rows for name in numbers}
     apart = {name: match[1] for name in there if (match := re.fullmatch(r"max_box_acc_v2_([\d.]+)", name))}
     found = {}
     for name, words in NAMES.items():
