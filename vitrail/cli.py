@@ -106,7 +106,7 @@ def list_(
             catalog.rankers(),
         ),
         "localizers": (
-            "in vitrail.localizers, open_localizer(NAME, WEIGHTS, variant=VARIANT), the default variant first",
+            "vitrail localize IMAGES --localizer NAME[:VARIANT]=WEIGHTS, the default variant first",
             catalog.localizers(),
         ),
         "masks": ("in vitrail.masks, or method.mask.kind=MASK in a recipe of mae or ibot", catalog.kinds("masks")),
@@ -450,6 +450,18 @@ def evaluate(
             help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
         ),
     ] = None,
+    localizer: Annotated[
+        str | None,
+        typer.Option(
+            "--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."
+        ),
+    ] = None,
+    heat_maps: Annotated[
+        Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
+    ] = None,
+    held_out_maps: Annotated[
+        Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
+    ] = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -467,7 +479,7 @@ def evaluate(
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
-    """Measure a backbone or a ranker by a published protocol; the numbers come with their protocol card.
+    """Measure a backbone, a ranker or a localizer by a published protocol; the numbers come with their protocol card.
 
     Examples:
 
@@ -478,11 +490,21 @@ def evaluate(
       vitrail evaluate patch_recall --ranker ltrp=runs/ltrp --data coco keeps=0.1,0.25 data.missing=leave_out
 
       vitrail evaluate selection_accuracy -w runs/photos -d photos --ranker center --ranker ltrp=ltrp.safetensors
+
+      vitrail evaluate localization preset=wsolevaluation --localizer lost=dino.pth --data CUB_200_2011
+
+      vitrail evaluate localization threshold=test_set --heat-maps scoremaps --data CUB_200_2011
     """
     from vitrail.recipes.files import existing
+    from vitrail.recipes.localizers import check_localizers
     from vitrail.recipes.rankers import check_protocol
 
     check_protocol(protocol, weights, ranker or [])
+    localizers = [localizer] if localizer else []
+    localizers += [f"heat_maps={heat_maps}"] if heat_maps else []
+    check_localizers(protocol, weights, localizers)
+    if held_out_maps is not None:
+        existing(str(held_out_maps))
     if data != "scenes":
         existing(data)
     from vitrail.recipes.measure import measure  # torch: what can be told without is told before
@@ -492,6 +514,7 @@ def evaluate(
     if cache is None and not no_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrail" / "features"
     more: dict[str, Any] = {"model": model, "key": key, "device": device, "out": out, "cache": cache}
+    more |= {"localizers": localizers, "held_out_maps": None if held_out_maps is None else str(held_out_maps)}
     report, path = measure(protocol, weights, data, settings or [], rankers=ranker or [], **more)
     for line in told(report):
         typer.echo(line)
@@ -735,6 +758,69 @@ def rank(
 
     for path in rank_files(files, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
+
+
+@app.command()
+def localize(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", "-w", help="A run of LocLoc or PPD, or weights that --localizer reads."),
+    ] = None,
+    localizer: Annotated[
+        str | None,
+        typer.Option(
+            "--localizer",
+            "-l",
+            help="NAME[:VARIANT][=WEIGHTS]; `vitrail list localizers` names them. Default: what the weights were "
+            "trained to be, else attention.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for boxes, masks and pictures.")] = Path("localized"),
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a map's greatest value above which the object is, in [0, 1); default: that chosen by "
+            "`vitrail evaluate localization`, else 0.5."
+        ),
+    ] = None,
+    boxes: Annotated[
+        Literal["largest", "all"], typer.Option(help="Of the largest part of a map above the threshold, or of all.")
+    ] = "largest",
+    model: Model = None,
+    key: Key = "auto",
+    size: Annotated[
+        int | None, typer.Option(help="Pixels a side that images are shown at; default: as measured, or the model's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    device: Device = "auto",
+) -> None:
+    """Find the object in images: boxes (boxes.json, and coco.json in COCO's format), masks and overlays (png).
+
+    Examples:
+
+      vitrail localize photos/ --weights runs/locloc --out found
+
+      vitrail localize cat.jpg dog.jpg --localizer lost=dino_deitsmall16_pretrain.pth --threshold 0.5
+    """
+    from vitrail.recipes.files import image_files
+    from vitrail.recipes.localizers import HEAT_MAPS, parse_localizer, titled
+
+    if localizer is not None:
+        parse_localizer(localizer).given(weights)
+    (words,) = titled([localizer] if localizer else [], weights).values()
+    if words.name == HEAT_MAPS:
+        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
+    words.check()
+    image_files(images)
+    from vitrail.recipes.localize import Wanted, localize_files  # torch: what can be told without is told before
+
+    _show_progress()
+    done = localize_files(images, words, Wanted(threshold, boxes, model, key, size, batch_size, device), out)
+    left = f", {done.without} without a box" * bool(done.without) + f", {done.unreadable} left out" * bool(
+        done.unreadable
+    )
+    typer.echo(f"written: {done.files[0]} and {done.files[1].name}, {done.images} images{left}; masks/ and overlays/")
 
 
 @app.command()

@@ -45,10 +45,11 @@ class HeatMaps:
 
     def missing(self, data: ImageSet) -> dict[int, str]:
         """Positions and names of images without a map, as far as `data` names its images without reading them."""
-        if not hasattr(data, "relative_path"):
+        try:
+            names = [str(data.relative_path(index)) for index in range(len(data))]  # type: ignore[attr-defined]
+        except AttributeError:
             return {}
-        names = {index: image_name(data, index) for index in range(len(data))}
-        return {index: name for index, name in names.items() if self.path(name) is None}
+        return {index: name for index, name in enumerate(names) if self.path(name) is None}
 
     def read(self, image: str) -> Tensor:
         """A map `[h, w]` float32. Raises `UnusableMap`: no file, no numbers, NaN, not two axes."""

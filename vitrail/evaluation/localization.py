@@ -50,7 +50,7 @@ from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.heat_maps import HeatMaps
-from vitrail.evaluation.located import LEVELS, Contour, Found, Loading, Rules, Seen, locate
+from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, locate
 from vitrail.evaluation.pointing import BOX_FILE
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.classification import topk_correct
@@ -74,8 +74,8 @@ class Settings(NamedTuple):
     """What a preset decides."""
 
     image_size: int | tuple[int, int] | None
-    view: Literal["squash", "crop"]
-    enlarge: Literal["bilinear", "bicubic"]
+    view: View
+    enlarge: Enlarge
     contour: Contour
     gt: GtRule
     boxes: Convention
@@ -101,9 +101,9 @@ class LocalizationConfig(Config):
     best on the images that are measured, which makes numbers too good."""
     image_size: Pixels | tuple[Pixels, Pixels] | None = None
     """Pixels, a side or (height, width) of the view."""
-    view: Literal["squash", "crop"] | None = None
+    view: View | None = None
     """"squash" shows the whole image; "crop" its middle, the shorter side resized to 8/7 of the view from 128 px on."""
-    enlarge: Literal["bilinear", "bicubic"] | None = None
+    enlarge: Enlarge | None = None
     """How maps are enlarged to the view."""
     contour: Contour | None = None
     """Which component's box counts, but for MaxBoxAcc and MaxBoxAccV2: the "largest" one's, or the best of "all"."""
@@ -158,6 +158,7 @@ def evaluate(
     *,
     held_out: ImageSet | None = None,
     held_out_source: Localizer | HeatMaps | None = None,
+    name: str | None = None,
     cache: Path | None = None,
     device: str = "auto",
 ) -> Report:
@@ -167,6 +168,7 @@ def evaluate(
         source: a localizer, or a folder of heat maps.
         held_out: images with boxes to choose the threshold with, none of them among those measured.
         held_out_source: what locates in them, by default `source`; for heat maps in a folder of their own.
+        name: of the source, for the card; by default that of its type.
         cache: taken so that all protocols are called alike; maps are computed anew each time.
 
     Returns:
@@ -185,8 +187,9 @@ def evaluate(
     if held_out is not None and config.threshold == "held_out" and found.seen:
         _, held = _found(held_out_source or source, held_out, config, device, "localization, held out")
         if not held.seen:
-            raise ValueError(f"none of {len(held_out)} held-out images has a box; {BOX_FILE}")
-    if not found.seen and found.pixels is None:
+            where = BOX_FILE.replace("val_boxes", "train_boxes")
+            raise ValueError(f"none of {len(held_out)} held-out images has a box; {where}")
+    if not found.seen and not (found.pixels is not None and found.pixels.objects):
         raise ValueError(f"none of {len(data)} images has a box; {BOX_FILE}")
     numbers: dict[str, float] = {}
     details: dict[str, Any] = {"notes": [*found.notes, *(held.notes if held else ())]}
@@ -195,10 +198,10 @@ def evaluate(
         numbers = _numbers(config, found, chosen) | _floors(config, found, held, details)
         details |= _details(config, found, held, chosen, data.classes)
         details["notes"].append(chosen.words)
-    if found.pixels is not None:
+    if found.pixels is not None and found.pixels.objects:
         numbers["pxap"] = found.pixels.value()
     sets = {"val": data} | ({"held_out": held_out} if held_out is not None and held is not None else {})
-    return Report("localization", numbers, _card(config, source, sets, transform), details)
+    return Report("localization", numbers, _card(config, source, name, sets, transform), details)
 
 
 def choose(config: LocalizationConfig, found: Found, held: Found | None) -> Chosen:
@@ -335,7 +338,7 @@ def _image(found: Found, place: int, box: Tensor, iou: Tensor) -> dict[str, Any]
     seen = found.seen[place]
     there = bool(box.any())
     entry: dict[str, Any] = {
-        "index": seen.index,
+        "index": seen.position,
         "path": seen.path,
         "label": seen.label,
         "box": [round(value, 2) for value in seen.geometry.back(box.numpy()).tolist()] if there else None,
@@ -373,9 +376,13 @@ def per_class(images: list[dict[str, Any]], names: tuple[str, ...] | None) -> li
 
 
 def _card(
-    config: LocalizationConfig, source: Localizer | HeatMaps, data: dict[str, ImageSet], transform: EvalTransform
+    config: LocalizationConfig,
+    source: Localizer | HeatMaps,
+    name: str | None,
+    data: dict[str, ImageSet],
+    transform: EvalTransform,
 ) -> dict[str, Any]:
-    own, name = config.settings(), str(getattr(source, "name", type(source).__name__))
+    own, name = config.settings(), name or str(getattr(source, "name", type(source).__name__))
     boxes = "boxes half-open" if own.boxes == "half_open" else 'boxes with "+1"'
     truth = "best of all ground-truth boxes" if own.gt == "any" else "the first ground-truth box"
     box = "box of the largest contour" if own.contour == "largest" else "best box of all contours"

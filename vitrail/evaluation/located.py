@@ -8,7 +8,7 @@ and cut down to whole numbers; components of {map > t} are found for all thresho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,16 +25,20 @@ from vitrail.evaluation.progress import progress
 from vitrail.metrics.localization import Convention, GtRule, PixelPrecision, clip_boxes
 from vitrail.ops.component_boxes import ComponentBoxes, best_overlaps, component_boxes
 
+T = TypeVar("T")
 LEVELS = 255
+"""Of a map in whole numbers, the greatest."""
 Contour = Literal["largest", "all"]
+View = Literal["squash", "crop"]
+Enlarge = Literal["bilinear", "bicubic"]
 
 
 class Rules(NamedTuple):
     """How maps become boxes, and what fits."""
 
     levels: tuple[int, ...]  # thresholds t in 0 to 254, rising
-    view: Literal["squash", "crop"]
-    enlarge: Literal["bilinear", "bicubic"]
+    view: View
+    enlarge: Enlarge
     gt: GtRule
     convention: Convention
     whole_pixels: bool  # cut truth to whole pixels, and boxes to the last pixel
@@ -53,7 +57,7 @@ class Loading(NamedTuple):
 class Seen(NamedTuple):
     """One image as it was shown."""
 
-    index: int  # position in the data set
+    position: int  # in the data set
     path: str
     label: int | None
     image: Tensor  # [3, h, w] float32, normalized
@@ -123,7 +127,7 @@ def locate(
     with frozen(source, loading.device) as place, progress(title, len(data)) as advance:
         for seen, unreadable in reader:
             skipped.update(unreadable)
-            if seen and isinstance(source, HeatMaps):
+            if isinstance(source, HeatMaps):
                 tally.add(seen, _read_maps(seen), None, _labels_of(seen, None))
             elif seen:
                 labels = _labels_of(seen, match)
@@ -191,14 +195,14 @@ class _Tally:
         self.dropped = self.constant = self.outside = 0
 
     def add(self, seen: list[Seen], maps: Tensor | list[Tensor], logits: Tensor | None, labels: Tensor | None) -> None:
-        stretched = [stretch(_enlarged(each, one.geometry.size, self.rules)) for each, one in zip(maps, seen)]
-        self.unusable |= {one.index: one.trouble for one in seen if one.trouble}
+        stretched = [stretch(enlarged(each, one.geometry.size, self.rules.enlarge)) for each, one in zip(maps, seen)]
+        self.unusable |= {one.position: one.trouble for one in seen if one.trouble}
         for one, values in zip(seen, stretched):
             self.constant += not one.trouble and not bool(values.any())
             self.dropped += one.dropped
             self._count_pixels(one, values)
         kept = [place for place, one in enumerate(seen) if one.truth is not None]
-        self.without += [one.index for one in seen if one.truth is None]
+        self.without += [one.position for one in seen if one.truth is None]
         self.outside += sum(not len(one.truth) for one in seen if one.truth is not None)
         if not kept:
             return
@@ -256,6 +260,14 @@ class _Tally:
         )
 
 
+def enlarged(map_: Tensor, size: tuple[int, int], how: Enlarge) -> Tensor:
+    """A map `[h, w]` at the size of its view, (height, width); a larger one is made smaller without aliasing."""
+    if map_.shape == size:
+        return map_
+    smaller = map_.shape[0] > size[0] or map_.shape[1] > size[1]
+    return interpolate(map_[None, None], size, mode=how, antialias=smaller)[0, 0]
+
+
 def stretch(map_: Tensor) -> Tensor:
     """A map `[H, W]` by its least and greatest value to [0, 1]; zeros for a constant one."""
     low, high = map_.aminmax()
@@ -280,13 +292,6 @@ def _in_view(whole: Tensor, geometry: Geometry, rules: Rules) -> Tensor:
     return boxes.floor() if rules.whole_pixels else boxes
 
 
-def _enlarged(map_: Tensor, size: tuple[int, int], rules: Rules) -> Tensor:
-    if map_.shape == size:
-        return map_
-    smaller = map_.shape[0] > size[0] or map_.shape[1] > size[1]
-    return interpolate(map_[None, None], size, mode=rules.enlarge, antialias=smaller)[0, 0]
-
-
 def _labels_of(seen: Sequence[Seen], match: Callable[[Tensor], Tensor] | None) -> Tensor | None:
     if any(one.label is None for one in seen):
         return None
@@ -309,7 +314,7 @@ def _asked(
         raise ValueError(f"{name} gave maps {list(maps.shape)} for {len(seen)} images; a localizer gives [B, h, w]")
     for one, map_ in zip(seen, maps, strict=True):
         if not map_.isfinite().all():
-            where = f"image {one.index} {one.path}"
+            where = f"image {one.position} {one.path}"
             raise ValueError(f"{name}'s map of {where} is not finite; check the weights, or use precision fp32")
     if located.logits is None:
         return maps, None
@@ -330,5 +335,5 @@ def _stop_without(source: HeatMaps, unusable: dict[int, str], count: int) -> Non
         )
 
 
-def _as_it_is(loaded: tuple[list[Seen], dict[int, str]]) -> tuple[list[Seen], dict[int, str]]:
+def _as_it_is(loaded: T) -> T:
     return loaded

@@ -173,9 +173,14 @@ class PixelPrecision:
         self._object += torch.bincount(bins[(mask != 0) & (mask != 255)], minlength=self.thresholds + 1)
         self._rest += torch.bincount(bins[mask == 0], minlength=self.thresholds + 1)
 
+    @property
+    def objects(self) -> int:
+        """How many pixels of objects were counted."""
+        return int(self._object.sum())
+
     def value(self) -> float:
         """PxAP in percent. Raises `ValueError` where no mask had an object."""
-        if not int(self._object.sum()):
+        if not self.objects:
             raise ValueError("no mask holds a pixel of an object, so that there is no recall")
         true, false = (each.flip(0).cumsum(0).double() for each in (self._object, self._rest))
         recall = true / true[-1]

@@ -18,9 +18,11 @@ from vitrail import catalog
 from vitrail.backbones import TimmConvNet, TimmViT
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, read_yaml
-from vitrail.contracts import Ranker
+from vitrail.contracts import ImageSet, Ranker
 from vitrail.evaluation.result import Report
 from vitrail.recipes.heads import open_classifier
+from vitrail.recipes.localization import Measured, held_out_of, localization, open_measured
+from vitrail.recipes.localizers import check_localizers
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
 from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_segmented, open_videos
 from vitrail.recipes.weights import find_weights, open_encoder, pick_device, run_folder_of
@@ -35,12 +37,15 @@ def measure(
     settings: Sequence[str],
     *,
     rankers: Sequence[str] = (),
+    localizers: Sequence[str] = (),
+    held_out_maps: str | None = None,
     model: str | None = None,
     key: str = "auto",
     device: str = "auto",
     out: Path | None = None,
     cache: Path | None = None,
     splits: Splits | None = None,
+    held_out: ImageSet | None = None,
     like: Shape | None = None,
 ) -> tuple[Report, Path]:
     """Run a protocol and save its report.
@@ -54,27 +59,36 @@ def measure(
         settings: of the protocol; those that begin with `data.` are of the images, see `DataConfig`.
         rankers: `NAME[:VARIANT][=WEIGHTS]` each, for protocols that need them; where they may be left out, that of the
             run stands for them.
+        localizers: `NAME[:VARIANT][=WEIGHTS]` or `heat_maps=FOLDER`, at most one, for the protocol that measures one;
+            without it, what the weights were trained to be.
+        held_out_maps: folder of heat maps of the held-out images, where they do not lie with the others.
         out: a file, where it ends in .json, or another folder.
         splits: the images, where they have been opened; `data` and settings of `data.` are not looked at then.
+        held_out: images to choose a threshold with, beside `splits`.
         like: sizes of a measured ranker that reads no weights.
     """
     entry = catalog.find(catalog.protocols(), protocol, "protocol")
     module: Any = importlib.import_module(entry.module)
     evaluate = module.evaluate
-    subject = _subject(protocol, evaluate, weights, rankers, like, model=model, key=key, device=device)
+    how: dict[str, Any] = {"model": model, "key": key, "device": device}
+    subject = _subject(protocol, evaluate, weights, rankers, localizers, like, **how)
     of_images = [setting for setting in settings if setting.startswith("data.")]
     config = _config(evaluate, subject, [setting for setting in settings if setting not in of_images])
     folder = run_folder_of(subject.weights) if subject.weights is not None else None
-    opened: tuple[Any, Any] = splits or _open(
-        module, data, folder, [setting.removeprefix("data.") for setting in of_images]
-    )
-    report = _run(evaluate, subject, *opened, config, cache, pick_device(device))
+    of_images = [setting.removeprefix("data.") for setting in of_images]
+    opened: tuple[Any, Any] = splits or _open(module, data, folder, of_images)
+    if subject.localizer is not None:
+        held_out = held_out if splits else held_out_of(config, data, data_of(folder), of_images)
+        report = localization(subject.localizer, opened[1], config, held_out, held_out_maps, pick_device(device))
+    else:
+        report = _run(evaluate, subject, *opened, config, cache, pick_device(device))
     if out is not None:
         path = out if out.suffix == ".json" else _place(out, report, of_weights=True)
     elif folder is not None:
         path = _place(folder / "evaluation", report)
     else:
-        own = "-".join(subject.rankers) if subject.weights is None else name_of_weights(subject.weights)
+        own = "-".join(subject.rankers) if subject.localizer is None else subject.localizer.name
+        own = own if subject.weights is None else name_of_weights(subject.weights)
         path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
     _draw(report, path, folder if folder and out is None else None, opened[1])
@@ -107,18 +121,29 @@ class _Subject(NamedTuple):
     rankers: Mapping[str, Ranker] = {}
     weights: str | None = None  # whose result it is; None for a ranker that reads none
     keep: float | None = None  # the share of the patches that a classifier was trained with, if its ranker is used
+    localizer: Measured | None = None  # of the protocol that measures one
 
 
 def _subject(
-    protocol: str, evaluate: Any, weights: str | None, rankers: Sequence[str], like: Shape | None, **how: Any
+    protocol: str,
+    evaluate: Any,
+    weights: str | None,
+    rankers: Sequence[str],
+    localizers: Sequence[str],
+    like: Shape | None,
+    **how: Any,
 ) -> _Subject:
     check_protocol(protocol, weights, rankers)
+    check_localizers(protocol, weights, localizers)
     how |= {"device": pick_device(how["device"])}
     wanted = inspect.signature(evaluate).parameters
     if "ranker" in wanted:
         (words,) = titled(rankers, weights).values()
         own = words.weights if words.reads_weights else None
         return _Subject(None, rankers=open_rankers(rankers, weights, like=like, **how), weights=own)
+    if "source" in wanted:
+        measured = open_measured(localizers, weights, **how)
+        return _Subject(None, weights=measured.weights, localizer=measured)
     assert weights is not None  # has been checked
     subject = _Subject(*_model(evaluate, weights, **how), weights=weights)
     if not rankers and "rankers" in wanted:
@@ -160,7 +185,7 @@ def _with_own_ranker(subject: _Subject, weights: str, device: str) -> _Subject:
 def _run(
     evaluate: Any, subject: _Subject, train: Any, val: Any, config: Config, cache: Path | None, device: str
 ) -> Report:
-    backbone, head, classes, pool, rankers, _, _ = subject
+    backbone, head, classes, pool, rankers, *_ = subject
     if backbone is not None:
         return call(evaluate, backbone, train, val, config, head, classes, cache, device, pool, rankers)
     name, ranker = next(iter(rankers.items()))
@@ -239,8 +264,8 @@ def _maps(report: Report, val: Any) -> list[tuple[str, Any, str]]:
 def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
     """PROTOCOL.json; a name of its own where that holds another result.
 
-    Another one is on other data, with other settings or of another ranker; with `of_weights`, in a folder that belongs
-    to no run, also of other weights.
+    Another one is on other data, with other settings, of another ranker or localizer; with `of_weights`, in a folder
+    that belongs to no run, also of other weights.
     """
     path = folder / f"{report.protocol}.json"
     if not path.is_file():
@@ -253,7 +278,8 @@ def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
     if before == asked:
         return path
     data = report.card["data"]["val"]["name"]
-    words = [report.protocol, report.card["preset"], report.details.get("ranker"), data]
+    subject = report.details.get("ranker") or report.card["config"].get("localizer")
+    words = [report.protocol, report.card["preset"], subject, data]
     mark = hashlib.sha256(asked.encode()).hexdigest()[:6]
     return folder / ("-".join(re.sub(r"\W+", "_", word) for word in words if word) + f"-{mark}.json")
 

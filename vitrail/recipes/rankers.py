@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from vitrail import catalog
 from vitrail.backbones.reading import weights_file
@@ -71,16 +71,20 @@ def _bare(where: str) -> Path:
 
 def parse_ranker(text: str) -> RankerWords:
     """Read `center`, `dino=dino.pth` or `dino:mass_vote=dino.pth`. Raises `ValueError` where a part is empty."""
+    return RankerWords(*three_of(text, "--ranker"))
+
+
+def three_of(text: str, option: str) -> tuple[str, str | None, str | None]:
+    """Name, variant and weights of `NAME[:VARIANT][=WEIGHTS]`. Raises `ValueError` where a part is empty."""
     title, equals, weights = text.partition("=")
     name, colon, variant = title.partition(":")
     if not name.strip() or (equals and not weights.strip()) or (colon and not variant.strip()):
-        raise ValueError(f"--ranker {text!r} is not NAME, NAME=WEIGHTS or NAME:VARIANT=WEIGHTS")
-    return RankerWords(name.strip(), variant.strip() or None, weights.strip() or None)
+        raise ValueError(f"{option} {text!r} is not NAME, NAME=WEIGHTS or NAME:VARIANT=WEIGHTS")
+    return name.strip(), variant.strip() or None, weights.strip() or None
 
 
 def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, RankerWords]:
-    """What is said of rankers, by their titles; where two have one title, the names of their weights are added, with as
-    many of their folders as tell them apart.
+    """What is said of rankers, by their titles, see `by_title`.
 
     Args:
         texts: see the module.
@@ -89,15 +93,41 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Ranker
     Raises:
         ValueError: the same ranker twice, or words that are none.
     """
-    words = [each._replace(weights=each.weights or weights) for each in map(parse_ranker, texts)]
+    return by_title([each._replace(weights=each.weights or weights) for each in map(parse_ranker, texts)], "ranker")
+
+
+class Words(Protocol):
+    """What a user says of a ranker or a localizer."""
+
+    @property
+    def weights(self) -> str | None:
+        """A file or a folder."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Name and variant."""
+        ...
+
+
+Said = TypeVar("Said", bound=Words)
+
+
+def by_title(words: Sequence[Said], what: str) -> dict[str, Said]:
+    """Words by their titles; where two have one title, the names of their weights are added, with as many of their
+    folders as tell them apart.
+
+    Raises:
+        ValueError: the same words twice; `what` they are of, such as "ranker", is in it.
+    """
     twice = [title for title, count in Counter(each.title for each in words).items() if count > 1]
-    named = [each.weights for each in words if each.title in twice and each.weights]
+    named = list(dict.fromkeys(each.weights for each in words if each.title in twice and each.weights))
     names = dict(zip(named, told_apart([_bare(where) for where in named])))
-    found: dict[str, RankerWords] = {}
+    found: dict[str, Said] = {}
     for each in words:
         title = each.title if each.title not in twice else f"{each.title} {names.get(each.weights or '', '')}".strip()
         if title in found:
-            raise ValueError(f"the ranker {title} is named twice; name it once, or give it other weights")
+            raise ValueError(f"the {what} {title} is named twice; name it once, or give it other weights")
         found[title] = each
     return found
 
@@ -113,12 +143,13 @@ def check_protocol(protocol: str, weights: str | None, rankers: Sequence[str]) -
     wanted = catalog.asks_for(catalog.find(catalog.protocols(), protocol, "protocol"))
     if not {"ranker", "rankers"} & set(wanted):
         if rankers:
-            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out")
+            hint = f", or say --localizer ranker:{rankers[0]}" if "source" in wanted else ""
+            raise ValueError(f"{protocol} measures no ranker; leave --ranker {rankers[0]} out{hint}")
     elif (not rankers and wanted.get("ranker", wanted.get("rankers"))) or ("ranker" in wanted and len(rankers) > 1):
         known = ", ".join(each.name for each in catalog.rankers())
         count = "one ranker" if "ranker" in wanted else "at least one ranker"
         raise ValueError(f"{protocol} measures {count}; name it as --ranker NAME or NAME=WEIGHTS, known: {known}")
-    if weights is None and "ranker" not in wanted:
+    if weights is None and not {"ranker", "source"} & set(wanted):
         raise ValueError(f"{protocol} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     if "ranker" in wanted:
         parse_ranker(rankers[0]).given(weights)

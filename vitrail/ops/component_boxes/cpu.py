@@ -68,8 +68,8 @@ def _falling(levels: Any, most: int, order: Any) -> int:
     for y in range(rows):
         for x in range(columns):
             place[most + 1 - np.int64(levels[y, x])] += 1
-    for slot in range(1, most + 2):
-        place[slot] += place[slot - 1]
+    for step in range(1, most + 2):
+        place[step] += place[step - 1]
     for y in range(rows):
         for x in range(columns):
             slot = most - np.int64(levels[y, x])
