@@ -173,7 +173,7 @@ def test_published_values() -> None:
     assert baseline.generator_train is not None
     assert (baseline.generator_train.epochs, baseline.generator_train.learning_rate) == (300, 1e-3)
     assert (baseline.views.image_size, baseline.views.squash, baseline.which) == (256, True, "plain")
-    assert (baseline.mask_settings.plain, baseline.mask_settings.image_size) == (0.05, 256)
+    assert (baseline.mask_settings.threshold, baseline.mask_settings.image_size) == (0.05, 256)
 
 
 def test_the_generators_own_training_is_the_recipe_but_for_its_train() -> None:
