@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, a MAE's pictures.
+"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, cuts, a MAE's.
 
 vitrail train scenes_mae --out runs/scenes_mae
 python docs/pictures.py runs/scenes_mae
@@ -10,13 +10,16 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch.nn import functional
 
 from vitrail.data import EvalTransformConfig, MultiCrop, MultiCropConfig, SyntheticScenes, build_eval_transform
 from vitrail.data.overlapping import OverlappingConfig, OverlappingCrops
 from vitrail.masks import Dpp, MaskConfig, build
 from vitrail.ops.correspondence import correspondence
+from vitrail.ops.grabcut import grabcut_mask, resized_attention, trimap
 from vitrail.ops.overlap import overlap
 from vitrail.ops.patches import patchify
 from vitrail.ops.ranking_ap import cotap_loss
@@ -24,6 +27,7 @@ from vitrail.recipes.reconstructions import open_autoencoder, reconstruction_she
 from vitrail.recipes.side_by_side import object_point
 from vitrail.viz.attention import overlay
 from vitrail.viz.canvas import fit, sheet, stacked, to_image
+from vitrail.viz.grabcut import Stages, grabcut_sheet
 from vitrail.viz.masks import greedy_order, mask_gallery, veiled
 from vitrail.viz.side_by_side import patch_at
 from vitrail.viz.similarity import framed
@@ -152,6 +156,21 @@ def patch_means(image: Image.Image) -> torch.Tensor:
     return means - means.mean(1, keepdim=True)
 
 
+def draw_cuts() -> Image.Image:
+    """From attention to a mask. Stand-ins for attention: the true mask, shrunk to patches and blurred."""
+    data, rows = SyntheticScenes(8, image_size=224, seed=3, split="val"), []
+    for index in (4, 2):
+        sample = data[index]
+        coarse = functional.avg_pool2d(torch.from_numpy(sample.mask > 0).float()[None, None], 16)
+        for _ in range(2):
+            coarse = functional.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
+        attention = (coarse[0, 0] / coarse.max()).pow(4).numpy()
+        pixels = np.asarray(sample.image)
+        marks = trimap(resized_attention(attention, pixels.shape[:2]))
+        rows.append(Stages(sample.image, attention, marks, grabcut_mask(pixels, attention)))
+    return grabcut_sheet(rows, cell=128)
+
+
 def draw_reconstructions(run: str) -> Image.Image:
     """Held-out scenes, from random masks and from DPPMask's."""
     masks = {"random": MaskConfig(), "DPPMask, tau 0.5": MaskConfig(kind="dpp", tau=0.5)}
@@ -172,5 +191,6 @@ if __name__ == "__main__":
     keep("ibot", draw_student())
     keep("leopart", draw_crops())
     keep("cotap", draw_correspondence())
+    keep("grabcut", draw_cuts())
     if len(sys.argv) > 1:
         keep("mae", draw_reconstructions(sys.argv[1]))
