@@ -159,8 +159,8 @@ def learned(name: str, control: str = "") -> dict[str, float]:
         mean=HALF,
         std=HALF,
     )
-    data = squares(240, masks_of=other, labels_of=other)
-    loader = Loader(data, MaskViews(views), global_batch_size=24, seed=0)
+    data = squares(180, masks_of=other, labels_of=other)
+    loader = Loader(data, MaskViews(views), global_batch_size=18, seed=0)
     optimizer = torch.optim.AdamW(method.parameter_groups(), 1e-3)
     for group in optimizer.param_groups:
         group["lr"] = 4e-3 * group["lr_scale"]
