@@ -53,8 +53,8 @@ _GAINS = _gains()
 
 
 @compiled
-def _root(parent: Any, part: int) -> int:
-    while parent[part] != part:
+def _root(parent: Any, part: Any) -> Any:
+    while parent[part] != part:  # numbers without a sign spare the test for negative places
         parent[part] = parent[parent[part]]
         part = parent[part]
     return part
@@ -104,7 +104,7 @@ def _join(parent: Any, state: Any, into: int, part: int) -> None:
 def _scratch(rows: int, columns: int) -> Any:
     """What `_components` works in: pixels' order, their components in a frame, and by component parent and state."""
     order, owner = np.empty(rows * columns, np.int64), np.empty((rows + 2) * (columns + 2), np.int32)
-    return order, owner, np.empty(rows * columns, np.int32), np.empty((rows * columns, _FIELDS), np.int32)
+    return order, owner, np.empty(rows * columns, np.uint32), np.empty((rows * columns, _FIELDS), np.int32)
 
 
 @compiled
@@ -139,17 +139,17 @@ def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any
         code = (a >= 0) | (b >= 0) << 1 | (c >= 0) << 2 | (d >= 0) << 3
         code |= (e >= 0) << 4 | (f >= 0) << 5 | (g >= 0) << 6 | (h >= 0) << 7
         if code == 0:
-            part, parts = parts, parts + 1
+            part, parts = np.uint32(parts), parts + 1
             parent[part] = part
             state[part, _X0], state[part, _Y0], state[part, _X1], state[part, _Y1] = x, y, x + 1, y + 1
             state[part, _SEED], state[part, _PIXELS], state[part, _AREA], state[part, _EULER] = seed, 0, 0, 0
         else:
             high = max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
-            part = _root(parent, high)
+            part = _root(parent, np.uint32(high))
             count = _keep(state, part, level, found, count)
             if _least(around) != high:
                 for other in around:
-                    root = _root(parent, other) if other >= 0 else part
+                    root = _root(parent, np.uint32(other)) if other >= 0 else part
                     if root != part:
                         count = _keep(state, root, level, found, count)
                         if state[root, _PIXELS] > state[part, _PIXELS]:  # fewer pixels bear an old number
@@ -161,11 +161,11 @@ def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any
         owner[place] = part
         state[part, _LAST] = level - 1
         state[part, _PIXELS] += 1
-        state[part, _AREA] += gains[code, 0]
-        state[part, _EULER] += gains[code, 1]
-    for part in range(parts):
-        if parent[part] == part:
-            count = _keep(state, part, 0, found, count)
+        state[part, _AREA] += gains[np.uintp(code), 0]
+        state[part, _EULER] += gains[np.uintp(code), 1]
+    for index in range(parts):
+        if parent[index] == index:
+            count = _keep(state, np.uint32(index), 0, found, count)
     return count
 
 
@@ -196,27 +196,34 @@ def _outlined(levels: Any, seed: int, threshold: int) -> int:
 
 
 @compiled
+def _most_area(each: Any) -> int:
+    """Twice the largest area within the outline that a component can have."""
+    if each[_EULER] == 1:  # no holes
+        return np.int64(each[_AREA])
+    return 2 * np.int64(each[_X1] - each[_X0] - 1) * np.int64(each[_Y1] - each[_Y0] - 1)
+
+
+@compiled
 def _largest_outlined(levels: Any, found: Any, out: Any) -> None:
     """Of each threshold, the component of the largest area within its outline; `out [T]` is -1 before."""
-    bound, best = np.full(len(out), -1, np.int64), np.full(len(out), -1, np.int64)
+    bound, rivals, best = np.full(len(out), -1, np.int64), np.zeros(len(out), np.int64), np.full(len(out), -1, np.int64)
     for index in range(len(found)):
         for t in range(found[index, _FIRST], found[index, _LAST] + 1):
             bound[t] = max(bound[t], found[index, _AREA])
     for index in range(len(found)):
-        each = found[index]
-        most = 2 * np.int64(each[_X1] - each[_X0] - 1) * np.int64(each[_Y1] - each[_Y0] - 1)
-        area = np.int64(each[_AREA])
-        if each[_EULER] == 1:  # no holes
-            most = area
-        in_question = False
-        for t in range(each[_FIRST], each[_LAST] + 1):
-            in_question |= most >= bound[t]
-        if not in_question:
-            continue
-        if area < most:
-            area = _outlined(levels, each[_SEED], each[_LAST])
-        for t in range(each[_FIRST], each[_LAST] + 1):
-            if area > best[t] or (area == best[t] and each[_SEED] > found[out[t], _SEED]):
+        most = _most_area(found[index])
+        for t in range(found[index, _FIRST], found[index, _LAST] + 1):
+            rivals[t] += most >= bound[t]
+    for index in range(len(found)):
+        most, area = _most_area(found[index]), np.int64(-1)
+        for t in range(found[index, _FIRST], found[index, _LAST] + 1):
+            if most < bound[t]:
+                continue
+            if area < 0:
+                area = np.int64(found[index, _AREA])
+            if rivals[t] > 1 and area < most:
+                area = most = _outlined(levels, found[index, _SEED], t)
+            if area > best[t] or (area == best[t] and found[index, _SEED] > found[out[t], _SEED]):
                 best[t], out[t] = area, index
 
 
