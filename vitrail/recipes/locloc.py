@@ -20,7 +20,7 @@ from vitrail.methods.locloc import Locloc, LoclocConfig
 from vitrail.nn.deconvolution import Geg, GegConfig
 from vitrail.nn.token_classifier import Lfdm
 from vitrail.rankers.source import Source
-from vitrail.recipes import dino
+from vitrail.recipes import supervised
 from vitrail.recipes.run import Parts, Verbs
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.start import HALF, start
@@ -36,11 +36,11 @@ class Recipe(TwoParts):
 
 
 def scenes_locloc() -> Recipe:
-    """Generated scenes, tiny ViT, LocLoc after a short DINO.
+    """Generated scenes, tiny ViT, LocLoc after a short training with labels and SAR.
 
     Command: vitrail train scenes_locloc. Expect: not yet measured.
     """
-    stage1 = dino.scenes_dino()
+    stage1 = supervised.scenes_sar()
     return Recipe(
         stage1=stage1,
         backbone=stage1.backbone,

@@ -19,7 +19,7 @@ from vitrail.methods.ppd import PpdConfig, PpdMethod
 from vitrail.nn.deconvolution import PpdGenerator, PpdGeneratorConfig
 from vitrail.nn.token_classifier import ClassTokenProbe
 from vitrail.rankers.source import Source
-from vitrail.recipes import dino
+from vitrail.recipes import supervised
 from vitrail.recipes.run import Parts, Verbs
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.start import HALF, start
@@ -45,11 +45,11 @@ class Recipe(TwoParts):
 
 
 def scenes_ppd() -> Recipe:
-    """Generated scenes, tiny ViT, PPD after a short DINO; as `scenes_locloc` but for the method.
+    """Generated scenes, tiny ViT, PPD after a short SAR; as `scenes_locloc` but for the method.
 
     Command: vitrail train scenes_ppd. Expect: not yet measured.
     """
-    stage1, flips = dino.scenes_dino(), TrainTransformConfig.flips(48)
+    stage1, flips = supervised.scenes_sar(), TrainTransformConfig.flips(48)
     return Recipe(
         stage1=stage1,
         backbone=stage1.backbone,
