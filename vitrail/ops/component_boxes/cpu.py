@@ -198,7 +198,7 @@ def _outlined(levels: Any, seed: int, threshold: int) -> int:
 
 
 @compiled
-def _most_area(each: Any) -> int:
+def _most_area(each: Any) -> Any:
     """Twice the largest area within the outline that a component can have."""
     if each[_EULER] == 1:  # no holes
         return np.int64(each[_AREA])
