@@ -120,21 +120,23 @@ def _around(owner: Any, place: int, width: int, diagonal: bool) -> Any:
 @compiled
 def _least(around: Any) -> Any:
     """The least number that is not negative; a negative one is large without its sign."""
-    a, b, c, d, e, f, g, h = around
-    one = min(min(np.uint32(a), np.uint32(b)), min(np.uint32(c), np.uint32(d)))
-    return min(one, min(min(np.uint32(e), np.uint32(f)), min(np.uint32(g), np.uint32(h))))
+    least = np.uint32(0xFFFFFFFF)
+    for each in around:
+        least = min(least, np.uint32(each))
+    return least
 
 
 @compiled
 def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any, found: Any) -> int:
     """Write down all components of one map `[Y, X]` of levels 0 to `most`; returns how many there are."""
     order, owner, parent, state = scratch
-    columns, width = np.uintp(levels.shape[1]), np.uintp(levels.shape[1] + 2)
+    columns, width = levels.shape[1], np.uintp(levels.shape[1] + 2)
     owner[:] = -1
     parts = count = 0
     for index in range(_falling(levels, most, order)):
-        y, x = np.uintp(order[index] >> 32), np.uintp(order[index] & 0xFFFFFFFF)
-        level, place, seed = np.int64(levels[y, x]), (y + np.uintp(1)) * width + x + np.uintp(1), y * columns + x
+        y, x = order[index] >> 32, order[index] & 0xFFFFFFFF
+        level, seed = np.int64(levels[np.uintp(y), np.uintp(x)]), y * columns + x
+        place = np.uintp(seed + 2 * y + columns + 3)
         a, b, c, d, e, f, g, h = around = _around(owner, place, width, diagonal)
         code = (a >= 0) | (b >= 0) << 1 | (c >= 0) << 2 | (d >= 0) << 3
         code |= (e >= 0) << 4 | (f >= 0) << 5 | (g >= 0) << 6 | (h >= 0) << 7
@@ -147,7 +149,7 @@ def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any
             high = max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
             part = _root(parent, np.uint32(high))
             count = _keep(state, part, level, found, count)
-            if _least(around) != high:
+            if _least(around) != np.uint32(high):
                 for other in around:
                     root = _root(parent, np.uint32(other)) if other >= 0 else part
                     if root != part:
@@ -196,7 +198,7 @@ def _outlined(levels: Any, seed: int, threshold: int) -> int:
 
 
 @compiled
-def _most_area(each: Any) -> int:
+def _most_area(each: Any) -> Any:
     """Twice the largest area within the outline that a component can have."""
     if each[_EULER] == 1:  # no holes
         return np.int64(each[_AREA])
@@ -286,18 +288,31 @@ def component_boxes(levels: np.ndarray, most: int, largest: Largest, holes: bool
     share_out(_list_maps, count, cells, levels, places, _GAINS, largest == "pixels", found, counts, best)
     parts = [[found[place : place + number]] for place, number in zip(places, counts)]
     if holes:
-        framed = np.full((count, levels.shape[1] + 2, levels.shape[2] + 2), most, np.uint16)
-        framed[:, 1:-1, 1:-1] = most - levels
-        places, found, in_holes = _room_for(framed)
-        share_out(_list_holes, count, cells, framed, most, places, _GAINS, found, in_holes)
-        for part, place, number in zip(parts, places, in_holes):
-            part.append(found[place : place + number])
-        counts = counts + in_holes
+        for number, listed in _holes_of(levels, most, [part[0] for part in parts]):
+            parts[number].append(listed)
+            counts[number] += len(listed)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    listed = torch.from_numpy(np.concatenate([each for part in parts for each in part]))
+    every = torch.from_numpy(np.concatenate([each for part in parts for each in part]))
     best = np.where(best < 0, -1, best + starts[:-1, None])
-    fields = [listed[:, field].contiguous() for field in (_PIXELS, _FIRST, _LAST)]
-    return listed[:, :_PIXELS].contiguous(), *fields, torch.from_numpy(starts), torch.from_numpy(best)
+    fields = [every[:, field].contiguous() for field in (_PIXELS, _FIRST, _LAST)]
+    return every[:, :_PIXELS].contiguous(), *fields, torch.from_numpy(starts), torch.from_numpy(best)
+
+
+def _holes_of(levels: np.ndarray, most: int, components: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
+    """Of each map that has holes its number, and its holes as `_list_holes` writes them down.
+
+    Above the last threshold at which a component has a hole, nothing has to be looked at.
+    """
+    tops = np.array([each[each[:, _EULER] < 1, _LAST].max(initial=-2) + 1 for each in components])
+    chosen = np.flatnonzero(tops >= 0)
+    if not len(chosen):
+        return []
+    framed = np.full((len(chosen), levels.shape[1] + 2, levels.shape[2] + 2), most, np.uint16)
+    framed[:, 1:-1, 1:-1] = np.where(levels[chosen] > tops[chosen, None, None], 0, most - levels[chosen])
+    places, found, counts = _room_for(framed)
+    share_out(_list_holes, len(chosen), levels[0].size, framed, most, places, _GAINS, found, counts)
+    parts = (found[place : place + number] for place, number in zip(places, counts))
+    return list(zip(chosen.tolist(), parts, strict=True))
 
 
 def _room_for(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
