@@ -23,7 +23,7 @@ from vitrail.recipes import supervised
 from vitrail.recipes.run import Parts, Verbs
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.start import HALF, start
-from vitrail.recipes.two_parts import TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
+from vitrail.recipes.two_parts import MASKS, TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
 from vitrail.train import TrainConfig
 
 VIEWS = MaskViewsConfig(
@@ -53,7 +53,7 @@ def scenes_ppd() -> Recipe:
     return Recipe(
         stage1=stage1,
         backbone=stage1.backbone,
-        mask_settings=ObjectMasksConfig(size=48),
+        mask_settings=MASKS,
         views=VIEWS.model_copy(update={"image_size": 48, "flip": 0.5, "augment": flips, "mean": HALF, "std": HALF}),
         method=PpdConfig(generator=PpdGeneratorConfig(hidden=128, width=32), crop=1.0, generator_rate=2.0),
         train=TrainConfig(epochs=3, global_batch_size=64, learning_rate=1e-3, warmup_epochs=0.3, log_every=20),

@@ -27,6 +27,8 @@ from vitrail.recipes.weights import find_weights
 from vitrail.train import TrainConfig
 
 log = logging.getLogger("vitrail")
+MASKS = ObjectMasksConfig(size=48, high=0.2, low=0.05, threshold=0.2)
+"""Of generated scenes: a short training's attention is less sharp than that of the published weights."""
 
 
 class TwoParts(Config):
