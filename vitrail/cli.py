@@ -804,8 +804,9 @@ def localize(
       vitrail localize cat.jpg dog.jpg --localizer lost=dino_deitsmall16_pretrain.pth --threshold 0.5
     """
     from vitrail.recipes.files import image_files
-    from vitrail.recipes.localizers import HEAT_MAPS, parse_localizer, titled
+    from vitrail.recipes.localizers import HEAT_MAPS, check_threshold, parse_localizer, titled
 
+    check_threshold(threshold)
     if localizer is not None:
         parse_localizer(localizer).given(weights)
     (words,) = titled([localizer] if localizer else [], weights).values()

@@ -64,8 +64,8 @@ class BoxTable:
     def save(self) -> None:
         """Write both files, each whole or not at all."""
         left_out = [{"image": path, "why": why} for path, why in self.unreadable.items()]
-        whole = self.how | {"images": list(self.images.values()), "unreadable": left_out}
-        write_atomically(self.folder / BOXES, json.dumps(whole, indent=1, ensure_ascii=False).encode())
+        lists = {"images": list(self.images.values()), "unreadable": left_out}
+        write_atomically(self.folder / BOXES, _lines(self.how, lists).encode())
         write_atomically(self.folder / COCO, json.dumps(self.coco(), ensure_ascii=False).encode())
         self._saved = time.monotonic()
 
@@ -122,3 +122,12 @@ class BoxTable:
                     "another --out"
                 )
         self.images, self.unreadable = images, unreadable
+
+
+def _lines(words: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> str:
+    """JSON with a line for each word and for each element of a list, so that people can read it, too."""
+    said = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in words.items()]
+    for name, values in lists.items():
+        rows = ",\n  ".join(json.dumps(value, ensure_ascii=False) for value in values)
+        said.append(f"{json.dumps(name)}: [\n  {rows}\n ]" if rows else f"{json.dumps(name)}: []")
+    return "{\n " + ",\n ".join(said) + "\n}\n"

@@ -32,12 +32,6 @@ class Cut(NamedTuple):
         return int(LEVELS * self.threshold)
 
 
-def check_threshold(threshold: float | None) -> None:
-    """Raise `ValueError` for a threshold outside [0, 1); None passes."""
-    if threshold is not None and not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}; it is a share of a map's greatest value, in [0, 1)")
-
-
 def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None = None, size: int | None = None) -> Cut:
     """The threshold that is asked for, else that of the saved evaluation of this localizer with these weights, and the
     view that it was chosen in; else `UNCHOSEN`, with a warning.

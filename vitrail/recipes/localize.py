@@ -21,15 +21,15 @@ from vitrail.evaluation.heat_maps import HeatMaps
 from vitrail.evaluation.located import Contour, enlarged, stretch
 from vitrail.evaluation.progress import progress
 from vitrail.recipes.box_tables import BOXES, COCO, BoxTable
-from vitrail.recipes.chosen_cut import Cut, check_threshold, cut_of
+from vitrail.recipes.chosen_cut import Cut, cut_of
 from vitrail.recipes.files import image_files, stems
-from vitrail.recipes.localizers import LocalizerWords, open_words
+from vitrail.recipes.localizers import LocalizerWords, check_threshold, open_words
 from vitrail.recipes.object_boxes import ObjectBox, laid, object_boxes
 from vitrail.viz.canvas import fit
 from vitrail.viz.located import boxed_picture
 
-LONGEST = 640
-"""Pixels of an overlay's longer side, at most."""
+LONGER = (224, 640)
+"""Pixels of the longer side of a picture, at least and at most."""
 CLASSES = 5
 """How many of the best classes are told."""
 
@@ -129,7 +129,7 @@ def _read(files: Sequence[tuple[Path, str]], transform: EvalTransform, table: Bo
             table.leave_out(path, error.reason)
             continue
         geometry = transform.geometry(image.height, image.width)
-        yield _Shown(path, name, transform(image), geometry, fit(image, min(LONGEST, max(image.size))))
+        yield _Shown(path, name, transform(image), geometry, fit(image, min(max(*image.size, LONGER[0]), LONGER[1])))
 
 
 def _located(

@@ -80,7 +80,7 @@ def boxed_picture(
     """
     if mask.size != image.size:
         raise ValueError(f"the mask has {mask.size} pixels and the image {image.size}; resize one to the other")
-    dark = ImageOps.grayscale(image).point(lambda value: value * 2 // 5).convert("RGB")
+    dark = ImageOps.grayscale(image).point(lambda value: value * 3 // 5).convert("RGB")
     lit = framed(Image.composite(image.convert("RGB"), dark, mask), boxes, FOUND, scale)
     heat = framed(overlay(image, map_, smooth=True), boxes, FOUND, scale)
     return sheet([[lit, heat]], captions=[[words, ""]], theme=theme)
