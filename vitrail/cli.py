@@ -432,6 +432,18 @@ def study(
         raise typer.Exit(1)
 
 
+Locating = Annotated[
+    str | None,
+    typer.Option("--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."),
+]
+HeatMapFolder = Annotated[
+    Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
+]
+HeldOutMapFolder = Annotated[
+    Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
+]
+
+
 @app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
@@ -450,18 +462,9 @@ def evaluate(
             help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
         ),
     ] = None,
-    localizer: Annotated[
-        str | None,
-        typer.Option(
-            "--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."
-        ),
-    ] = None,
-    heat_maps: Annotated[
-        Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
-    ] = None,
-    held_out_maps: Annotated[
-        Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
-    ] = None,
+    localizer: Locating = None,
+    heat_maps: HeatMapFolder = None,
+    held_out_maps: HeldOutMapFolder = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
