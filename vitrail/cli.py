@@ -432,6 +432,12 @@ def study(
         raise typer.Exit(1)
 
 
+Measured = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ranker", "-r", help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy."
+    ),
+]
 Locating = Annotated[
     str | None,
     typer.Option("--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."),
@@ -454,14 +460,7 @@ def evaluate(
     weights: Annotated[
         str | None, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` with --model.")
     ] = None,
-    ranker: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ranker",
-            "-r",
-            help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
-        ),
-    ] = None,
+    ranker: Measured = None,
     localizer: Locating = None,
     heat_maps: HeatMapFolder = None,
     held_out_maps: HeldOutMapFolder = None,
