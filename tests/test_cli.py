@@ -41,7 +41,21 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "demo", "doctor", "train", "evaluate", "rank", "features", "show", "report", "export", "label"]
+    "command",
+    [
+        "list",
+        "demo",
+        "doctor",
+        "train",
+        "evaluate",
+        "rank",
+        "localize",
+        "features",
+        "show",
+        "report",
+        "export",
+        "label",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
@@ -147,6 +161,7 @@ def test_completion_is_offered() -> None:
         (["show", "removal", "a.png"], "show removal needs --weights"),
         (["show", "filter", "a.png"], "show filter needs --weights"),
         (["show", "tsne", "a.png"], "show tsne needs --weights"),
+        (["show", "grabcut", "a.png"], "show grabcut needs --weights"),
         (["show", "masks", "a.png"], "none of 1 images can be read"),
         (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),
@@ -174,6 +189,20 @@ MISTYPED = [
     (["rank", "a.png", "--ranker", "center", "--keep", "0"], "keep is 0; it is the share"),
     (["features", "a.png", "-o", "f", "-w", "none.pth"], "no file of weights at none.pth"),
     (["features", "none.png", "-o", "f", "-w", "w.pth"], "none of 1 images can be read"),
+    (["localize", "a.png", "--localizer", "lots=w.pth"], "did you mean 'lost'"),
+    (["localize", "a.png"], "no localizer is named; give --weights RUN"),
+    (["localize", "a.png", "-w", "none.pth"], "no file of weights at none.pth"),
+    (["localize", "a.png", "-l", "lost=w.pth", "-w", "x.pth"], "weights are named twice"),
+    (["localize", "a.png", "-l", "heat_maps=."], "heat_maps is a folder of maps, which sees no images"),
+    (["localize", "a.png", "-l", "whole_image", "--threshold", "1"], "threshold is 1.0; it is a share"),
+    (["localize", "none.png", "-l", "whole_image"], "none of 1 images can be read: none.png"),
+    (["evaluate", "localization", "-d", "scenes"], "no localizer is named; give --weights RUN"),
+    (["evaluate", "localization", "-d", "scenes", "-l", "lots"], "did you mean 'lost'"),
+    (["evaluate", "localization", "-d", "scenes", "-l", "lost"], "the localizer lost needs weights"),
+    (["evaluate", "localization", "-d", "scenes", "-r", "center"], "or say --localizer ranker:center"),
+    (["evaluate", "localization", "-d", "scenes", "-l", "lost=w.pth", "--heat-maps", "."], "measures one localizer"),
+    (["evaluate", "localization", "-d", "scenes", "--heat-maps", "none"], "no folder of heat maps 'none'"),
+    (["evaluate", "knn", "-d", "scenes", "-w", "w.pth", "-l", "lost"], "knn measures no localizer"),
     (["show", "patches", "a.png", "--ranker", "centre"], "did you mean 'center'"),
     (["show", "patches", "a.png", "--ranker", "center", "--keep", "1.5"], "keep is 1.5"),
     (["show", "patches", "none.png", "--ranker", "center"], "none of 1 images can be read"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitrail.viz.located import FOUND, TRUE, Found, framed, located_sheet, overlap_of
+from vitrail.viz.located import FOUND, TRUE, Found, boxed_picture, framed, located_sheet, overlap_of
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -51,3 +51,22 @@ def test_overlap() -> None:
 def test_a_missing_map_is_refused() -> None:
     with pytest.raises(ValueError, match="an image comes without a map"):
         located_sheet([found(map=None)], MEAN, STD)
+
+
+def test_a_boxed_picture_lights_the_object_alone() -> None:
+    image = Image.new("RGB", (60, 40), (200, 100, 50))
+    values = torch.zeros(20, 30)
+    values[5:15, 10:20] = 1
+    mask = Image.fromarray(np.kron(values.numpy(), np.ones((2, 2))).astype(np.uint8) * 255)
+    box = torch.tensor([10.0, 5, 20, 15])
+    picture = np.asarray(boxed_picture(image, values, mask, [box], 2.0, "wren"))
+    lit, both = picture[10:50, 10:70], (picture == FOUND).all(2)
+    assert (lit[15, 30] == (200, 100, 50)).all()
+    assert len(set(lit[5, 5])) == 1  # gray
+    assert lit[5, 5, 0] < 100
+    rows, columns = both[10:50, 10:70].any(1).nonzero()[0], both[10:50, 10:70].any(0).nonzero()[0]
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (10, 29, 20, 39)
+    assert both[:, 75:].any()  # in the map, too
+    assert picture.shape[0] > boxed_picture(image, values, mask, [box], 2.0).height - 1
+    with pytest.raises(ValueError, match=r"the mask has .* and the image"):
+        boxed_picture(image, values, mask.resize((5, 5)), [])

@@ -432,6 +432,24 @@ def study(
         raise typer.Exit(1)
 
 
+Measured = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ranker", "-r", help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy."
+    ),
+]
+Locating = Annotated[
+    str | None,
+    typer.Option("--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."),
+]
+HeatMapFolder = Annotated[
+    Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
+]
+HeldOutMapFolder = Annotated[
+    Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
+]
+
+
 @app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
@@ -442,26 +460,10 @@ def evaluate(
     weights: Annotated[
         str | None, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` with --model.")
     ] = None,
-    ranker: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ranker",
-            "-r",
-            help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
-        ),
-    ] = None,
-    localizer: Annotated[
-        str | None,
-        typer.Option(
-            "--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."
-        ),
-    ] = None,
-    heat_maps: Annotated[
-        Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
-    ] = None,
-    held_out_maps: Annotated[
-        Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
-    ] = None,
+    ranker: Measured = None,
+    localizer: Locating = None,
+    heat_maps: HeatMapFolder = None,
+    held_out_maps: HeldOutMapFolder = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -758,6 +760,70 @@ def rank(
 
     for path in rank_files(files, words, Shown(model, key, size, patch_size, device), keep, out):
         typer.echo(path)
+
+
+@app.command()
+def localize(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", "-w", help="A run of LocLoc or PPD, or weights that --localizer reads."),
+    ] = None,
+    localizer: Annotated[
+        str | None,
+        typer.Option(
+            "--localizer",
+            "-l",
+            help="NAME[:VARIANT][=WEIGHTS]; `vitrail list localizers` names them. Default: what the weights were "
+            "trained to be, else attention.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for boxes, masks and pictures.")] = Path("localized"),
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a map's greatest value above which the object is, in [0, 1); default: that chosen by "
+            "`vitrail evaluate localization`, else 0.5."
+        ),
+    ] = None,
+    boxes: Annotated[
+        Literal["largest", "all"], typer.Option(help="Of the largest part of a map above the threshold, or of all.")
+    ] = "largest",
+    model: Model = None,
+    key: Key = "auto",
+    size: Annotated[
+        int | None, typer.Option(help="Pixels a side that images are shown at; default: as measured, or the model's.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    device: Device = "auto",
+) -> None:
+    """Find the object in images: boxes (boxes.json, and coco.json in COCO's format), masks and overlays (png).
+
+    Examples:
+
+      vitrail localize photos/ --weights runs/locloc --out found
+
+      vitrail localize cat.jpg dog.jpg --localizer lost=dino_deitsmall16_pretrain.pth --threshold 0.5
+    """
+    from vitrail.recipes.files import image_files
+    from vitrail.recipes.localizers import HEAT_MAPS, check_threshold, parse_localizer, titled
+
+    check_threshold(threshold)
+    if localizer is not None:
+        parse_localizer(localizer).given(weights)
+    (words,) = titled([localizer] if localizer else [], weights).values()
+    if words.name == HEAT_MAPS:
+        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
+    words.check()
+    image_files(images)
+    from vitrail.recipes.localize import Wanted, localize_files  # torch: what can be told without is told before
+
+    _show_progress()
+    done = localize_files(images, words, Wanted(threshold, boxes, model, key, size, batch_size, device), out)
+    left = f", {done.without} without a box" * bool(done.without) + f", {done.unreadable} left out" * bool(
+        done.unreadable
+    )
+    typer.echo(f"written: {done.files[0]} and {done.files[1].name}, {done.images} images{left}; masks/ and overlays/")
 
 
 @app.command()

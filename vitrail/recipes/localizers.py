@@ -156,6 +156,12 @@ def check_localizers(protocol: str, weights: str | None, texts: Sequence[str]) -
         words.check()
 
 
+def check_threshold(threshold: float | None) -> None:
+    """Raise `ValueError` for a threshold outside [0, 1); None passes."""
+    if threshold is not None and not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}; it is a share of a map's greatest value, in [0, 1)")
+
+
 def open_words(
     words: LocalizerWords,
     *,

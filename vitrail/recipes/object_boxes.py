@@ -108,6 +108,8 @@ def _in_image(values: Tensor, own: Tensor, level: int, geometry: Geometry, box: 
 
 
 def _pixels(start: float, end: float, side: int) -> tuple[int, int]:
-    """From the first pixel whose center lies in [start, end) to the one behind the last; at least one."""
-    first = min(math.ceil(start - 0.5), side - 1)
-    return first, max(math.ceil(end - 0.5), first + 1)
+    """From the first pixel whose center lies in [start, end) to the one behind the last; where there is none, the pixel
+    that holds the middle."""
+    first, behind = math.ceil(start - 0.5), math.ceil(end - 0.5)
+    middle = min(int((start + end) / 2), side - 1)
+    return (first, behind) if first < behind else (middle, middle + 1)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from vitrail.viz.attention import overlay
-from vitrail.viz.canvas import PAPER, Color, Theme, fit, sheet, to_image
+from vitrail.viz.canvas import PAPER, Array, Color, Theme, fit, sheet, to_image
 
 FOUND: Color = (255, 205, 0)
 TRUE: Color = (255, 255, 255)
@@ -53,6 +53,37 @@ def located_sheet(
         below.append(framed(framed(heat, truth, TRUE, scale), [] if each.box is None else [each.box], FOUND, scale))
         words.append(_words(each))
     return sheet([above, below], captions=[[""] * len(above), words], theme=theme)
+
+
+def boxed_picture(
+    image: Image.Image,
+    map_: Tensor | Array,
+    mask: Image.Image,
+    boxes: Sequence[Tensor],
+    scale: float = 1.0,
+    words: str = "",
+    *,
+    theme: Theme = PAPER,
+) -> Image.Image:
+    """Two pictures side by side: the object lit and boxed in the image, and the map over it.
+
+    Args:
+        image: RGB, as large as it is to be drawn.
+        map_: `[Y, X]`, finite, over all of the image.
+        mask: mode L, the image's size; 255 on the object.
+        boxes: `[4]` each, half-open, in the image's pixels divided by `scale`.
+        scale: of the image to that in which boxes are.
+        words: stand below.
+
+    Raises:
+        ValueError: a mask of another size, or a map that is not finite.
+    """
+    if mask.size != image.size:
+        raise ValueError(f"the mask has {mask.size} pixels and the image {image.size}; resize one to the other")
+    dark = ImageOps.grayscale(image).point(lambda value: value * 3 // 5).convert("RGB")
+    lit = framed(Image.composite(image.convert("RGB"), dark, mask), boxes, FOUND, scale)
+    heat = framed(overlay(image, map_, smooth=True), boxes, FOUND, scale)
+    return sheet([[lit, heat]], captions=[[words, ""]], theme=theme)
 
 
 def framed(image: Image.Image, boxes: Sequence[Tensor], color: Color, scale: float = 1.0) -> Image.Image:

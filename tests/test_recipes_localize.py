@@ -1,0 +1,267 @@
+"""Boxes for image files: that they are the protocol's own, what is written, at which threshold, what is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from object_scenes import squares
+from PIL import Image
+from test_localizers_locloc import saved
+from torch import Tensor
+from typer.testing import CliRunner
+
+from vitrail.cli import app
+from vitrail.contracts import Located
+from vitrail.evaluation.localization import LocalizationConfig, evaluate
+from vitrail.evaluation.result import Report
+from vitrail.recipes import box_tables, localize
+from vitrail.recipes.chosen_cut import UNCHOSEN
+from vitrail.recipes.localize import Wanted, localize_files
+from vitrail.recipes.localizers import LocalizerWords, open_words
+
+WHOLE = LocalizerWords("whole_image", None, None)
+AT = Wanted(threshold=0.4)
+
+
+class Colorful(torch.nn.Module):
+    """The map is how far a pixel is from gray; three classes by the color that is strongest."""
+
+    mean, std, image_size = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (32, 32)
+    classes: tuple[str, ...] | None = ("red", "green", "blue")
+
+    def forward(self, images: Tensor, *, labels: Tensor | None = None) -> Located:
+        maps = images.amax(1) - images.amin(1)
+        weights = (maps * (maps > 0.4))[:, None]
+        return Located(maps, 20 * (images * weights).mean((2, 3)))
+
+
+@pytest.fixture
+def colorful(monkeypatch: pytest.MonkeyPatch) -> Colorful:
+    opened = Colorful()
+    monkeypatch.setattr(localize, "open_words", lambda *_, **__: opened)
+    return opened
+
+
+def photos(folder: Path, count: int = 5, factor: int = 3) -> list[Path]:
+    """Squares, enlarged, as files; the first of them is at (left, top, right, bottom) * factor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, sample in enumerate(squares(count).samples):
+        paths.append(folder / f"{number}.png")
+        sample.image.resize((32 * factor, 32 * factor), Image.Resampling.NEAREST).save(paths[-1])
+    return paths
+
+
+def table(out: Path, name: str = "boxes.json") -> Any:
+    return json.loads((out / name).read_text())
+
+
+def test_boxes_are_those_that_the_protocol_measures(colorful: Colorful, tmp_path: Path) -> None:
+    data = squares(5)
+    report = evaluate(colorful, data, LocalizationConfig(threshold=0.4))
+    assert report.numbers["top1_loc"] == 100
+    done = localize_files(photos(tmp_path / "in"), WHOLE, AT._replace(batch_size=2), tmp_path / "out")
+    assert (done.images, done.without, done.unreadable) == (5, 0, 0)
+    for image, measured, sample in zip(
+        table(tmp_path / "out")["images"], report.details["per_image"], data.samples, strict=True
+    ):
+        (found,) = image["boxes"]
+        assert found["box"] == [3 * side for side in measured["box"]]
+        assert (image["height"], image["width"]) == (96, 96)
+        mask = np.asarray(Image.open(tmp_path / "out" / image["mask"]))
+        assert mask.shape == (96, 96)
+        assert set(np.unique(mask)) == {0, 255}
+        assert (mask == 255).sum() == found["area"]
+        left, top, right, bottom = map(int, found["box"])
+        assert (mask[top:bottom, left:right] == 255).sum() == found["area"]
+        assert sample.mask is not None
+        truth = np.kron(sample.mask, np.ones((3, 3))) == 1
+        assert ((mask == 255) & truth).sum() / ((mask == 255) | truth).sum() > 0.85
+        best = image["classes"][0]
+        assert (best["class"], best["index"]) == (("red", "green", "blue")[sample.label or 0], sample.label)
+        assert sum(each["probability"] for each in image["classes"]) == pytest.approx(1, abs=1e-3)
+        assert Image.open(tmp_path / "out" / image["overlay"]).width > 2 * 224
+
+
+def test_coco_s_format(colorful: Colorful, tmp_path: Path) -> None:
+    paths = photos(tmp_path / "in", 4)
+    localize_files(paths, WHOLE, AT, tmp_path)
+    own, coco = table(tmp_path), table(tmp_path, "coco.json")
+    assert [each["name"] for each in coco["categories"]] == ["red", "green", "blue"]
+    assert [each["id"] for each in coco["categories"]] == [1, 2, 3]
+    assert [each["file_name"] for each in coco["images"]] == [str(path) for path in paths]
+    assert [each["id"] for each in coco["annotations"]] == [1, 2, 3, 4]
+    assert [each["category_id"] for each in coco["annotations"]] == [1, 2, 3, 1]
+    for image, note in zip(own["images"], coco["annotations"], strict=True):
+        left, top, right, bottom = image["boxes"][0]["box"]
+        assert note["bbox"] == [left, top, right - left, bottom - top]
+        assert note["area"] == image["boxes"][0]["area"]
+        assert note["score"] == pytest.approx(image["boxes"][0]["score"] * image["classes"][0]["probability"], abs=1e-4)
+        assert coco["images"][note["image_id"] - 1]["file_name"] == image["image"]
+
+
+def test_without_names_or_classes(colorful: Colorful, tmp_path: Path) -> None:
+    colorful.classes = None
+    paths = photos(tmp_path / "in", 2)
+    localize_files(paths, WHOLE, AT, tmp_path / "numbers")
+    assert [each["name"] for each in table(tmp_path / "numbers", "coco.json")["categories"]] == ["0", "1"]
+    colorful.forward = lambda images, labels=None: Located(images.amax(1) - images.amin(1))  # type: ignore[method-assign]
+    localize_files(paths, WHOLE, AT, tmp_path / "none")
+    coco = table(tmp_path / "none", "coco.json")
+    assert coco["categories"] == [{"id": 1, "name": "object"}]
+    assert "classes" not in table(tmp_path / "none")["images"][0]
+
+
+def test_what_cannot_be_read_or_found_is_told_and_the_rest_is_done(colorful: Colorful, tmp_path: Path) -> None:
+    paths = photos(tmp_path / "in", 2)
+    (tmp_path / "in" / "00.png").write_bytes(b"broken")
+    Image.new("RGB", (40, 20), (9, 9, 9)).save(tmp_path / "in" / "gray.png")
+    with pytest.warns(UserWarning, match=r"00.png is left out: no image"):
+        done = localize_files([tmp_path / "in", paths[0]], WHOLE, AT, tmp_path / "out")
+    assert (done.images, done.without, done.unreadable) == (3, 1, 1)
+    own = table(tmp_path / "out")
+    assert [each["image"] for each in own["unreadable"]] == [os.path.abspath(tmp_path / "in" / "00.png")]
+    gray = own["images"][-1]
+    assert (gray["name"], gray["boxes"]) == ("gray", [])
+    assert not np.asarray(Image.open(tmp_path / "out" / gray["mask"])).any()
+    assert len(table(tmp_path / "out", "coco.json")["annotations"]) == 2
+    with pytest.raises(ValueError, match="none of 1 images can be read"), pytest.warns(match="is left out"):
+        localize_files([tmp_path / "in" / "00.png"], WHOLE, AT, tmp_path / "other")
+
+
+def test_earlier_images_stay_and_other_questions_are_refused(colorful: Colorful, tmp_path: Path) -> None:
+    first, second = photos(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    localize_files([first], WHOLE, AT, out)
+    before = table(out)["images"]
+    localize_files([second], WHOLE, AT, out)
+    assert [each["name"] for each in table(out)["images"]] == ["0", "1"]
+    assert table(out)["images"][:1] == before
+    localize_files([second, first], WHOLE, AT, out)
+    assert len(table(out)["images"]) == 2
+    (other,) = photos(tmp_path / "elsewhere", 1)
+    with pytest.raises(ValueError, match=r"holds 0 of .*in/0\.png, and .*elsewhere/0\.png would take its place"):
+        localize_files([other], WHOLE, AT, out)
+    with pytest.raises(ValueError, match=r"with threshold 0\.4, and now it is 0\.5; give another --out"):
+        localize_files([first], WHOLE, Wanted(threshold=0.5), out)
+    with pytest.raises(ValueError, match="with localizer whole_image, and now it is lost"):
+        localize_files([first], LocalizerWords("lost", None, None), AT, out)
+    assert len(table(out)["images"]) == 2
+    localize_files([first, other], WHOLE, AT, tmp_path / "both")
+    assert [each["name"] for each in table(tmp_path / "both")["images"]] == ["in-0", "elsewhere-0"]
+    (out / "boxes.json").write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="no table of boxes of ours"):
+        localize_files([first], WHOLE, AT, out)
+
+
+def test_what_was_done_is_saved_when_it_stops(
+    colorful: Colorful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, calls = photos(tmp_path / "in", 3), []
+    right = colorful.forward
+
+    def stopping(images: Tensor, labels: Tensor | None = None) -> Located:
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return right(images)
+
+    colorful.forward = stopping  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        localize_files(paths, WHOLE, AT._replace(batch_size=1), tmp_path / "out")
+    assert [each["name"] for each in table(tmp_path / "out")["images"]] == ["0", "1"]
+    assert len(table(tmp_path / "out", "coco.json")["images"]) == 2
+
+    times: list[int] = []
+    colorful.forward = right  # type: ignore[method-assign]
+    monkeypatch.setattr(box_tables, "SAVED_EVERY", -1.0)
+    save = box_tables.BoxTable.save
+    monkeypatch.setattr(box_tables.BoxTable, "save", lambda self: (times.append(len(self.images)), save(self)))
+    localize_files(paths, WHOLE, AT, tmp_path / "often")
+    assert times == [1, 2, 3, 3]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Callable[..., Report]]:
+    """A folder as a run of LocLoc leaves it, and what measures it."""
+    folder = tmp_path / "run"
+    (folder / "exported").mkdir(parents=True)
+    _, path = saved("locloc", tmp_path)
+    Path(path).rename(folder / "exported" / "backbone.safetensors")
+    (folder / "config.yaml").write_text("recipe: x\n")
+
+    def measured(name: str = "localization.json", **settings: Any) -> Report:
+        words = LocalizerWords("locloc", None, str(folder))
+        localizer: Any = open_words(words)
+        config = LocalizationConfig(**settings)
+        report = evaluate(localizer, squares(6), config, held_out=squares(6, seed=1), name="locloc")
+        report.save(folder / "evaluation" / name)
+        return report
+
+    return folder, measured
+
+
+def test_the_threshold_and_the_view_are_those_of_the_run_s_evaluation(
+    run: tuple[Path, Callable[..., Report]], tmp_path: Path
+) -> None:
+    folder, measured = run
+    words = LocalizerWords("locloc", None, str(folder))
+    paths = photos(tmp_path / "in", 2)
+    with pytest.warns(UserWarning, match=f"the threshold {UNCHOSEN} was not chosen for locloc; measure it first"):
+        localize_files(paths, words, Wanted(), tmp_path / "a")
+    assert table(tmp_path / "a")["threshold"] == UNCHOSEN
+    report = measured(view="crop", image_size=48)
+    Report("localization", {}, {}, {}).save(folder / "evaluation" / "localization-other.json")
+    localize_files(paths, words, Wanted(), tmp_path / "b")
+    found = table(tmp_path / "b")
+    assert found["threshold"] == report.details["chosen"]["loc"]
+    assert found["view"] == "crop 48 x 48"
+    assert "chosen on 6 held-out images" in found["note"]
+    assert found["weights_digest"] == report.card["weights"]
+    assert found["images"][0]["classes"][0]["class"] in ("red", "green", "blue")
+    localize_files(paths, words, Wanted(threshold=0.2), tmp_path / "c")
+    assert (table(tmp_path / "c")["threshold"], table(tmp_path / "c")["view"]) == (0.2, "squash 32 x 32")
+
+
+def test_an_evaluation_of_other_weights_is_not_used(run: tuple[Path, Callable[..., Report]], tmp_path: Path) -> None:
+    folder, measured = run
+    report = measured()
+    report.card["weights"] = "0" * 16
+    report.save(folder / "evaluation" / "localization.json")
+    words = LocalizerWords("locloc", None, str(folder))
+    with pytest.warns(UserWarning, match="is of other weights than .*run now holds"), pytest.warns(match="not chosen"):
+        localize_files(photos(tmp_path / "in", 1), words, Wanted(), tmp_path / "out")
+    assert table(tmp_path / "out")["threshold"] == UNCHOSEN
+
+
+def test_by_command(run: tuple[Path, Callable[..., Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, measured = run
+    measured()
+    photos(tmp_path / "in", 2)
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(match="bad.jpg is left out"):
+        told = CliRunner().invoke(app, ["localize", "in", "-w", str(folder), "-o", "found", "--device", "cpu"])
+    assert told.exit_code == 0, told.output
+    assert "written: found/boxes.json and coco.json, 2 images, 1 left out; masks/ and overlays/" in told.output
+    assert table(tmp_path / "found")["localizer"] == "locloc"
+    assert sorted(path.name for path in (tmp_path / "found" / "overlays").iterdir()) == ["0.png", "1.png"]
+
+
+def test_floors_and_every_component(tmp_path: Path) -> None:
+    paths = photos(tmp_path / "in", 1)
+    localize_files(paths, WHOLE, Wanted(threshold=0.5, boxes="all", size=40), tmp_path / "out")
+    (image,) = table(tmp_path / "out")["images"]
+    assert image["boxes"][0]["box"] == [0, 0, 96, 96]
+    with pytest.raises(ValueError, match="threshold is 1; it is a share"):
+        localize_files(paths, WHOLE, Wanted(threshold=1), tmp_path / "no")
+    with pytest.raises(ValueError, match="heat_maps is a folder of maps"):
+        localize_files(paths, LocalizerWords("heat_maps", None, str(tmp_path)), AT, tmp_path / "no")
+    assert not (tmp_path / "no").exists()

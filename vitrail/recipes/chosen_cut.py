@@ -1,0 +1,84 @@
+"""At which threshold a localizer's maps are cut, and in which view: what its saved evaluation chose."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from vitrail.contracts import Localizer
+from vitrail.evaluation.features import weights_digest
+from vitrail.evaluation.located import LEVELS, Enlarge, View
+from vitrail.evaluation.result import Report
+from vitrail.recipes.localizers import LocalizerWords
+from vitrail.recipes.weights import run_folder_of
+
+UNCHOSEN = 0.5
+"""The threshold where none was chosen or given."""
+
+
+class Cut(NamedTuple):
+    """How a map becomes boxes, and who says so."""
+
+    threshold: float
+    image_size: int | tuple[int, int]
+    note: str
+    view: View = "squash"
+    enlarge: Enlarge = "bilinear"
+
+    @property
+    def level(self) -> int:
+        """The threshold as a whole number, as the protocol counts it."""
+        return int(LEVELS * self.threshold)
+
+
+def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None = None, size: int | None = None) -> Cut:
+    """The threshold that is asked for, else that of the saved evaluation of this localizer with these weights, and the
+    view that it was chosen in; else `UNCHOSEN`, with a warning.
+
+    Args:
+        threshold: as asked for.
+        size: of the view, pixels a side; None for that of the evaluation, or the localizer's.
+    """
+    own = size or localizer.image_size
+    if threshold is not None:
+        return Cut(threshold, own, "the threshold was given")
+    report, path = saved_evaluation(words, weights_digest(localizer))
+    if report is None:
+        warnings.warn(
+            f"the threshold {UNCHOSEN} was not chosen for {words.title}; measure it first with `vitrail evaluate "
+            "localization`, or give --threshold",
+            stacklevel=3,
+        )
+        return Cut(UNCHOSEN, own, "the threshold was not chosen")
+    config, (height, width) = report.card["config"], report.card["resolution"]
+    note = f"{report.details['chosen']['words']}; {path}"
+    return Cut(report.details["chosen"]["loc"], size or (height, width), note, config["view"], config["enlarge"])
+
+
+def saved_evaluation(words: LocalizerWords, digest: str) -> tuple[Report | None, Path | None]:
+    """The newest report of the protocol `localization` on this localizer, where `vitrail evaluate` leaves it: in the
+    run's folder evaluation/, or for other weights in evaluation/NAME here. (None, None) where there is none."""
+    if words.weights is None:
+        return None, None
+    run = run_folder_of(words.weights)
+    folder = Path("evaluation") / words.weights_name if run is None else run / "evaluation"
+    found: list[tuple[str, Path, Report]] = []
+    others = 0
+    for path in folder.glob("localization*.json"):
+        try:
+            report = Report.load(path)
+            fits = report.card["config"]["localizer"] == words.title and "chosen" in report.details
+            if fits and report.card["weights"] == digest:
+                found.append((report.card["date"], path, report))
+            others += fits and report.card["weights"] != digest
+        except (ValueError, KeyError, TypeError):
+            continue  # none of ours
+    if not found:
+        if others:
+            warnings.warn(
+                f"the evaluation in {folder} is of other weights than {words.weights} now holds", stacklevel=3
+            )
+        return None, None
+    _, path, report = max(found, key=lambda each: each[:2])
+    return report, path

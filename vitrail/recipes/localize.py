@@ -1,0 +1,191 @@
+"""Where the object of image files is, by any localizer: boxes, masks and pictures of them, for `vitrail localize`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vitrail import __version__
+from vitrail.contracts import Localizer
+from vitrail.data import EvalTransform, EvalTransformConfig, UnreadableImage, open_image
+from vitrail.data.transforms import Geometry
+from vitrail.evaluation.features import device_of, eval_transform, weights_digest
+from vitrail.evaluation.heat_maps import HeatMaps
+from vitrail.evaluation.located import Contour, enlarged, stretch
+from vitrail.evaluation.progress import progress
+from vitrail.recipes.box_tables import BOXES, COCO, BoxTable
+from vitrail.recipes.chosen_cut import Cut, cut_of
+from vitrail.recipes.files import image_files, stems
+from vitrail.recipes.localizers import LocalizerWords, check_threshold, open_words
+from vitrail.recipes.object_boxes import ObjectBox, laid, object_boxes
+from vitrail.viz.canvas import fit
+from vitrail.viz.located import boxed_picture
+
+LONGER = (224, 640)
+"""Pixels of the longer side of a picture, at least and at most."""
+CLASSES = 5
+"""How many of the best classes are told."""
+
+
+class Wanted(NamedTuple):
+    """How images are shown, and boxes made."""
+
+    threshold: float | None = None  # share of a map's greatest value, in [0, 1); None for the chosen one
+    boxes: Contour = "largest"
+    model: str | None = None
+    key: str = "auto"
+    size: int | None = None  # of the view, pixels a side; None for that of the evaluation, or the localizer's
+    batch_size: int = 8
+    device: str = "auto"
+
+
+class Done(NamedTuple):
+    """What was written."""
+
+    files: tuple[Path, Path]  # boxes.json, coco.json
+    images: int  # of this call
+    without: int  # of these, those without a box, because their map is constant
+    unreadable: int
+
+
+class _Shown(NamedTuple):
+    """One image, as far as it is needed further on."""
+
+    path: Path
+    name: str
+    pixels: Tensor  # [3, h, w], in the view
+    geometry: Geometry
+    small: Image.Image  # for the picture
+
+
+def localize_files(paths: Sequence[Path], words: LocalizerWords, wanted: Wanted, out: Path) -> Done:
+    """Find the object in images and write below `out`:
+
+    boxes.json      of each image the boxes in its pixels (half-open, upright as a viewer shows it), their scores and
+                    areas, the best classes where the localizer classifies; how they were found; images left out
+    coco.json       the same boxes in COCO's format
+    masks/*.png     255 on the object, 0 elsewhere, as large as the image
+    overlays/*.png  box and mask over the image, and the map
+
+    Folders stand for the images in them; an image that is named twice is shown once. Files that cannot be read are left
+    out, with a warning. What other calls wrote for other images stays.
+
+    Raises:
+        ValueError: no image that can be read, a folder of heat maps in place of a localizer, a threshold outside
+            [0, 1), or a folder that holds what was found otherwise.
+    """
+    check_threshold(wanted.threshold)
+    files = image_files(paths)
+    localizer = open_words(words, model=wanted.model, key=wanted.key, device=wanted.device)
+    if isinstance(localizer, HeatMaps):
+        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
+    cut = cut_of(words, localizer, wanted.threshold, wanted.size)
+    transform = eval_transform(EvalTransformConfig(image_size=cut.image_size, mode=cut.view), localizer)
+    names = stems(files)
+    table = BoxTable(out, _how(words, localizer, cut, wanted), dict(zip(names, files)), localizer.classes)
+    for folder in ("masks", "overlays"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    images = without = 0
+    with table, progress("localize", len(files)) as advance:
+        for start in range(0, len(files), wanted.batch_size):
+            batch = range(start, min(start + wanted.batch_size, len(files)))
+            shown = list(_read([(files[place], names[place]) for place in batch], transform, table))
+            for each, entry in zip(shown, _located(localizer, shown, cut, wanted.boxes, out)):
+                table.add(each.path, entry)
+                images += 1
+                without += not entry["boxes"]
+            advance(len(batch))
+    if not images:
+        raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
+    return Done((out / BOXES, out / COCO), images, without, len(files) - images)
+
+
+def _how(words: LocalizerWords, localizer: Localizer, cut: Cut, wanted: Wanted) -> dict[str, Any]:
+    """What stands above the boxes."""
+    height, width = (cut.image_size, cut.image_size) if isinstance(cut.image_size, int) else cut.image_size
+    return {
+        "localizer": words.title,
+        "weights_digest": weights_digest(localizer),
+        "threshold": cut.threshold,
+        "view": f"{cut.view} {height} x {width}",
+        "boxes": wanted.boxes,
+        "note": f"{cut.note}; weights {words.weights}; vitrail {__version__}",
+    }
+
+
+def _read(files: Sequence[tuple[Path, str]], transform: EvalTransform, table: BoxTable) -> Iterator[_Shown]:
+    for path, name in files:
+        try:
+            image = open_image(path)
+        except UnreadableImage as error:
+            warnings.warn(f"{path} is left out: {error.reason}", stacklevel=2)
+            table.leave_out(path, error.reason)
+            continue
+        geometry = transform.geometry(image.height, image.width)
+        yield _Shown(path, name, transform(image), geometry, fit(image, min(max(*image.size, LONGER[0]), LONGER[1])))
+
+
+def _located(
+    localizer: Localizer, shown: Sequence[_Shown], cut: Cut, which: Contour, out: Path
+) -> Iterator[dict[str, Any]]:
+    """What is told of each image; its mask and its picture are written before."""
+    if not shown:
+        return
+    device = device_of(localizer) if isinstance(localizer, torch.nn.Module) else torch.device("cpu")
+    found = localizer(torch.stack([each.pixels for each in shown]).to(device))
+    maps = found.maps.detach().float().cpu()
+    chances = None if found.logits is None else found.logits.detach().float().softmax(1).cpu()
+    for place, each in enumerate(shown):
+        values = stretch(enlarged(maps[place], each.geometry.size, cut.enlarge))
+        boxes = object_boxes(values, cut.level, each.geometry, which)
+        classes = [] if chances is None else best_classes(chances[place], localizer.classes)
+        mask = _whole_mask(boxes, each.geometry.source)
+        mask.save(out / "masks" / f"{each.name}.png")
+        _picture(each, values, boxes, mask, classes).save(out / "overlays" / f"{each.name}.png")
+        height, width = each.geometry.source
+        told = [{"box": list(one.box), "score": round(one.score, 4), "area": one.area} for one in boxes]
+        yield {
+            "name": each.name,
+            "height": height,
+            "width": width,
+            "boxes": told,
+            "mask": f"masks/{each.name}.png",
+            "overlay": f"overlays/{each.name}.png",
+        } | ({"classes": classes} if classes else {})
+
+
+def best_classes(chances: Tensor, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """The most probable of K classes: name, index and probability, the best first; names are indices where unknown."""
+    best = chances.topk(min(CLASSES, len(chances)))
+    return [
+        {"class": names[index] if names else str(index), "index": index, "probability": round(value, 4)}
+        for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def _whole_mask(boxes: Sequence[ObjectBox], size: tuple[int, int]) -> Image.Image:
+    mask = np.zeros(size, np.uint8)
+    for each in boxes:
+        left, top, right, bottom = each.window
+        mask[top:bottom, left:right][each.mask] = 255
+    return Image.fromarray(mask)
+
+
+def _picture(
+    each: _Shown, values: Tensor, boxes: Sequence[ObjectBox], mask: Image.Image, classes: Sequence[dict[str, Any]]
+) -> Image.Image:
+    words = f"{classes[0]['class']} {100 * classes[0]['probability']:.0f}\u00a0%" if classes else ""
+    if not boxes:
+        words = f"{words}, no box: the map is constant".removeprefix(", ")
+    small = each.small
+    map_ = laid(values, each.geometry._replace(source=(small.height, small.width)))
+    scale = small.width / each.geometry.source[1]
+    corners = [torch.tensor(one.box) for one in boxes]
+    return boxed_picture(small, map_, mask.resize(small.size, Image.Resampling.BOX), corners, scale, words)
