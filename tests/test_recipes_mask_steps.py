@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from mask_runs import run
 from object_scenes import squares
 from tiny_vit import tiny_vit
 
@@ -16,17 +15,6 @@ from vitrail.backbones import load, save_exported
 from vitrail.data.object_masks import ObjectMasksConfig
 from vitrail.recipes.mask_steps import made_by, mask_steps
 from vitrail.recipes.object_masks import make_object_masks
-
-SETTINGS = {"heads": [0, 2], "size": 32, "high": 0.5, "low": 0.2}
-
-
-def run(folder: Path, **values: Any) -> Path:
-    """A run folder with weights that has learned from masks."""
-    (folder / "exported").mkdir(parents=True)
-    save_exported(tiny_vit().export(), folder / "exported" / "backbone.safetensors")
-    config = {"kind": "locloc", "mask_settings": SETTINGS, "object_masks": None, "masks_from": None} | values
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return folder
 
 
 def test_settings_of_the_run(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mask_runs import run
 from object_scenes import squares
-from test_recipes_mask_steps import run
 from tiny_vit import vit_file
 from typer.testing import CliRunner
 
