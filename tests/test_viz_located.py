@@ -68,5 +68,5 @@ def test_a_boxed_picture_lights_the_object_alone() -> None:
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (10, 29, 20, 39)
     assert both[:, 75:].any()  # in the map, too
     assert picture.shape[0] > boxed_picture(image, values, mask, [box], 2.0).height - 1
-    with pytest.raises(ValueError, match="the mask has .* and the image"):
+    with pytest.raises(ValueError, match=r"the mask has .* and the image"):
         boxed_picture(image, values, mask.resize((5, 5)), [])
