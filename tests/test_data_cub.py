@@ -89,7 +89,7 @@ def test_tables_of_cub_that_are_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='"train" and "test"'):
         Cub(root, "valid")
     (root / "bounding_boxes.txt").write_text("1 4 6 20\n")
-    with pytest.raises(ValueError, match=r"bounding_boxes.txt:1: expected an id and 4 more"):
+    with pytest.raises(ValueError, match=r"bounding_boxes\.txt:1: expected an id and 4 more"):
         Cub(root)
     (root / "bounding_boxes.txt").write_text("1 4 6 20 3\n")
     with pytest.raises(ValueError, match="no line for image 3"):
@@ -144,7 +144,7 @@ def test_metadata_that_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"localization.txt:1: expected a path and 4 numbers"):
         Wsol(root)
     (place / "class_labels.txt").write_text(f"{IMAGES[0]},0\n")
-    with pytest.raises(ValueError, match="no label for 3 images: 001.Gull/b.jpg"):
+    with pytest.raises(ValueError, match=r"no label for 3 images: 001\.Gull/b\.jpg"):
         Wsol(root)
     (root / "metadata" / "other" / "test").mkdir(parents=True)
     for name in ("image_ids.txt", "class_labels.txt"):

@@ -141,14 +141,14 @@ def test_shuffled_labels_leave_a_tenth_of_gt_known() -> None:
 
 
 def plain_loop(
-    maps: list[np.ndarray], truths: list[np.ndarray], thresholds: list[int], wider: int, whole: bool, mode: int
+    maps: list[np.ndarray], truths: list[np.ndarray], thresholds: list[int], wider: int, whole: bool
 ) -> tuple[float, float]:
     """MaxBoxAcc and MaxBoxAccV2 with OpenCV, image by image and threshold by threshold."""
     right = np.zeros((4, len(thresholds)))
     for map_, truth in zip(maps, truths, strict=True):
         for t, threshold in enumerate(thresholds):
             _, mask = cv2.threshold(map_, threshold, 255, cv2.THRESH_BINARY)
-            contours, _ = cv2.findContours(mask, mode, cv2.CHAIN_APPROX_SIMPLE)
+            contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
             if not contours:
                 continue
             fits = []
@@ -173,26 +173,32 @@ def plain_loop(
 
 
 @pytest.mark.parametrize(
-    ("preset", "wider", "whole", "mode"),
-    [("default", 0, False, cv2.RETR_CCOMP), ("wsolevaluation", 1, True, cv2.RETR_TREE), ("ppd", 1, False, 0)],
+    ("preset", "wider", "whole", "holes"),
+    [("default", 0, False, True), ("wsolevaluation", 1, True, True), ("ppd", 1, False, False)],
 )
-def test_conventions_equal_a_plain_loop_with_opencv(preset: str, wider: int, whole: bool, mode: int) -> None:
+def test_conventions_equal_a_plain_loop_with_opencv(preset: str, wider: int, whole: bool, holes: bool) -> None:
     rng = np.random.default_rng(3)
-    samples, values = [], []
+    samples, maps = [], list[Tensor]()
     for _ in range(12):
         map_ = cv2.resize(rng.random((6, 6)).astype(np.float32), (40, 32), interpolation=cv2.INTER_CUBIC)
-        values.append(np.floor(255 * (map_ - map_.min()) / np.ptp(map_)).astype(np.uint8))
+        pixels = (255 * (map_ - map_.min()) / np.ptp(map_)).astype(np.uint8)
         corner = rng.uniform(0, 18, (2, 2))
         boxes = np.hstack([corner, corner + rng.uniform(3, 14, (2, 2))])
-        samples.append(Sample(Image.fromarray(np.stack([values[-1]] * 3, 2)), 0, None, boxes.astype(np.float32), ""))
+        samples.append(Sample(Image.fromarray(np.stack([pixels] * 3, 2)), 0, None, boxes.astype(np.float32), ""))
     settings: dict[str, Any] = {"image_size": (32, 40), "threshold": "test_set", "thresholds": 100}
-    config = LocalizationConfig(preset=preset, holes=mode != 0, **settings)
-    numbers = evaluate(Bright(), ListSet(samples, None), config).numbers
+    config = LocalizationConfig(preset=preset, holes=holes, **settings)
+
+    def keep(each: Tensor) -> Tensor:
+        maps.extend(each)
+        return each
+
+    numbers = evaluate(Bright(change=keep), ListSet(samples, None), config).numbers
+    values = [(255 * ((each - each.min()) / (each.max() - each.min()))).to(torch.uint8).numpy() for each in maps]
     truths = [np.floor(each.boxes) if whole else each.boxes.astype(np.float64) for each in samples]
     levels = sorted({255 * number // 100 for number in range(100)})
-    largest, every = plain_loop(values, truths, levels, wider, whole, cv2.RETR_TREE if mode else cv2.RETR_LIST)
+    largest, every = plain_loop(values, truths, levels, wider, whole)
     assert numbers["max_box_acc"] == pytest.approx(largest)
-    if mode:
+    if holes:
         assert numbers["max_box_acc_v2"] == pytest.approx(every)
 
 

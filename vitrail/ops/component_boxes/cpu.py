@@ -53,8 +53,8 @@ _GAINS = _gains()
 
 
 @compiled
-def _root(parent: Any, part: int) -> int:
-    while parent[part] != part:
+def _root(parent: Any, part: Any) -> Any:
+    while parent[part] != part:  # numbers without a sign spare the test for negative places
         parent[part] = parent[parent[part]]
         part = parent[part]
     return part
@@ -104,7 +104,7 @@ def _join(parent: Any, state: Any, into: int, part: int) -> None:
 def _scratch(rows: int, columns: int) -> Any:
     """What `_components` works in: pixels' order, their components in a frame, and by component parent and state."""
     order, owner = np.empty(rows * columns, np.int64), np.empty((rows + 2) * (columns + 2), np.int32)
-    return order, owner, np.empty(rows * columns, np.int32), np.empty((rows * columns, _FIELDS), np.int32)
+    return order, owner, np.empty(rows * columns, np.uint32), np.empty((rows * columns, _FIELDS), np.int32)
 
 
 @compiled
@@ -120,36 +120,38 @@ def _around(owner: Any, place: int, width: int, diagonal: bool) -> Any:
 @compiled
 def _least(around: Any) -> Any:
     """The least number that is not negative; a negative one is large without its sign."""
-    a, b, c, d, e, f, g, h = around
-    one = min(min(np.uint32(a), np.uint32(b)), min(np.uint32(c), np.uint32(d)))
-    return min(one, min(min(np.uint32(e), np.uint32(f)), min(np.uint32(g), np.uint32(h))))
+    least = np.uint32(0xFFFFFFFF)
+    for each in around:
+        least = min(least, np.uint32(each))
+    return least
 
 
 @compiled
 def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any, found: Any) -> int:
     """Write down all components of one map `[Y, X]` of levels 0 to `most`; returns how many there are."""
     order, owner, parent, state = scratch
-    columns, width = np.uintp(levels.shape[1]), np.uintp(levels.shape[1] + 2)
+    columns, width = levels.shape[1], np.uintp(levels.shape[1] + 2)
     owner[:] = -1
     parts = count = 0
     for index in range(_falling(levels, most, order)):
-        y, x = np.uintp(order[index] >> 32), np.uintp(order[index] & 0xFFFFFFFF)
-        level, place, seed = np.int64(levels[y, x]), (y + np.uintp(1)) * width + x + np.uintp(1), y * columns + x
+        y, x = order[index] >> 32, order[index] & 0xFFFFFFFF
+        level, seed = np.int64(levels[np.uintp(y), np.uintp(x)]), y * columns + x
+        place = np.uintp(seed + 2 * y + columns + 3)
         a, b, c, d, e, f, g, h = around = _around(owner, place, width, diagonal)
         code = (a >= 0) | (b >= 0) << 1 | (c >= 0) << 2 | (d >= 0) << 3
         code |= (e >= 0) << 4 | (f >= 0) << 5 | (g >= 0) << 6 | (h >= 0) << 7
         if code == 0:
-            part, parts = parts, parts + 1
+            part, parts = np.uint32(parts), parts + 1
             parent[part] = part
             state[part, _X0], state[part, _Y0], state[part, _X1], state[part, _Y1] = x, y, x + 1, y + 1
             state[part, _SEED], state[part, _PIXELS], state[part, _AREA], state[part, _EULER] = seed, 0, 0, 0
         else:
             high = max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
-            part = _root(parent, high)
+            part = _root(parent, np.uint32(high))
             count = _keep(state, part, level, found, count)
-            if _least(around) != high:
+            if _least(around) != np.uint32(high):
                 for other in around:
-                    root = _root(parent, other) if other >= 0 else part
+                    root = _root(parent, np.uint32(other)) if other >= 0 else part
                     if root != part:
                         count = _keep(state, root, level, found, count)
                         if state[root, _PIXELS] > state[part, _PIXELS]:  # fewer pixels bear an old number
@@ -161,11 +163,11 @@ def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any
         owner[place] = part
         state[part, _LAST] = level - 1
         state[part, _PIXELS] += 1
-        state[part, _AREA] += gains[code, 0]
-        state[part, _EULER] += gains[code, 1]
-    for part in range(parts):
-        if parent[part] == part:
-            count = _keep(state, part, 0, found, count)
+        state[part, _AREA] += gains[np.uintp(code), 0]
+        state[part, _EULER] += gains[np.uintp(code), 1]
+    for index in range(parts):
+        if parent[index] == index:
+            count = _keep(state, np.uint32(index), 0, found, count)
     return count
 
 
@@ -196,27 +198,34 @@ def _outlined(levels: Any, seed: int, threshold: int) -> int:
 
 
 @compiled
+def _most_area(each: Any) -> Any:
+    """Twice the largest area within the outline that a component can have."""
+    if each[_EULER] == 1:  # no holes
+        return np.int64(each[_AREA])
+    return 2 * np.int64(each[_X1] - each[_X0] - 1) * np.int64(each[_Y1] - each[_Y0] - 1)
+
+
+@compiled
 def _largest_outlined(levels: Any, found: Any, out: Any) -> None:
     """Of each threshold, the component of the largest area within its outline; `out [T]` is -1 before."""
-    bound, best = np.full(len(out), -1, np.int64), np.full(len(out), -1, np.int64)
+    bound, rivals, best = np.full(len(out), -1, np.int64), np.zeros(len(out), np.int64), np.full(len(out), -1, np.int64)
     for index in range(len(found)):
         for t in range(found[index, _FIRST], found[index, _LAST] + 1):
             bound[t] = max(bound[t], found[index, _AREA])
     for index in range(len(found)):
-        each = found[index]
-        most = 2 * np.int64(each[_X1] - each[_X0] - 1) * np.int64(each[_Y1] - each[_Y0] - 1)
-        area = np.int64(each[_AREA])
-        if each[_EULER] == 1:  # no holes
-            most = area
-        in_question = False
-        for t in range(each[_FIRST], each[_LAST] + 1):
-            in_question |= most >= bound[t]
-        if not in_question:
-            continue
-        if area < most:
-            area = _outlined(levels, each[_SEED], each[_LAST])
-        for t in range(each[_FIRST], each[_LAST] + 1):
-            if area > best[t] or (area == best[t] and each[_SEED] > found[out[t], _SEED]):
+        most = _most_area(found[index])
+        for t in range(found[index, _FIRST], found[index, _LAST] + 1):
+            rivals[t] += most >= bound[t]
+    for index in range(len(found)):
+        most, area = _most_area(found[index]), np.int64(-1)
+        for t in range(found[index, _FIRST], found[index, _LAST] + 1):
+            if most < bound[t]:
+                continue
+            if area < 0:
+                area = np.int64(found[index, _AREA])
+            if rivals[t] > 1 and area < most:
+                area = most = _outlined(levels, found[index, _SEED], t)
+            if area > best[t] or (area == best[t] and found[index, _SEED] > found[out[t], _SEED]):
                 best[t], out[t] = area, index
 
 
@@ -279,18 +288,31 @@ def component_boxes(levels: np.ndarray, most: int, largest: Largest, holes: bool
     share_out(_list_maps, count, cells, levels, places, _GAINS, largest == "pixels", found, counts, best)
     parts = [[found[place : place + number]] for place, number in zip(places, counts)]
     if holes:
-        framed = np.full((count, levels.shape[1] + 2, levels.shape[2] + 2), most, np.uint16)
-        framed[:, 1:-1, 1:-1] = most - levels
-        places, found, in_holes = _room_for(framed)
-        share_out(_list_holes, count, cells, framed, most, places, _GAINS, found, in_holes)
-        for part, place, number in zip(parts, places, in_holes):
-            part.append(found[place : place + number])
-        counts = counts + in_holes
+        for number, listed in _holes_of(levels, most, [part[0] for part in parts]):
+            parts[number].append(listed)
+            counts[number] += len(listed)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    listed = torch.from_numpy(np.concatenate([each for part in parts for each in part]))
+    every = torch.from_numpy(np.concatenate([each for part in parts for each in part]))
     best = np.where(best < 0, -1, best + starts[:-1, None])
-    fields = [listed[:, field].contiguous() for field in (_PIXELS, _FIRST, _LAST)]
-    return listed[:, :_PIXELS].contiguous(), *fields, torch.from_numpy(starts), torch.from_numpy(best)
+    fields = [every[:, field].contiguous() for field in (_PIXELS, _FIRST, _LAST)]
+    return every[:, :_PIXELS].contiguous(), *fields, torch.from_numpy(starts), torch.from_numpy(best)
+
+
+def _holes_of(levels: np.ndarray, most: int, components: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
+    """Of each map that has holes its number, and its holes as `_list_holes` writes them down.
+
+    Above the last threshold at which a component has a hole, nothing has to be looked at.
+    """
+    tops = np.array([each[each[:, _EULER] < 1, _LAST].max(initial=-2) + 1 for each in components])
+    chosen = np.flatnonzero(tops >= 0)
+    if not len(chosen):
+        return []
+    framed = np.full((len(chosen), levels.shape[1] + 2, levels.shape[2] + 2), most, np.uint16)
+    framed[:, 1:-1, 1:-1] = np.where(levels[chosen] > tops[chosen, None, None], 0, most - levels[chosen])
+    places, found, counts = _room_for(framed)
+    share_out(_list_holes, len(chosen), levels[0].size, framed, most, places, _GAINS, found, counts)
+    parts = (found[place : place + number] for place, number in zip(places, counts))
+    return list(zip(chosen.tolist(), parts, strict=True))
 
 
 def _room_for(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
