@@ -86,7 +86,7 @@ _CLASS_NAMES = {
 
 def _columns(reports: Mapping[str, Report], benchmark: Benchmark | None) -> dict[str, str]:
     """Names of numbers and their words: those of `NAMES` in that order, with each IoU of MaxBoxAccV2 behind it."""
-    rows = [report.numbers for report in reports.values()]
+    rows: list[Mapping[str, float]] = [report.numbers for report in reports.values()]
     rows += [row.numbers for row in benchmark.rows] if benchmark is not None else []
     there = {name for numbers in rows for name in numbers}
     apart = {name: match[1] for name in there if (match := re.fullmatch(r"max_box_acc_v2_([\d.]+)", name))}
