@@ -1,6 +1,6 @@
 """Masks of objects on disk: two processes against one, and a run that is killed against one that is not.
 
-    python benchmarks/grabcut.py [--images 96] [--pairs 5] [--weights FILE [--model NAME]] [--out FILE.json]
+    python benchmarks/grabcut.py [--images 192] [--pairs 5] [--weights FILE [--model NAME]] [--out FILE.json]
 
 Speed: images of a folder are decoded, shown to a ViT, cut at 256 x 256 and written, once by one process alone, once by
 two that cut beside the one that decodes and shows. Both ways in turns, each first in every other pair, one thread each,
@@ -152,7 +152,7 @@ def killed(words: list[str], out: Path, whole: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--side", type=int, default=320, help="of the images, pixels")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--weights", type=Path, default=None, help="of a ViT; default: a small one of random weights")

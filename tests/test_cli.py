@@ -161,6 +161,7 @@ def test_completion_is_offered() -> None:
         (["show", "removal", "a.png"], "show removal needs --weights"),
         (["show", "filter", "a.png"], "show filter needs --weights"),
         (["show", "tsne", "a.png"], "show tsne needs --weights"),
+        (["show", "grabcut", "a.png"], "show grabcut needs --weights"),
         (["show", "masks", "a.png"], "none of 1 images can be read"),
         (["show", "masks", "a.png", "-w", "x", "--patch-size", "8"], "exclude each other"),
         (["report", "nothing"], "nothing"),

@@ -126,7 +126,7 @@ def test_batches_hold_masks_and_depend_on_the_seed_alone() -> None:
 
 def test_refusals() -> None:
     good = sample()
-    with pytest.raises(ValueError, match="0.png has no mask of its object; make masks by `vitrail object-masks`"):
+    with pytest.raises(ValueError, match=r"0\.png has no mask of its object; make masks by `vitrail object-masks`"):
         MaskViews(SMALL)(good._replace(mask=None))
     with pytest.raises(ValueError, match=r"mask \(20, 23\) and image \(20, 24\) differ in size"):
         binary_mask(good._replace(mask=good.mask[:, 1:]))

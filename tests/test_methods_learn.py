@@ -8,6 +8,7 @@ depends on the weights they start from, so two starts are averaged; they are dra
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from vitrail.backbones import BackboneConfig, TimmViT, create
-from vitrail.contracts import Step
+from vitrail.contracts import Batch, Step
 from vitrail.data import (
     EvalTransformConfig,
     Loader,
@@ -86,13 +87,14 @@ def make(name: str, backbone: TimmViT) -> Any:
     return Ibot(IbotConfig(**values), backbone)
 
 
-def shuffle(method: Any) -> None:
-    """Let every image learn from the targets of another one."""
+def shuffle(method: Any) -> Callable[[], None]:
+    """Let every image learn from the targets of another one; returns what ends that, so that features are its own."""
     if isinstance(method, Mae):
         right = method.targets
         method.targets = lambda images: right(images.roll(1, 0))  # type: ignore[method-assign]
-    else:
-        method.teacher.register_forward_pre_hook(lambda module, given: (given[0].roll(1, 0), *given[1:]))
+        return lambda: None
+    hook = method.teacher.register_forward_pre_hook(lambda module, given: (given[0].roll(1, 0), *given[1:]))
+    return hook.remove
 
 
 def views(size: int, **more: Any) -> MultiCrop:
@@ -110,47 +112,66 @@ def draw_head(method: Any, start: int) -> None:
     method.teacher_head.load_state_dict(method.head.state_dict())
 
 
-def train(name: str, *, shuffled: bool = False, start: int = 0) -> Outcome:
-    """Train, on right targets or on those of other images."""
+class Training:
+    """One network that learns, on right targets or on those of other images."""
+
+    def __init__(self, name: str, data: list[SyntheticScenes], start: int = 0, *, shuffled: bool = False) -> None:
+        self.data, self.setting, self.start = data, SETTINGS[name], start
+        torch.manual_seed(start)
+        backbone = create(self.setting.backbone.model_copy(update={"image_size": self.setting.size}))
+        Mae(MaeConfig(positions="learned"), backbone)  # its initial weights suit narrow networks better than timm's
+        self.method = make(name, backbone)
+        if name != "mae":
+            draw_head(self.method, start)
+        self.network = backbone if name == "mae" else self.method.teacher
+        self.before = knn(self.network, data, self.setting)
+        self.end = shuffle(self.method) if shuffled else lambda: None
+        groups = [
+            {"params": group["params"], "weight_decay": group["weight_decay"]}
+            for group in self.method.parameter_groups()
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+        self.told: list[dict[str, float]] = []
+
+    def step(self, batch: Batch, number: int, steps: int) -> None:
+        for group in self.optimizer.param_groups:
+            warm, cosine = min(1, 10 * (number + 1) / steps), (1 + math.cos(math.pi * number / steps)) / 2
+            group["lr"] = self.setting.rate * warm * cosine
+        torch.manual_seed(1000 * self.start + number)
+        self.optimizer.zero_grad()
+        losses = self.method.training_step(batch, Step(number, steps))
+        losses.total.backward()
+        self.told.append({key: float(value) for key, value in (losses.parts | {"loss": losses.total.detach()}).items()})
+        torch.nn.utils.clip_grad_norm_(self.method.parameters(), 3.0)
+        self.optimizer.step()
+        self.method.after_step(Step(number, steps))
+
+    def outcome(self) -> Outcome:
+        last = self.told[-len(self.told) // self.setting.epochs :]
+        self.end()
+        after = knn(self.network, self.data, self.setting)
+        return Outcome(self.before, after, {key: fmean(each[key] for each in last) for key in last[0]})
+
+
+def train(name: str, starts: list[int]) -> tuple[list[Outcome], Outcome]:
+    """Train from each start, and from the first one on targets of other images; all see the same batches, made once."""
     setting = SETTINGS[name]
     data = [
         SyntheticScenes(count, setting.size, setting.classes, 0, split, cache=True)  # type: ignore[arg-type]
         for count, split in ((setting.scenes, "train"), (1000, "val"))
     ]
-    torch.manual_seed(start)
-    backbone = create(setting.backbone.model_copy(update={"image_size": setting.size}))
-    Mae(MaeConfig(positions="learned"), backbone)  # its initial weights suit narrow networks better than timm's
-    method = make(name, backbone)
-    if name != "mae":
-        draw_head(method, start)
-    network = backbone if name == "mae" else method.teacher
-    before = knn(network, data, setting)
-    if shuffled:
-        shuffle(method)
+    trainings = [*(Training(name, data, start) for start in starts), Training(name, data, starts[0], shuffled=True)]
     plain = TrainTransformConfig(image_size=setting.size, scale=None, mean=HALF, std=HALF)
     transform = views(setting.size, **({"locals": 0} if name == "ibot patches" else {}))
     if name == "mae":
         transform = build_train_transform(plain)
     loader = Loader(data[0], transform, global_batch_size=setting.batch, seed=0)
-    groups = [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in method.parameter_groups()]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     steps = setting.epochs * loader.steps_per_epoch
-    told: list[dict[str, float]] = []
     for number, (batch,) in enumerate(loader.batches(0, steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                setting.rate * min(1, 10 * (number + 1) / steps) * (1 + math.cos(math.pi * number / steps)) / 2
-            )
-        torch.manual_seed(1000 * start + number)
-        optimizer.zero_grad()
-        losses = method.training_step(batch, Step(number, steps))
-        losses.total.backward()
-        told.append({key: float(value) for key, value in (losses.parts | {"loss": losses.total.detach()}).items()})
-        torch.nn.utils.clip_grad_norm_(method.parameters(), 3.0)
-        optimizer.step()
-        method.after_step(Step(number, steps))
-    last = told[-loader.steps_per_epoch :]
-    return Outcome(before, knn(network, data, setting), {key: fmean(each[key] for each in last) for key in last[0]})
+        for training in trainings:
+            training.step(batch, number, steps)
+    *found, control = [training.outcome() for training in trainings]
+    return found, control
 
 
 @torch.no_grad()
@@ -175,7 +196,7 @@ def knn(backbone: TimmViT, data: list[SyntheticScenes], setting: Setting) -> flo
 def test_it_beats_the_untrained_network_and_a_shuffled_control(
     name: str, guessed: list[str], starts: list[int]
 ) -> None:
-    found, control = [train(name, start=start) for start in starts], train(name, shuffled=True)
+    found, control = train(name, starts)
     before, after = fmean(each.before for each in found), fmean(each.after for each in found)
     words = f"k-NN {before:.1f} -> {after:.1f}, control {control.after:.1f}; {found}, {control}"
     print(words)
@@ -187,7 +208,7 @@ def test_it_beats_the_untrained_network_and_a_shuffled_control(
 
 def test_hidden_patches_are_guessed_from_what_is_visible() -> None:
     """iBOT's second loss alone, against a teacher that rests: only what is visible tells an image from another."""
-    found, control = train("ibot patches"), train("ibot patches", shuffled=True)
+    (found,), control = train("ibot patches", [0])
     words = f"{found}, {control}"
     print(words)
     assert found.losses["patches"] < 0.9 * control.losses["patches"], words

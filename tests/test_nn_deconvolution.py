@@ -50,7 +50,7 @@ def test_gradients_reach_every_weight() -> None:
 
 
 def test_transposed_convolutions_are_centered() -> None:
-    """Each of 4x4 in steps of 2 doubles the size, so a point in the middle stays in the middle: the map is symmetric."""
+    """Each of 4x4 in steps of 2 doubles the size: a point in the middle stays there, and the map is symmetric."""
     layers = enlarging(1, 1)
     for part in layers:
         if isinstance(part, nn.ConvTranspose2d):

@@ -12,7 +12,7 @@ from object_scenes import squares
 
 from vitrail.backbones import load, load_part
 from vitrail.config import ConfigError
-from vitrail.contracts import Located
+from vitrail.contracts import Located, Step
 from vitrail.data import EvalTransformConfig
 from vitrail.data.object_masks import ObjectMasks
 from vitrail.localizers import locloc as locloc_files
@@ -28,9 +28,7 @@ SETTINGS = [
     *BACKBONE,
     *IMAGES,
     *(f"stage1.{each}" for each in (*BACKBONE, *IMAGES)),
-    "stage1.views.global_size=32",
-    "stage1.views.local_size=16",
-    "stage1.method.head.hidden_dim=16",
+    "stage1.augment.image_size=32",
     "stage1.train.epochs=1",
     "stage1.train.global_batch_size=16",
     "stage1.train.warmup_epochs=0",
@@ -107,31 +105,45 @@ class TestARun:
         assert run(config, Verbs(extend=2), trained).steps == 4
 
 
-@pytest.mark.parametrize(("recipe", "room"), [("scenes_locloc", locloc_files), ("scenes_ppd", ppd_files)])
-def test_both_parts_together(recipe: str, room: Any, start: list[str], tmp_path: Path) -> None:
-    run(tiny(*start, recipe=recipe), Verbs(), tmp_path / "run")
+def test_both_parts_together(start: list[str], tmp_path: Path) -> None:
+    run(tiny(*start, recipe="scenes_ppd"), Verbs(), tmp_path / "run")
     told = numbers(tmp_path / "run")
     assert {"train/segmentation", "train/cross_entropy", "train/top1", "val/top1", "val/gt_known_50"} <= set(told)
-    localizer = room.from_source(Source(str(tmp_path / "run"))).eval()
-    found = localizer(torch.randn(2, 3, 32, 32))
+    found = ppd_files.from_source(Source(str(tmp_path / "run"))).eval()(torch.randn(2, 3, 32, 32))
     assert found.logits is not None
     assert found.logits.shape == (2, 8)
+    assert found.maps.shape == (2, 16, 16)
 
 
-def test_parts_by_two_commands(start: list[str], tmp_path: Path) -> None:
-    generator = tiny(*start, "method.parts=generator", "train.log_every=1")
-    run(generator, Verbs(), tmp_path / "generator")
-    assert locloc_files.from_source(Source(str(tmp_path / "generator"))).classifier is None
-    settings = [start[1], f"init_from={tmp_path / 'generator'}", "method.parts=classifier"]
-    run(tiny(*settings), Verbs(), tmp_path / "both")
-    assert locloc_files.from_source(Source(str(tmp_path / "both"))).classifier is not None
+def test_locloc_trains_both_together_by_default(start: list[str]) -> None:
+    parts = locloc.build(tiny(*start), 0, 1)
+    (given,) = next(parts.loader.batches(0, 1))
+    assert [view.shape[1:] for view in (given.images, *given.views)] == [(3, 32, 32), (1, 32, 32), (3, 32, 32)]
+    assert set(parts.method.training_step(given, Step(0, 1)).parts) == {"segmentation", "cross_entropy", "top1"}
 
 
-def test_a_classifier_of_whole_images_needs_no_masks(start: list[str], tmp_path: Path) -> None:
-    run(tiny(start[0], "method.parts=classifier", recipe="scenes_ppd"), Verbs(), tmp_path / "run")
-    assert not (tmp_path / "run" / "object_masks").exists()
-    assert set(numbers(tmp_path / "run")) >= {"val/top1"}
-    assert "val/gt_known_50" not in numbers(tmp_path / "run")  # nothing locates
+def test_a_generator_alone_goes_on_to_be_a_whole(trained: Path, start: list[str]) -> None:
+    """By two commands, as `generator_train` does it in one."""
+    alone = locloc.build(tiny(*start, "method.parts=generator"), 0, 1)
+    assert alone.method.localizer.classifier is None
+    assert "top1" not in alone.evaluate()  # type: ignore[misc]
+    settings = [start[1], f"init_from={trained / 'generator'}", "method.parts=classifier"]
+    whole = locloc.build(tiny(*settings), 0, 1)
+    kept = load_part(trained / "generator", locloc_files.PART)
+    assert kept is not None
+    assert torch.equal(whole.method.localizer.generator.last[0].weight, kept.state["last.0.weight"])
+    assert set(whole.evaluate()) == {"top1", "gt_known_50", "floor_whole_50"}  # type: ignore[misc]
+
+
+def test_a_classifier_of_whole_images_needs_no_masks_and_locates_nothing(start: list[str]) -> None:
+    recipe = tiny(start[0], "method.parts=classifier", recipe="scenes_ppd")
+    assert not two_parts.needs_masks(recipe)
+    parts = ppd.build(recipe, 0, 1)
+    assert parts.draw is None
+    assert set(parts.evaluate()) == {"top1", "floor_whole_50"}  # type: ignore[misc]
+    (given,) = next(parts.loader.batches(0, 1))
+    assert given.views == ()
+    parts.method.training_step(given, Step(0, 1)).total.backward()
 
 
 def test_a_part_of_another_make_is_trained_anew(trained: Path, start: list[str], caplog: Any) -> None:
@@ -173,7 +185,7 @@ def test_published_values() -> None:
     assert baseline.generator_train is not None
     assert (baseline.generator_train.epochs, baseline.generator_train.learning_rate) == (300, 1e-3)
     assert (baseline.views.image_size, baseline.views.squash, baseline.which) == (256, True, "plain")
-    assert (baseline.mask_settings.plain, baseline.mask_settings.image_size) == (0.05, 256)
+    assert (baseline.mask_settings.threshold, baseline.mask_settings.image_size) == (0.05, 256)
 
 
 def test_the_generators_own_training_is_the_recipe_but_for_its_train() -> None:

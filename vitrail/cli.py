@@ -432,6 +432,24 @@ def study(
         raise typer.Exit(1)
 
 
+Measured = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ranker", "-r", help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy."
+    ),
+]
+Locating = Annotated[
+    str | None,
+    typer.Option("--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."),
+]
+HeatMapFolder = Annotated[
+    Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
+]
+HeldOutMapFolder = Annotated[
+    Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
+]
+
+
 @app.command()
 def evaluate(
     protocol: Annotated[str, typer.Argument(help="`vitrail list protocols` names them.")],
@@ -442,26 +460,10 @@ def evaluate(
     weights: Annotated[
         str | None, typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` with --model.")
     ] = None,
-    ranker: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--ranker",
-            "-r",
-            help="NAME[:VARIANT][=WEIGHTS], for protocols of rankers; several for selection_accuracy.",
-        ),
-    ] = None,
-    localizer: Annotated[
-        str | None,
-        typer.Option(
-            "--localizer", "-l", help="For localization: NAME[:VARIANT][=WEIGHTS]; default: what weights are."
-        ),
-    ] = None,
-    heat_maps: Annotated[
-        Path | None, typer.Option("--heat-maps", help="For localization: a folder of another program's maps.")
-    ] = None,
-    held_out_maps: Annotated[
-        Path | None, typer.Option("--held-out-maps", help="And of the held-out images, if in another folder.")
-    ] = None,
+    ranker: Measured = None,
+    localizer: Locating = None,
+    heat_maps: HeatMapFolder = None,
+    held_out_maps: HeldOutMapFolder = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
@@ -874,44 +876,99 @@ def features(
 @app.command()
 def compare(
     data: Annotated[
-        str, typer.Option("--data", "-d", help="A tree of VOC, COCO or ADE20K, an image folder, or `scenes`.")
+        str, typer.Option("--data", "-d", help="A tree of VOC, COCO, ADE20K or CUB, an image folder, or `scenes`.")
     ],
-    ranker: Annotated[list[str], typer.Option("--ranker", "-r", help=f"Repeatable: {RANKER}")],
     settings: Overrides = None,
-    classifier: Annotated[
-        str | None, typer.Option("--classifier", "-c", help="Weights whose accuracy on kept patches is measured.")
+    ranker: Annotated[list[str] | None, typer.Option("--ranker", "-r", help=f"Repeatable: {RANKER}")] = None,
+    localizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--localizer",
+            "-l",
+            help="In place of rankers, repeatable: NAME=WEIGHTS, or heat_maps=FOLDER; `vitrail list localizers`.",
+        ),
     ] = None,
-    keep: Annotated[float, typer.Option(help="Share of the patches that is kept in the pictures.")] = 0.25,
-    images: Annotated[int, typer.Option(help="How many images the pictures show.")] = 6,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page and numbers.")] = Path("rankers"),
+    classifier: Annotated[
+        str | None,
+        typer.Option("--classifier", "-c", help="Of rankers: weights whose accuracy on kept patches counts."),
+    ] = None,
+    keep: Annotated[float, typer.Option(help="Of rankers: share of the patches that is kept in the pictures.")] = 0.25,
+    held_out_maps: Annotated[
+        str | None,
+        typer.Option(help="Folder of heat maps of the held-out images, where they do not lie with heat_maps=FOLDER."),
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="How many images the pictures show: 6; of localizers 8 hits and as many misses.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for page and numbers; default rankers or localizers.")
+    ] = None,
     model: Model = None,
     key: Key = "auto",
     device: Device = "auto",
 ) -> None:
-    """Compare rankers on one page: recall of objects, accuracy and speed on kept patches, and what they keep.
+    """Compare rankers, or localizers, on one page.
+
+    Of rankers: recall of objects, accuracy and speed on kept patches, and what they keep. Of localizers: all numbers
+    beside floors and published ones, thresholds, hits and misses, masks step by step, classes.
 
     Examples:
 
       vitrail compare --data VOCdevkit/VOC2012 --ranker ltrp=runs/ltrp --ranker dino=dino.pth --ranker center
 
       vitrail compare keeps=0.25,0.5 --data photos --classifier runs/photos --ranker ltrp=runs/ltrp --ranker center
-    """
-    from vitrail.ops.shares import check_share
-    from vitrail.recipes.files import existing
-    from vitrail.recipes.rankers import check_weights, titled
 
-    check_share(keep)
-    for words in titled(ranker).values():
-        words.check()
-    check_weights(classifier)
+      vitrail compare --data CUB_200_2011 --localizer locloc=runs/birds --localizer lost=dino.pth --out birds
+    """
+    from vitrail.recipes.files import existing
+
+    if bool(ranker) == bool(localizer):
+        raise ValueError("compare needs --ranker or --localizer, once or more, and not both; `vitrail list` names them")
+    if localizer and (classifier is not None or keep != 0.25):
+        raise ValueError("--classifier and --keep are of rankers; leave them out")
+    if ranker and held_out_maps is not None:
+        raise ValueError("--held-out-maps is of localizers; leave it out")
     if data != "scenes":
         existing(data)
+    how: dict[str, Any] = {"model": model, "key": key, "device": device}
+    if localizer:
+        shown = {} if images is None else {"images": images, "stages": min(images, 4)}
+        more = (data, settings or [], {"held_out_maps": held_out_maps} | shown)
+        page = _compare_localizers(localizer, more, out or Path("localizers"), how)
+    else:
+        asked = (data, classifier, keep, 6 if images is None else images, settings or [])
+        page = _compare_rankers(ranker or [], asked, out or Path("rankers"), how)
+    typer.echo(f"written: {page}")
+
+
+def _compare_rankers(texts: list[str], asked: tuple[Any, ...], out: Path, how: dict[str, Any]) -> Path:
+    from vitrail.ops.shares import check_share
+    from vitrail.recipes.rankers import check_weights, titled
+
+    _, classifier, keep, *_ = asked
+    check_share(keep)
+    for words in titled(texts).values():
+        words.check()
+    check_weights(classifier)
     from vitrail.recipes.rank import Shown  # torch: what can be told without is told before
     from vitrail.report.rankers import Wanted, compare_rankers
 
     _show_progress()
-    wanted = Wanted(data, classifier, keep, images, settings or [])
-    typer.echo(f"written: {compare_rankers(ranker, wanted, Shown(model, key, device=device), out)}")
+    return compare_rankers(texts, Wanted(*asked), Shown(**how), out)
+
+
+def _compare_localizers(
+    texts: list[str], asked: tuple[str, list[str], dict[str, Any]], out: Path, how: dict[str, Any]
+) -> Path:
+    from vitrail.recipes.localizers import titled
+
+    for words in titled(texts).values():
+        words.check()
+    from vitrail.report.localizers import Opening, Wanted, compare_localizers  # torch
+
+    _show_progress()
+    data, settings, more = asked
+    return compare_localizers(texts, Wanted(data, settings, **more), Opening(**how), out)
 
 
 @app.command()

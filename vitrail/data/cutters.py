@@ -20,7 +20,7 @@ from vitrail.data.mask_writer import MaskWriter
 from vitrail.data.object_masks import ObjectMasksConfig
 from vitrail.ops.grabcut import ObjectMask, grabcut_mask
 
-AHEAD = 4  # images that wait for each process
+AHEAD = 2  # images that wait for each process, beside a batch
 
 
 def cut_object(image: np.ndarray, attention: np.ndarray, config: ObjectMasksConfig) -> ObjectMask:
@@ -41,11 +41,17 @@ class Cutters:
     Masks do not depend on the number of processes.
     """
 
-    def __init__(self, writer: MaskWriter, config: ObjectMasksConfig, processes: int) -> None:
-        """Args: where masks go; how they are made; how many processes, of which 1 is this one. ValueError below 1."""
+    def __init__(self, writer: MaskWriter, config: ObjectMasksConfig, processes: int, batch_size: int = 1) -> None:
+        """Say where masks go, and how they are made.
+
+        Args:
+            processes: how many cut; 1 is this one alone. `ValueError` below 1.
+            batch_size: images that come at once. As many wait while the next ones come, so that no process is idle.
+        """
         if processes < 1:
             raise ValueError(f"processes is {processes}; at least one cuts")
         self.writer, self.config, self.processes = writer, config, processes
+        self._most = AHEAD * processes + batch_size
         self._pool: ProcessPoolExecutor | None = None
         self._waiting: deque[Future[None]] = deque()
 
@@ -81,7 +87,7 @@ class Cutters:
             self._waiting.append(self._pool.submit(_task, index, image, attention))
         except BrokenProcessPool as error:
             raise _crashed(self.processes) from error
-        return self._collect(AHEAD * self.processes)
+        return self._collect(self._most)
 
     def finish(self) -> int:
         """Wait for all; returns how many that were."""

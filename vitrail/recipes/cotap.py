@@ -112,7 +112,8 @@ class Recipe(Config):
 def scenes_cotap() -> Recipe:
     """Generated scenes, tiny ViT, CoTAP with the object-aware filter after a short DINO.
 
-    Command: vitrail train scenes_cotap. Expect: not yet measured; benchmarks/cotap_scenes.py does.
+    Command: vitrail train scenes_cotap. Expect: mIoU 36 by linear_seg on scenes of several objects, from 35
+    (benchmarks/results/cotap_scenes-*.json), after 5 and 2 minutes on one core.
     """
     stage1 = dino.scenes_dino()
     return Recipe(

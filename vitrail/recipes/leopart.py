@@ -72,7 +72,8 @@ class Recipe(Config):
 def scenes_leopart() -> Recipe:
     """Generated scenes, tiny ViT, Leopart after a short DINO.
 
-    Command: vitrail train scenes_leopart. Expect: not yet measured; benchmarks/cotap_scenes.py does.
+    Command: vitrail train scenes_leopart. Expect: not yet measured; without its queue, row 2 of
+    benchmarks/results/cotap_scenes-*.json.
     """
     stage1 = dino.scenes_dino()
     return Recipe(

@@ -13,18 +13,17 @@ from vitrail.backbones import BackboneConfig, TimmViT, load_part
 from vitrail.backbones.reading import weights_file
 from vitrail.data import TrainTransformConfig
 from vitrail.data.mask_views import MaskViewsConfig
-from vitrail.data.object_masks import ObjectMasksConfig
 from vitrail.localizers.locloc import PART, from_source, open_classifier
 from vitrail.localizers.trained import without
 from vitrail.methods.locloc import Locloc, LoclocConfig
 from vitrail.nn.deconvolution import Geg, GegConfig
 from vitrail.nn.token_classifier import Lfdm
 from vitrail.rankers.source import Source
-from vitrail.recipes import dino
+from vitrail.recipes import supervised
 from vitrail.recipes.run import Parts, Verbs
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.start import HALF, start
-from vitrail.recipes.two_parts import TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
+from vitrail.recipes.two_parts import MASKS, TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
 from vitrail.train import TrainConfig
 
 
@@ -36,15 +35,15 @@ class Recipe(TwoParts):
 
 
 def scenes_locloc() -> Recipe:
-    """Generated scenes, tiny ViT, LocLoc after a short DINO.
+    """Generated scenes, tiny ViT, LocLoc after a short training with labels and SAR.
 
     Command: vitrail train scenes_locloc. Expect: not yet measured.
     """
-    stage1 = dino.scenes_dino()
+    stage1 = supervised.scenes_sar()
     return Recipe(
         stage1=stage1,
         backbone=stage1.backbone,
-        mask_settings=ObjectMasksConfig(size=48),
+        mask_settings=MASKS,
         views=MaskViewsConfig(image_size=48, resize=None, augment=TrainTransformConfig.flips(48), mean=HALF, std=HALF),
         method=LoclocConfig(generator=GegConfig(channels=16, width=32), generator_rate=2.0),
         train=TrainConfig(epochs=3, global_batch_size=64, learning_rate=1e-3, warmup_epochs=0.3, log_every=20),

@@ -91,7 +91,8 @@ def measure(
         own = own if subject.weights is None else name_of_weights(subject.weights)
         path = _place(Path("evaluation") / own, report, of_weights=True)
     report.save(path)
-    _draw(report, path, folder if folder and out is None else None, opened[1])
+    drawn_in = folder if folder and out is None else None
+    _draw(report, path, drawn_in, opened[1], _located(report, subject.localizer, opened[1], pick_device(device)))
     if report.protocol == "video" and report.card["config"]["masks"]:
         from vitrail.recipes.look import video_pictures
 
@@ -192,12 +193,12 @@ def _run(
     return evaluate(ranker, val, config, name=name, device=device)
 
 
-def _draw(report: Report, path: Path, folder: Path | None, val: Any) -> None:
-    """The curves or label maps of a report that has some."""
+def _draw(report: Report, path: Path, folder: Path | None, val: Any, more: Sequence[tuple[str, Any, str]] = ()) -> None:
+    """The curves or label maps of a report that has some, and `more` of them."""
     from vitrail.recipes.look import keep_sheet
 
     settings = "".join(f"; {words}" for words in report.card["deviations"])
-    for suffix, picture, caption in [*_curves(report), *_maps(report, val)]:
+    for suffix, picture, caption in [*_curves(report), *_maps(report, val), *more]:
         name = f"{path.stem}{suffix}.png"
         if folder is not None:
             keep_sheet(folder / "pictures", name, picture, f"{caption}{settings}.")
@@ -247,6 +248,16 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
             found.append(("-speed", selection_curve(rows, full, over="speed"), f"{caption}, against speed"))
         return found
     return []
+
+
+def _located(report: Report, measured: Measured | None, val: Any, device: str) -> list[tuple[str, Any, str]]:
+    """Curves, hits and misses of a localizer, as `_curves` returns pictures."""
+    if measured is None:
+        return []
+    from vitrail.recipes.located_examples import report_pictures
+
+    found = report_pictures(measured.source, val, report, device=device)
+    return [("-" * bool(each.name) + each.name, each.picture, each.caption) for each in found]
 
 
 def _maps(report: Report, val: Any) -> list[tuple[str, Any, str]]:

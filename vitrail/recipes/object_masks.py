@@ -77,7 +77,7 @@ def make_object_masks(
     with MaskWriter(path, about, verify=verify) as writer:
         if writer.todo:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            with Cutters(writer, config, processes or cores) as cutters:
+            with Cutters(writer, config, processes or cores, batch_size) as cutters:
                 _make(backbone, data, cutters, batch_size, workers, device)
         else:
             log.info("object masks: read from %s", path)

@@ -19,11 +19,11 @@ from vitrail.methods.ppd import PpdConfig, PpdMethod
 from vitrail.nn.deconvolution import PpdGenerator, PpdGeneratorConfig
 from vitrail.nn.token_classifier import ClassTokenProbe
 from vitrail.rankers.source import Source
-from vitrail.recipes import dino
+from vitrail.recipes import supervised
 from vitrail.recipes.run import Parts, Verbs
 from vitrail.recipes.sources import open_splits
 from vitrail.recipes.start import HALF, start
-from vitrail.recipes.two_parts import TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
+from vitrail.recipes.two_parts import MASKS, TwoParts, assembled, check_patches, check_two_parts, first_of_two, fits
 from vitrail.train import TrainConfig
 
 VIEWS = MaskViewsConfig(
@@ -45,15 +45,15 @@ class Recipe(TwoParts):
 
 
 def scenes_ppd() -> Recipe:
-    """Generated scenes, tiny ViT, PPD after a short DINO; as `scenes_locloc` but for the method.
+    """Generated scenes, tiny ViT, PPD after a short SAR; as `scenes_locloc` but for the method.
 
     Command: vitrail train scenes_ppd. Expect: not yet measured.
     """
-    stage1, flips = dino.scenes_dino(), TrainTransformConfig.flips(48)
+    stage1, flips = supervised.scenes_sar(), TrainTransformConfig.flips(48)
     return Recipe(
         stage1=stage1,
         backbone=stage1.backbone,
-        mask_settings=ObjectMasksConfig(size=48),
+        mask_settings=MASKS,
         views=VIEWS.model_copy(update={"image_size": 48, "flip": 0.5, "augment": flips, "mean": HALF, "std": HALF}),
         method=PpdConfig(generator=PpdGeneratorConfig(hidden=128, width=32), crop=1.0, generator_rate=2.0),
         train=TrainConfig(epochs=3, global_batch_size=64, learning_rate=1e-3, warmup_epochs=0.3, log_every=20),

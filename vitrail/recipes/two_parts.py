@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from vitrail.data import EvalTransformConfig, Loader
 from vitrail.data.mask_views import MaskViews, MaskViewsConfig
 from vitrail.data.object_masks import ObjectMasks, ObjectMasksConfig, WithObjectMasks, is_finished
 from vitrail.nn.across import rank as rank_here
-from vitrail.recipes import dino
+from vitrail.recipes import dino, supervised
 from vitrail.recipes.localization_probe import LocalizationProbeConfig, drawing_located, localization_probe
 from vitrail.recipes.object_masks import await_object_masks, make_object_masks
 from vitrail.recipes.probe import spread
@@ -27,6 +27,8 @@ from vitrail.recipes.weights import find_weights
 from vitrail.train import TrainConfig
 
 log = logging.getLogger("vitrail")
+MASKS = ObjectMasksConfig(size=48, high=0.2, low=0.05, threshold=0.2)
+"""Of generated scenes: a short training's attention is less sharp than that of the published weights."""
 
 
 class TwoParts(Config):
@@ -36,8 +38,9 @@ class TwoParts(Config):
     backbone: BackboneConfig = BackboneConfig()
     init_from: str | None = None
     """Weights of the backbone, which rests, and of parts that were trained before; null trains `stage1` first."""
-    stage1: dino.Recipe | None = None
-    """A training of DINO that comes first, into OUT/stage1, where `init_from` is null."""
+    stage1: Annotated[dino.Recipe | supervised.Recipe, Field(discriminator="kind")] | None = None
+    """A training of the backbone that comes first, into OUT/stage1, where `init_from` is null: by DINO, or with labels,
+    which weak supervision has."""
     object_masks: str | None = None
     """Folder of masks by `vitrail object-masks`; null makes them before training, OUT/object_masks."""
     masks_from: str | None = None
@@ -79,7 +82,7 @@ def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
     Returns the recipe of what is left to train.
     """
     if recipe.init_from is None and recipe.stage1 is not None:
-        place = train_before(recipe.stage1, verbs, out, "stage1", "a backbone by DINO")
+        place = train_before(recipe.stage1, verbs, out, "stage1", "the backbone")
         recipe = recipe.model_copy(update={"init_from": str(place)})
     if recipe.object_masks is None and needs_masks(recipe):
         recipe = recipe.model_copy(update={"object_masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
