@@ -53,8 +53,8 @@ class HeatMaps:
         if both:
             raise ValueError(
                 f"{len(both)} held-out images have names of measured ones, such as {both[0]}, so that {self.root} "
-                "cannot have maps of both; give those of the held-out images in a folder of their own, as held_out_source "
-                "or by --held-out-maps"
+                "cannot have maps of both; give those of the held-out images in a folder of their own, as "
+                "held_out_source or by --held-out-maps"
             )
 
     def read(self, image: str) -> Tensor:
