@@ -67,7 +67,7 @@ def test_heat_maps_of_another_program(images: Path) -> None:
     with pytest.raises(ValueError, match=r"no map of any of 9 held-out .* --held-out-maps FOLDER, .*threshold=0\.5"):
         measure("localization", None, str(images), [], localizers=[maps], held_out_maps=str(empty))
     with pytest.raises(ValueError, match="6 of 6 images have no usable map"):
-        measure("localization", None, str(images), ["threshold=0.3"], localizers=[f"heat_maps={train}"])
+        measure("localization", None, str(images), ["threshold=0.3"], localizers=[f"heat_maps={empty}"])
     with pytest.raises(ValueError, match="whole_image locates in held-out images itself; leave --held-out-maps"):
         measure("localization", None, str(images), [], localizers=["whole_image"], held_out_maps=train)
 
