@@ -13,13 +13,13 @@ chosen on held-out scenes of seed 0. What was interrupted goes on where the comm
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from kept_numbers import KeptNumbers
+from over_seeds import summary
 from record import record
 
 from vitrail.data import SyntheticScenes
@@ -61,16 +61,6 @@ def measure(seed: int, kept: KeptNumbers, settings: list[str]) -> dict[str, Any]
         seconds = kept.once(folder.name, partial(trained, ready, folder))
         found[name] = kept.once(f"{name}-{seed}", partial(located, name, folder, seed, classes)) | {"seconds": seconds}
     return found
-
-
-def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Means and standard deviations over seeds."""
-    words: dict[str, Any] = {"seeds": rows}
-    for key in rows[0]:
-        values = [row[key] for row in rows]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        words[key] = {"mean": statistics.mean(values), "deviation": deviation}
-    return words
 
 
 def main() -> None:
