@@ -20,13 +20,13 @@ default seeds are others.
 from __future__ import annotations
 
 import argparse
-import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from kept_numbers import KeptNumbers
+from over_seeds import summary
 from record import record
 from torch import Tensor
 
@@ -103,16 +103,6 @@ def measure(seed: int, kept: KeptNumbers, rows: list[int], controls: bool, setti
         folder = kept.folder / f"targets-at-random-{seed}"
         found["targets_at_random"] = kept.once(folder.name, partial(at_random, whole, folder))
     return found
-
-
-def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Means and standard deviations over seeds."""
-    words: dict[str, Any] = {"seeds": rows}
-    for key in rows[0]:
-        values = [row[key] for row in rows]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        words[key] = {"mean": statistics.mean(values), "deviation": deviation}
-    return words
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 from kept_numbers import KeptNumbers
+from over_seeds import summary
 from record import record
 
 from vitrail.contracts import Batch
@@ -127,16 +127,6 @@ def measure(seed: int, kept: KeptNumbers, controls: bool) -> dict[str, dict[str,
         own = kept.folder / f"{name}-{seed}"
         found = found | {name: kept.once(own.name, partial(control, method, same_mae, own))}
     return found
-
-
-def summary(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Means and standard deviations over seeds."""
-    words: dict[str, Any] = {"seeds": rows}
-    for key in rows[0]:
-        values = [row[key] for row in rows]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        words[key] = {"mean": statistics.mean(values), "deviation": deviation}
-    return words
 
 
 def main() -> None:

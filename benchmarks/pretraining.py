@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
+from over_seeds import summary
 from record import record
 
 from vitrail.backbones import TimmViT, load
@@ -84,16 +84,6 @@ def measure(name: str, recipe: Config, seed: int, runs: Path) -> dict[str, Any]:
     }
     kept.write_text(json.dumps(found))
     return found
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means and standard deviations over seeds."""
-    words: dict[str, Any] = {"seeds": rows}
-    for key in rows[0]:
-        values = [row[key] for row in rows]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        words[key] = {"mean": statistics.mean(values), "deviation": deviation}
-    return words
 
 
 def main() -> None:

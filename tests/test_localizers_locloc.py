@@ -30,6 +30,12 @@ def saved(name: str, folder: Path, **config: Any) -> tuple[Any, str]:
     return method, str(folder / "run.safetensors")
 
 
+OPENINGS = {
+    "both parts": lambda folder: {"weights": saved("locloc", folder)[1]},
+    "a generator alone": lambda folder: {"weights": saved("locloc", folder, parts="generator")[1]},
+}
+
+
 @pytest.mark.parametrize("name", ["locloc", "ppd"])
 class TestBoth:
     def test_what_is_exported_locates_alike(self, name: str, tmp_path: Path) -> None:

@@ -62,11 +62,9 @@ def test_dense_alignment_is_leoparts() -> None:
 
 def test_without_local_crops_the_global_ones_alone_are_aligned() -> None:
     module = method(config("dense_alignment", local_patches=False))
-    expected = by_loops(module, batch(4, (24, 24))._replace(boxes=mixed().boxes[:, :2]))  # type: ignore[arg-type, index]
     given = mixed()
     alone = Batch(given.images, None, given.indices, given.views[:1], given.boxes[:, :2])  # type: ignore[index]
     assert part(module, mixed(), "dense_alignment") == pytest.approx(by_loops(module, alone), rel=1e-5)  # type: ignore[arg-type]
-    assert expected > 0
 
 
 def test_image_alignment_sees_object_centric_images_alone() -> None:
@@ -190,9 +188,10 @@ def test_scene_centric_images_reach_the_dense_terms_alone() -> None:
     def changed(name: str) -> bool:
         module = method(config(name), filtered=True)
         given = mixed(sides=(24, 24, 12, 24))
-        others = given.images.clone()
-        others[1::2] = torch.randn_like(others[1::2])
-        return part(module, given, name) != part(module, given._replace(images=others), name)
+        images, *views = (view.clone() for view in (given.images, *given.views))
+        for view in (images, *views):
+            view[1::2] = torch.randn_like(view[1::2])
+        return part(module, given, name) != part(module, given._replace(images=images, views=tuple(views)), name)
 
     assert [name for name in TERMS if changed(name)] == ["dense_alignment", "correspondence"]
 

@@ -45,11 +45,17 @@ class HeatMaps:
 
     def missing(self, data: ImageSet) -> dict[int, str]:
         """Positions and names of images without a map, as far as `data` names its images without reading them."""
-        try:
-            names = [str(data.relative_path(index)) for index in range(len(data))]  # type: ignore[attr-defined]
-        except AttributeError:
-            return {}
-        return {index: name for index, name in enumerate(names) if self.path(name) is None}
+        return {index: name for index, name in enumerate(_names(data)) if self.path(name) is None}
+
+    def check_apart(self, data: ImageSet, held_out: ImageSet) -> None:
+        """Raise `ValueError` where images of both sets have one name: one map would be taken for two images."""
+        both = sorted(set(_names(data)) & set(_names(held_out)))
+        if both:
+            raise ValueError(
+                f"{len(both)} held-out images have names of measured ones, such as {both[0]}, so that {self.root} "
+                "cannot have maps of both; give those of the held-out images in a folder of their own, as "
+                "held_out_source or by --held-out-maps"
+            )
 
     def read(self, image: str) -> Tensor:
         """A map `[h, w]` float32. Raises `UnusableMap`: no file, no numbers, NaN, not two axes."""
@@ -68,6 +74,14 @@ class HeatMaps:
         if not np.isfinite(values).all():
             raise UnusableMap(f"{path} holds NaN or infinity")
         return torch.from_numpy(values.astype(np.float32))
+
+
+def _names(data: ImageSet) -> list[str]:
+    """Of all images, in order; none where the set does not name them without reading them."""
+    try:
+        return [str(data.relative_path(index)) for index in range(len(data))]  # type: ignore[attr-defined]
+    except AttributeError:
+        return []
 
 
 def image_name(data: ImageSet, index: int, path: str = "") -> str:

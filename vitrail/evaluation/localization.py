@@ -182,6 +182,8 @@ def evaluate(
     config = config or LocalizationConfig()
     if config.threshold == "held_out":
         _check_held_out(data, held_out)
+        if isinstance(source, HeatMaps) and held_out is not None and held_out_source is None:
+            source.check_apart(data, held_out)
     transform, found = _found(source, data, config, device, "localization")
     held = None
     if held_out is not None and config.threshold == "held_out" and found.seen:

@@ -1,4 +1,4 @@
-"""LocLoc: a generator says where the object is, a transformer of its own what it is; both read one frozen embedding.
+"""LocLoc: a generator says where the object is, a transformer of its own what it is; one frozen embedding.
 
     t = embedding of the image;   F = patches after the frozen blocks, before the final norm          one preprocessed
     map = GEG(F)   8 times as large as the grid, in (0, 1);   logits = LFDM(t)                        image

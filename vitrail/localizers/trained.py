@@ -7,7 +7,7 @@ from typing import Any
 from vitrail.backbones import load_part
 from vitrail.backbones.parts import Part
 from vitrail.backbones.reading import own_header, weights_file
-from vitrail.rankers.source import Source
+from vitrail.rankers.source import Source, need_weights, no_variant
 
 
 def generator_of(source: Source, name: str, part: str, which: str) -> tuple[str, Part]:
@@ -16,11 +16,9 @@ def generator_of(source: Source, name: str, part: str, which: str) -> tuple[str,
     Raises:
         ValueError: a variant, which these have not, no weights, or a file without the generator.
     """
-    if source.variant is not None:
-        raise ValueError(f"the localizer {name} has no variants; leave {source.variant!r} out")
-    if source.weights is None:
-        raise ValueError(f"the localizer {name} needs weights: give {which}")
-    path = weights_file(source.weights)
+    weights = need_weights(source, name, which, "localizer")
+    no_variant(source, name, "localizer")
+    path = weights_file(weights)
     found = load_part(path, part)
     if found is None:
         raise ValueError(f"{path} holds no {part} beside the backbone, and {name} needs it; give {which}")

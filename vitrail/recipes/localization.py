@@ -61,6 +61,8 @@ def localization(
     if maps is not None and not isinstance(source, HeatMaps):
         raise ValueError(f"{measured.title} locates in held-out images itself; leave --held-out-maps {maps.root} out")
     where = maps or source
+    if held_out is not None and maps is None and isinstance(source, HeatMaps):
+        source.check_apart(data, held_out)
     if held_out is not None and isinstance(where, HeatMaps) and len(where.missing(held_out)) == len(held_out):
         raise ValueError(
             f"{where.root} has no map of any of {len(held_out)} held-out images, which the threshold is chosen with; "

@@ -37,7 +37,8 @@ class Recipe(TwoParts):
 def scenes_locloc() -> Recipe:
     """Generated scenes, tiny ViT, LocLoc after a short training with labels and SAR.
 
-    Command: vitrail train scenes_locloc. Expect: not yet measured.
+    Command: vitrail train scenes_locloc. Expect: 70.7 GT-known and 55.8 Top-1 Loc on 3 seeds, after minutes on one core
+    (benchmarks/results/locloc_scenes-*.json).
     """
     stage1 = supervised.scenes_sar()
     return Recipe(

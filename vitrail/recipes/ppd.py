@@ -47,7 +47,8 @@ class Recipe(TwoParts):
 def scenes_ppd() -> Recipe:
     """Generated scenes, tiny ViT, PPD after a short SAR; as `scenes_locloc` but for the method.
 
-    Command: vitrail train scenes_ppd. Expect: not yet measured.
+    Command: vitrail train scenes_ppd. Expect: 57.8 GT-known and 46.7 Top-1 Loc on 3 seeds, after minutes on one core
+    (benchmarks/results/locloc_scenes-*.json).
     """
     stage1, flips = supervised.scenes_sar(), TrainTransformConfig.flips(48)
     return Recipe(

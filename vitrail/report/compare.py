@@ -96,13 +96,15 @@ def number_groups(records: Sequence[RunRecord]) -> list[Group]:
         title = protocol if protocol == name else f"{protocol} ({name})"
         groups.append(Group(title, rows, _card_warnings([report.card for report in reports if report])))
     finals = [_final_numbers(record) for record in records]
-    kinds = _kinds(records)
+    kinds, moved = _kinds(records), _data_differences(records)
+    apart = (*(["train/"] if kinds[1:] else []), *(["val/"] if moved else []))
     rows = [
-        _row(key, [numbers.get(key) for numbers in finals], neutral=len(kinds) > 1 and key.startswith("train/"))
-        for key in _union(finals)
+        _row(key, [numbers.get(key) for numbers in finals], neutral=key.startswith(apart)) for key in _union(finals)
     ]
     if rows:
         words = [f"trained by different methods ({', '.join(kinds)}): their losses do not compare"] if kinds[1:] else []
+        if moved:
+            words.append(f"trained on different images ({', '.join(moved)}): their val/ numbers do not compare")
         groups.append(Group("training, last values", rows, words + _length_warnings(records)))
     return [group for group in groups if group.rows]
 
@@ -216,6 +218,16 @@ def format_number(value: float, decimals: int | None, signed: bool = False) -> s
 def _kinds(records: Sequence[RunRecord]) -> list[str]:
     """The families of recipes that the runs are of, where their configurations say so."""
     return _union([str(record.config["kind"])] for record in records if record.config and record.config.get("kind"))
+
+
+def _data_differences(records: Sequence[RunRecord]) -> list[str]:
+    """Settings of the images, but for seeds, in which the runs differ: they were validated on different ones."""
+    found = [flatten(record.config.get("data") or {}, "data") for record in records if record.config]
+    return [
+        key
+        for key in _union(found)
+        if not key.endswith("seed") and len({words_of(each.get(key)) for each in found}) > 1
+    ]
 
 
 def _row(name: str, values: Sequence[float | None], neutral: bool = False) -> Row:
