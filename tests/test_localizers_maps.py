@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from vitrail.localizers.maps import box_map, of_patches, stretched
+from vitrail.localizers.maps import box_map, of_patches
+from vitrail.ops.mean_attention import stretched
 
 
 def test_a_mask_of_everything_gets_a_hole_and_others_stay() -> None:

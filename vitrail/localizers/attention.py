@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vitrail.backbones import TimmViT
 from vitrail.contracts import Located
-from vitrail.localizers.maps import stretched
+from vitrail.ops.mean_attention import stretched
 from vitrail.rankers.dino import Dino
 from vitrail.rankers.source import Source, variant_of
 from vitrail.rankers.vit import open_vit

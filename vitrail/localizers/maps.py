@@ -8,7 +8,6 @@ in its middle, which leaves the box that of the whole image.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -27,9 +26,3 @@ def box_map(mask: Tensor) -> Tensor:
 def of_patches(mask: Tensor, patch: tuple[int, int]) -> Tensor:
     """A mask of patches, `[B, Y, X]`, as one of pixels, `[B, Y * height, X * width]`."""
     return mask.repeat_interleave(patch[0], 1).repeat_interleave(patch[1], 2)
-
-
-def stretched(maps: Tensor) -> Tensor:
-    """Each map `[B, Y, X]` from its least to its greatest value stretched to [0, 1]; a constant one becomes 0."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)

@@ -43,11 +43,16 @@ def mean_attention(attention: Tensor, heads: Sequence[int] | None = HEADS) -> Te
             f"attention of images {(~finite).nonzero()[:8, 0].tolist()} of the batch is NaN or infinite; check the "
             "weights, or use fp32"
         )
-    low, high = mean.amin((1, 2), keepdim=True), mean.amax((1, 2), keepdim=True)
+    return stretched(mean)
+
+
+def stretched(maps: Tensor) -> Tensor:
+    """Each map `[B, Y, X]` from its least to its greatest value stretched to [0, 1]; a constant one becomes 0."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     spread = high - low
     # To rounding: softmax of equal scores need not be equal to the last bit.
-    flat = spread <= 4 * torch.finfo(mean.dtype).eps * high.abs()
-    return torch.where(flat, 0.0, (mean - low) / torch.where(flat, 1.0, spread))
+    flat = spread <= 4 * torch.finfo(maps.dtype).eps * high.abs()
+    return torch.where(flat, 0.0, (maps - low) / torch.where(flat, 1.0, spread))
 
 
 def check_heads(heads: Sequence[int], count: int) -> list[int]:

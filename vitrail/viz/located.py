@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from vitrail.metrics.localization import best_iou
 from vitrail.viz.attention import overlay
 from vitrail.viz.canvas import PAPER, Array, Color, Theme, fit, sheet, to_image
 
@@ -105,8 +106,5 @@ def _words(each: Found) -> str:
 
 
 def overlap_of(box: Tensor, truth: Tensor) -> float:
-    """The largest intersection over union of a box `[4]` with boxes `[n, 4]`, half-open; at least one has an area."""
-    low, high = torch.maximum(box[:2], truth[:, :2]), torch.minimum(box[2:], truth[:, 2:])
-    shared = (high - low).clamp(min=0).prod(1)
-    area = (box[2:] - box[:2]).prod() + (truth[:, 2:] - truth[:, :2]).prod(1)
-    return float((shared / (area - shared)).max())
+    """The largest intersection over union of a box `[4]` with boxes `[n, 4]`, half-open."""
+    return float(best_iou(box[None], truth)[0])
