@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -282,9 +283,15 @@ def test_unreadable_images_are_left_out_and_tried_again(tmp_path: Path) -> None:
 
 
 def test_another_process_waits_for_all_masks(tmp_path: Path) -> None:
+    waiting = threading.Thread(target=await_object_masks, args=(tmp_path / "masks", False), daemon=True)
+    waiting.start()
+    waiting.join(0.7)  # longer than it sleeps between two looks
+    assert waiting.is_alive()
     make(tmp_path / "masks")
-    await_object_masks(tmp_path / "masks", main=False)
-    await_object_masks(tmp_path / "none", main=True)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    await_object_masks(tmp_path / "none", main=True)  # the first process makes them and would wait for itself
+    assert not (tmp_path / "none").exists()
 
 
 def test_gray_and_tiny_images(tmp_path: Path) -> None:
