@@ -144,9 +144,10 @@ def main() -> None:
             for holes in (False, True):
                 name = f"{kind}_with_holes_threads_{threads}" if holes else f"{kind}_threads_{threads}"
                 numbers[name] = each = measured(kind, holes, options.maps, options.thresholds, options.pairs)
+                low, middle, high = (each[f"ratio_{which}"] for which in ("lowest", "median", "highest"))
                 print(
                     f"{name}: {each['alternative_s_median']:.2f} s -> {each['ours_s_median']:.2f} s, "
-                    f"{each['ratio_median']:.1f} times faster ({each['ratio_lowest']:.1f} to {each['ratio_highest']:.1f})"
+                    f"{middle:.1f} times faster ({low:.1f} to {high:.1f})"
                 )
     print(f"written to {record('localization', numbers, options.out)}")
 
