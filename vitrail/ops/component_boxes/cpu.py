@@ -3,13 +3,14 @@
 A map of levels (how many thresholds a pixel is above) is taken pixel by pixel, those of one level in reading order. A
 pixel without a neighbor begins a component; else it is added to its neighbors', which become one where they were
 several. Whenever a component is about to change at a lower level, it is written down with the thresholds over which it
-was as it is. Pixels bear the number of their component at the time, so that nearly all of them see one number around
-them and nothing has to be looked up.
+was as it is.
 
-Which of the eight neighbors are there says what a pixel adds to the area within the outline and to the number of
-holes (Gray 1971, "Local properties of binary images in two dimensions"). Without holes this area is what OpenCV
-measures; with holes it is a lower bound, and the box gives an upper one. Where the two leave open which component is
-the largest, its outline is followed.
+Which of the eight neighbors are there when a pixel comes, its code, follows from levels alone and is found for all
+pixels beforehand. Neighbors that touch each other are of one component, so one of each group is asked; nearly all
+pixels have one group. The code also says what a pixel adds to the area within the outline and to the number of holes
+(Gray 1971, "Local properties of binary images in two dimensions"). Without holes this area is what OpenCV measures;
+with holes it is a lower bound, and the box gives an upper one. Where the two leave open which component is the largest,
+its outline is followed.
 """
 
 from __future__ import annotations
@@ -33,23 +34,50 @@ _DOWN = (0, -1, -1, -1, 0, 1, 1, 1)
 
 
 def _gains() -> np.ndarray:
-    """What a pixel adds, by the neighbors that are there (bits 0 to 7): twice the area, and Euler number `[256, 2]`.
+    """What a pixel adds, by the neighbors that are there (bits 0 to 7): 1, twice the area, Euler number, 0; `[256, 4]`.
 
     Of each square of four pixels: area 0, 0, 0, 1/2, 1 with 0 to 4 of them; Euler number 1/4, 0, -1/4, 0 with 1 to 4 of
     them, and -1/2 with two at opposite corners.
     """
-    gains = np.zeros((256, 2), np.int32)
+    gains = np.zeros((256, 4), np.int32)
+    gains[:, 0] = 1
     for code in range(256):
         for corner in (1, 3, 5, 7):
             near, far, other = ((code >> (corner + turn) % 8 & 1) for turn in (-1, 0, 1))
             around = near + far + other
             diagonal = -3 if far else -1
-            gains[code, 0] += max(0, around - 1) - max(0, around - 2)
-            gains[code, 1] += (1, diagonal, 1 if near and other else -1, 1)[around]
-    return gains // np.array([1, 4], np.int32)
+            gains[code, 1] += max(0, around - 1) - max(0, around - 2)
+            gains[code, 2] += (1, diagonal, 1 if near and other else -1, 1)[around]
+    return gains // np.array([1, 1, 4, 1], np.int32)
 
 
 _GAINS = _gains()
+
+
+def _groups(diagonal: bool) -> np.ndarray:
+    """Of the neighbors of a code, how many groups touch each other, and one of each: int8 `[256, 5]`.
+
+    With `diagonal` all eight are neighbors, and those touch that are one or, at the sides, two steps apart; without,
+    the four at the sides, which touch by the corner between them.
+    """
+    groups = np.full((256, 5), -1, np.int8)
+    for code in range(256):
+        there = [code >> turn & 1 == 1 for turn in range(8)]
+        ring = [turn for turn in range(8) if there[turn] and (diagonal or turn % 2 == 0)]
+        group = {turn: turn for turn in ring}
+        for _ in range(4):  # a ring of at most eight, whose least numbers travel both ways
+            for turn in ring:
+                for step in (1, 2) if diagonal and turn % 2 == 0 else (1,) if diagonal else (2,):
+                    other = (turn + step) % 8
+                    if other in group and (diagonal or there[(turn + 1) % 8]):
+                        group[turn] = group[other] = min(group[turn], group[other])
+        kept = sorted(set(group.values()))
+        groups[code, 0] = len(kept)
+        groups[code, 1 : 1 + len(kept)] = kept
+    return groups
+
+
+_TOUCHING, _BESIDE = _groups(True), _groups(False)
 
 
 @compiled
@@ -61,10 +89,10 @@ def _root(parent: Any, part: Any) -> Any:
 
 
 @compiled
-def _falling(levels: Any, most: int, order: Any) -> int:
-    """List the pixels above level 0 by falling level, as `y << 32 | x`; returns how many there are."""
+def _falling(levels: Any, most: int, order: Any, place: Any) -> None:
+    """List pixels above level 0 by falling level, as `y << 16 | x`; those of level l end before `place[most - l]`."""
     rows, columns = levels.shape
-    place = np.zeros(most + 2, np.int64)
+    place[:] = 0
     for y in range(rows):
         for x in range(columns):
             place[most + 1 - np.int64(levels[y, x])] += 1
@@ -73,101 +101,96 @@ def _falling(levels: Any, most: int, order: Any) -> int:
     for y in range(rows):
         for x in range(columns):
             slot = most - np.int64(levels[y, x])
-            order[place[slot]] = y << 32 | x
+            order[place[slot]] = y << 16 | x
             place[slot] += 1
-    return place[most - 1]
 
 
 @compiled
-def _keep(state: Any, part: int, level: int, found: Any, count: int) -> int:
+def _code_all(levels: Any, framed: Any, codes: Any) -> None:
+    """Which neighbors come before each pixel `[Y, X]`, bits as in `_ACROSS`; `framed [Y + 2, X + 2]` is 0 around."""
+    rows, columns = levels.shape
+    framed[1:-1, 1:-1] = levels
+    for y in range(rows):
+        up, here, down = framed[y], framed[y + 1], framed[y + 2]
+        for x in range(columns):
+            own = here[x + 1]
+            code = np.uint8(here[x + 2] > own) | np.uint8(up[x + 2] >= own) << 1 | np.uint8(up[x + 1] >= own) << 2
+            code |= np.uint8(up[x] >= own) << 3 | np.uint8(here[x] >= own) << 4 | np.uint8(down[x] > own) << 5
+            codes[y, x] = code | np.uint8(down[x + 1] > own) << 6 | np.uint8(down[x + 2] > own) << 7
+
+
+@compiled
+def _keep(part: int, level: int, state: Any, last: Any, columns: int, found: Any, count: int) -> int:
     """Write a component down if it is above a threshold that pixels of `level` are not; returns the new count."""
-    if state[part, _LAST] < level:
+    if last[part] < level:
         return count
-    for field in range(_FIELDS):
-        found[count, field] = state[part, field]
-    found[count, _FIRST] = level
+    here, own = found[count], state[part]
+    here[_X0], here[_Y0], here[_X1], here[_Y1] = -own[0], -own[1] // columns, own[2], own[3]
+    here[_FIRST], here[_LAST], here[_SEED] = level, last[part], -own[1]
+    here[_PIXELS], here[_AREA], here[_EULER] = own[4], own[5], own[6]
     return count + 1
 
 
 @compiled
 def _join(parent: Any, state: Any, into: int, part: int) -> None:
     parent[part] = into
-    for low in (_X0, _Y0, _SEED):
-        state[into, low] = min(state[into, low], state[part, low])
-    for high in (_X1, _Y1):
-        state[into, high] = max(state[into, high], state[part, high])
-    for total in (_PIXELS, _AREA, _EULER):
+    for end in range(4):
+        state[into, end] = max(state[into, end], state[part, end])
+    for total in range(4, 8):
         state[into, total] += state[part, total]
 
 
 @compiled
-def _scratch(rows: int, columns: int) -> Any:
-    """What `_components` works in: pixels' order, their components in a frame, and by component parent and state."""
-    order, owner = np.empty(rows * columns, np.int64), np.empty((rows + 2) * (columns + 2), np.int32)
-    return order, owner, np.empty(rows * columns, np.uint32), np.empty((rows * columns, _FIELDS), np.int32)
+def _scratch(rows: int, columns: int, most: int) -> Any:
+    """What `_components` works in: pixels' order, codes and components, and by component parent and state."""
+    cells = rows * columns
+    framed, codes = np.zeros((rows + 2, columns + 2), np.uint16), np.empty((rows, columns), np.uint8)
+    order, place, owner = np.empty(cells, np.uint32), np.empty(most + 2, np.int64), np.empty(cells, np.uint32)
+    parent, state, last = np.empty(cells, np.uint32), np.empty((cells, 8), np.int32), np.empty(cells, np.int32)
+    return order, place, framed, codes, owner, parent, state, last
 
 
 @compiled
-def _around(owner: Any, place: int, width: int, diagonal: bool) -> Any:
-    """Components of the eight neighbors, -1 where there is none."""
-    up, down, one, none = place - width, place + width, np.uintp(1), np.int32(-1)
-    right, left = owner[place + one], owner[place - one]
-    if not diagonal:
-        return right, none, owner[up], none, left, none, owner[down], none
-    return right, owner[up + one], owner[up], owner[up - one], left, owner[down - one], owner[down], owner[down + one]
-
-
-@compiled
-def _least(around: Any) -> Any:
-    """The least number that is not negative; a negative one is large without its sign."""
-    least = np.uint32(0xFFFFFFFF)
-    for each in around:
-        least = min(least, np.uint32(each))
-    return least
-
-
-@compiled
-def _components(levels: Any, most: int, diagonal: bool, gains: Any, scratch: Any, found: Any) -> int:
+def _components(levels: Any, most: int, gains: Any, groups: Any, scratch: Any, found: Any) -> int:
     """Write down all components of one map `[Y, X]` of levels 0 to `most`; returns how many there are."""
-    order, owner, parent, state = scratch
-    columns, width = levels.shape[1], np.uintp(levels.shape[1] + 2)
-    owner[:] = -1
-    parts = count = 0
-    for index in range(_falling(levels, most, order)):
-        y, x = order[index] >> 32, order[index] & 0xFFFFFFFF
-        level, seed = np.int64(levels[np.uintp(y), np.uintp(x)]), y * columns + x
-        place = np.uintp(seed + 2 * y + columns + 3)
-        a, b, c, d, e, f, g, h = around = _around(owner, place, width, diagonal)
-        code = (a >= 0) | (b >= 0) << 1 | (c >= 0) << 2 | (d >= 0) << 3
-        code |= (e >= 0) << 4 | (f >= 0) << 5 | (g >= 0) << 6 | (h >= 0) << 7
-        if code == 0:
-            part, parts = np.uint32(parts), parts + 1
-            parent[part] = part
-            state[part, _X0], state[part, _Y0], state[part, _X1], state[part, _Y1] = x, y, x + 1, y + 1
-            state[part, _SEED], state[part, _PIXELS], state[part, _AREA], state[part, _EULER] = seed, 0, 0, 0
-        else:
-            high = max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
-            part = _root(parent, np.uint32(high))
-            count = _keep(state, part, level, found, count)
-            if _least(around) != np.uint32(high):
-                for other in around:
-                    root = _root(parent, np.uint32(other)) if other >= 0 else part
+    order, place, framed, codes, owner, parent, state, last = scratch
+    columns = levels.shape[1]
+    steps = np.array([1, 1 - columns, -columns, -columns - 1, -1, columns - 1, columns, columns + 1])
+    _falling(levels, most, order, place)
+    _code_all(levels, framed, codes)
+    parts, count, begin = 0, 0, 0
+    for level in range(most, 0, -1):
+        for index in range(begin, place[most - level]):
+            y, x = np.int64(order[index] >> 16), np.int64(order[index] & 0xFFFF)
+            seed = np.uintp(y * columns + x)
+            code = np.uintp(codes[np.uintp(y), np.uintp(x)])
+            number = groups[code, 0]
+            if number == 0:
+                part, parts = np.uint32(parts), parts + 1
+                parent[part] = part
+                state[part, 0] = state[part, 1] = -(2**31)
+                for field in range(2, 8):
+                    state[part, field] = 0
+            else:
+                part = _root(parent, owner[seed + np.uintp(steps[groups[code, 1]])])
+                count = _keep(part, level, state, last, columns, found, count)
+                for other in range(2, number + 1):
+                    root = _root(parent, owner[seed + np.uintp(steps[groups[code, other]])])
                     if root != part:
-                        count = _keep(state, root, level, found, count)
-                        if state[root, _PIXELS] > state[part, _PIXELS]:  # fewer pixels bear an old number
+                        count = _keep(root, level, state, last, columns, found, count)
+                        if state[root, 4] > state[part, 4]:  # fewer pixels bear an old number
                             part, root = root, part
                         _join(parent, state, part, root)
-            state[part, _X0], state[part, _Y0] = min(state[part, _X0], x), min(state[part, _Y0], y)
-            state[part, _X1], state[part, _Y1] = max(state[part, _X1], x + 1), max(state[part, _Y1], y + 1)
-            state[part, _SEED] = min(state[part, _SEED], seed)
-        owner[place] = part
-        state[part, _LAST] = level - 1
-        state[part, _PIXELS] += 1
-        state[part, _AREA] += gains[np.uintp(code), 0]
-        state[part, _EULER] += gains[np.uintp(code), 1]
+            owner[seed], last[part] = part, level - 1
+            own = state[part]
+            own[0], own[1] = max(own[0], -x), max(own[1], -np.int64(seed))
+            own[2], own[3] = max(own[2], x + 1), max(own[3], y + 1)
+            for total in range(4):
+                own[4 + total] += gains[code, total]
+        begin = place[most - level]
     for index in range(parts):
         if parent[index] == index:
-            count = _keep(state, np.uint32(index), 0, found, count)
+            count = _keep(np.uint32(index), 0, state, last, columns, found, count)
     return count
 
 
@@ -243,12 +266,22 @@ def _largest_by_pixels(found: Any, out: Any) -> None:
 
 @compiled
 def _list_maps(
-    first: int, last: int, levels: Any, places: Any, gains: Any, by_pixels: bool, found: Any, counts: Any, largest: Any
+    first: int,
+    last: int,
+    levels: Any,
+    places: Any,
+    gains: Any,
+    groups: Any,
+    by_pixels: bool,
+    found: Any,
+    counts: Any,
+    largest: Any,
 ) -> None:
-    scratch = _scratch(*levels[0].shape)
+    rows, columns = levels[0].shape
+    scratch = _scratch(rows, columns, largest.shape[1])
     for index in range(first, last):
         here = found[places[index] : places[index + 1]]
-        counts[index] = _components(levels[index], largest.shape[1], True, gains, scratch, here)
+        counts[index] = _components(levels[index], largest.shape[1], gains, groups, scratch, here)
         here = here[: counts[index]]
         if by_pixels:
             _largest_by_pixels(here, largest[index])
@@ -258,13 +291,14 @@ def _list_maps(
 
 @compiled
 def _list_holes(
-    first: int, last: int, framed: Any, most: int, places: Any, gains: Any, found: Any, counts: Any
+    first: int, last: int, framed: Any, most: int, places: Any, gains: Any, groups: Any, found: Any, counts: Any
 ) -> None:
     """The same for `framed [N, Y + 2, X + 2]`, maps turned upside down in a frame of the highest level."""
-    scratch = _scratch(*framed[0].shape)
+    rows, columns = framed[0].shape
+    scratch = _scratch(rows, columns, most)
     for index in range(first, last):
         here = found[places[index] : places[index + 1]]
-        all_of_them, kept = _components(framed[index], most, False, gains, scratch, here), 0
+        all_of_them, kept = _components(framed[index], most, gains, groups, scratch, here), 0
         for number in range(all_of_them):
             x0, y0, x1, y1 = here[number, _X0], here[number, _Y0], here[number, _X1], here[number, _Y1]
             if x0 == 0:  # the frame is in it: no hole
@@ -285,17 +319,17 @@ def component_boxes(levels: np.ndarray, most: int, largest: Largest, holes: bool
         return none.view(0, 4), none, none, none, torch.zeros(count + 1, dtype=torch.int64), torch.from_numpy(best)
     levels = np.ascontiguousarray(levels)
     places, found, counts = _room_for(levels)
-    share_out(_list_maps, count, cells, levels, places, _GAINS, largest == "pixels", found, counts, best)
+    share_out(_list_maps, count, cells, levels, places, _GAINS, _TOUCHING, largest == "pixels", found, counts, best)
     parts = [[found[place : place + number]] for place, number in zip(places, counts)]
     if holes:
         for number, listed in _holes_of(levels, most, [part[0] for part in parts]):
             parts[number].append(listed)
             counts[number] += len(listed)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    every = torch.from_numpy(np.concatenate([each for part in parts for each in part]))
+    every = np.concatenate([each for part in parts for each in part])
     best = np.where(best < 0, -1, best + starts[:-1, None])
-    fields = [every[:, field].contiguous() for field in (_PIXELS, _FIRST, _LAST)]
-    return every[:, :_PIXELS].contiguous(), *fields, torch.from_numpy(starts), torch.from_numpy(best)
+    fields = (np.ascontiguousarray(every[:, field]) for field in (slice(_PIXELS), _PIXELS, _FIRST, _LAST))
+    return *(torch.from_numpy(field) for field in fields), torch.from_numpy(starts), torch.from_numpy(best)
 
 
 def _holes_of(levels: np.ndarray, most: int, components: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
@@ -310,7 +344,7 @@ def _holes_of(levels: np.ndarray, most: int, components: list[np.ndarray]) -> li
     framed = np.full((len(chosen), levels.shape[1] + 2, levels.shape[2] + 2), most, np.uint16)
     framed[:, 1:-1, 1:-1] = np.where(levels[chosen] > tops[chosen, None, None], 0, most - levels[chosen])
     places, found, counts = _room_for(framed)
-    share_out(_list_holes, len(chosen), levels[0].size, framed, most, places, _GAINS, found, counts)
+    share_out(_list_holes, len(chosen), levels[0].size, framed, most, places, _GAINS, _BESIDE, found, counts)
     parts = (found[place : place + number] for place, number in zip(places, counts))
     return list(zip(chosen.tolist(), parts, strict=True))
 
@@ -345,22 +379,15 @@ def best_overlaps(
     components: ComponentBoxes, boxes: Sequence[Tensor], inclusive: bool, rim: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor]:
     """As `vitrail.ops.component_boxes.best_overlaps`."""
-    own = components.boxes.double()
+    own = components.boxes.numpy().astype(np.float64)
     if rim is not None:
-        own = own.minimum(torch.tensor([rim[1], rim[0]] * 2, dtype=torch.float64))
-    truth = torch.cat([torch.zeros(0, 4, dtype=torch.float64), *(each.double().reshape(-1, 4) for each in boxes)])
+        own = np.minimum(own, np.array([rim[1], rim[0]] * 2, np.float64))
+    truth = np.concatenate([np.zeros((0, 4)), *(each.cpu().numpy().reshape(-1, 4) for each in boxes)], dtype=np.float64)
     owners = np.concatenate([[0], np.cumsum([len(each) for each in boxes], dtype=np.int64)])
-    best = torch.zeros(components.largest.shape, dtype=torch.float64)
-    at = torch.full(components.largest.shape, -1, dtype=torch.int64)
-    spans = torch.stack([components.first, components.last], 1)
-    share_out(
-        _overlap_maps,
-        len(boxes),
-        max(1, len(own) // max(1, len(boxes))),
-        *(each.numpy() for each in (own, spans, components.starts, truth)),
-        owners,
-        int(inclusive),
-        best.numpy(),
-        at.numpy(),
-    )
-    return best, at
+    best = np.zeros(components.largest.shape)
+    at = np.full(components.largest.shape, -1, np.int64)
+    spans = np.stack([components.first.numpy(), components.last.numpy()], 1)
+    cells = max(1, len(own) // max(1, len(boxes)))
+    starts = components.starts.numpy()
+    share_out(_overlap_maps, len(boxes), cells, own, spans, starts, truth, owners, int(inclusive), best, at)
+    return torch.from_numpy(best), torch.from_numpy(at)
