@@ -117,3 +117,16 @@ def test_a_broken_file_is_explained(tmp_path: Path, content: str, message: str) 
 def test_a_missing_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no configuration file"):
         Training.load(tmp_path / "none.yaml")
+
+
+def test_a_field_of_several_types_is_named_as_people_write_it() -> None:
+    class Cut(Config):
+        threshold: Literal["held_out"] | Annotated[float, Field(ge=0, lt=1)] = 0.5
+        size: int | tuple[int, int] = 8
+
+    with pytest.raises(ConfigError) as error:
+        Cut().override(["threshold=2", "size=[1, 2, 3]"])
+    words = str(error.value)
+    assert "threshold = 2: " in words and "'held_out'" in words and "less than 1" in words
+    assert "size = [1, 2, 3]: " in words and "at most 2" in words
+    assert "constrained" not in words and "literal[" not in words and "tuple[" not in words

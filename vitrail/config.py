@@ -13,6 +13,10 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 
+_TYPE = re.compile(r"int|float|str|bool|none|constrained-\w+|[\w-]+\[.*\]")
+"""What pydantic puts into the place of a value that may have several types; nobody writes it."""
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used. The message names the key, the value and the way out."""
 
@@ -137,7 +141,8 @@ def _scalar(text: str) -> Any:
 
 
 def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str:
-    lines = []
+    lines: list[str] = []
+    told: dict[str, list[str]] = {}  # what each value should be: a field of several types says it of each
     for problem in error.errors():
         place = tuple(str(part) for part in problem["loc"])
         spoken = _follow(model, place)[1]
@@ -154,7 +159,8 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
             if problem["type"] == "model_type" and "kind" in _fields_at(model, place):
                 message = f"it has settings of its own; say {key}.kind={value}"
             shown = key if isinstance(value, Mapping | BaseModel) else f"{key} = {value!r}"  # not a whole section
-            lines.append(f"{shown}: {message}" if key else message)
+            told.setdefault(shown if key else "", []).append(message)
+    lines += [f"{shown}: {', or: '.join(said)}" if shown else "; ".join(said) for shown, said in told.items()]
     return f"{source}: " + "; ".join(lines)
 
 
@@ -167,6 +173,8 @@ def _follow(model: type[BaseModel], place: tuple[str, ...]) -> tuple[type[BaseMo
     """The section that a place leads to, None where it is none, and the place as people write it."""
     choices, spoken = [model], []
     for name in place:
+        if _TYPE.fullmatch(name):
+            continue
         tagged = [each for each in choices if "kind" in each.model_fields and each.model_fields["kind"].default == name]
         if len(choices) > 1 and tagged:
             choices = tagged
