@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from vitrail.config import Config, ConfigError, Listed
 
@@ -127,6 +127,7 @@ def test_a_field_of_several_types_is_named_as_people_write_it() -> None:
     with pytest.raises(ConfigError) as error:
         Cut().override(["threshold=2", "size=[1, 2, 3]"])
     words = str(error.value)
-    assert "threshold = 2: " in words and "'held_out'" in words and "less than 1" in words
-    assert "size = [1, 2, 3]: " in words and "at most 2" in words
-    assert "constrained" not in words and "literal[" not in words and "tuple[" not in words
+    for said in ("threshold = 2: ", "'held_out'", "less than 1", "size = [1, 2, 3]: ", "at most 2"):
+        assert said in words
+    for inner in ("constrained", "literal[", "tuple["):
+        assert inner not in words

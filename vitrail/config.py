@@ -12,7 +12,6 @@ from typing import Any, Self, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-
 _TYPE = re.compile(r"int|float|str|bool|none|constrained-\w+|[\w-]+\[.*\]")
 """What pydantic puts into the place of a value that may have several types; nobody writes it."""
 
