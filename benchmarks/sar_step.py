@@ -30,6 +30,7 @@ from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Step
 from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.nn.prototype_head import HeadConfig
 from vitrail.recipes.supervised import SAR
 from vitrail.regularizers import RegularizerConfig
 
@@ -62,7 +63,8 @@ def step_of(row: str, config: BackboneConfig, options: argparse.Namespace) -> Ca
 def method_of(backbone: Any, regularizers: tuple[RegularizerConfig, ...], options: argparse.Namespace) -> Any:
     """Supervised learning of 100 classes, or DINO."""
     if options.method == "dino":
-        return Dino(DinoConfig(epochs=100, frozen_epochs=0, regularizers=regularizers), backbone)
+        head = HeadConfig(prototypes=options.prototypes)
+        return Dino(DinoConfig(head=head, epochs=100, frozen_epochs=0, regularizers=regularizers), backbone)
     config = SupervisedConfig(mixup=0, cutmix=0, regularizers=regularizers)
     return Supervised(config, backbone, tuple(str(label) for label in range(100)))
 
@@ -125,6 +127,7 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=64)
     parser.add_argument("--locals", type=int, default=0)
     parser.add_argument("--local-image", type=int, default=96)
+    parser.add_argument("--prototypes", type=int, default=65536, help="of DINO's head; 65536 is published")
     parser.add_argument("--patch", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")

@@ -85,8 +85,9 @@ def build_t2t_vit(name: str, arguments: dict[str, Any]) -> VisionTransformer:
             values that the model does not take.
     """
     member = _member(name)
-    given = {"img_size": 224, "embed_dim": member.embed_dim, "depth": member.depth, "num_heads": member.heads}
-    given |= {"mlp_ratio": member.mlp_ratio, "qkv_bias": False, "norm_layer": _norm, "num_classes": 0} | arguments
+    sizes = {"embed_dim": member.embed_dim, "depth": member.depth, "num_heads": member.heads}
+    given: dict[str, Any] = {"img_size": 224, "mlp_ratio": member.mlp_ratio, "qkv_bias": False, "norm_layer": _norm}
+    given |= sizes | {"num_classes": 0} | arguments
     _check(name, given)
     layer = partial(TokensToToken, kind=member.kind, token_dim=given.pop("token_dim", 64))
     try:
@@ -118,7 +119,7 @@ def fold_scale(vit: VisionTransformer, scale: float) -> None:
     """
     if not scale > 0:
         raise ValueError(f"scale {scale} is not positive; the width of the tokens to the power of -0.5 is usual")
-    attentions = [block.attn for block in vit.blocks]
+    attentions: list[Any] = [block.attn for block in vit.blocks]
     if any(not isinstance(attn.q_norm, nn.Identity) for attn in attentions):
         raise ValueError("queries are normalized here, which undoes any factor of their weights")
     with torch.no_grad():
