@@ -1,10 +1,15 @@
-"""What SAR costs in a whole training step: forward, backward and the optimizer's update.
+"""What SAR costs in a whole training step: forward, backward, the optimizer's update and a teacher's.
 
     python benchmarks/sar_step.py [--model vit_tiny_patch16_224] [--image 64] [--patch 8] [--batch 64] [--device cpu]
+    python benchmarks/sar_step.py --backbones t2t_vit_14 vit_small_patch16_224 --image 224 --batch 8 [--method dino]
 
 Three networks of the same weights take turns in one process: the plain one (row A of the paper's Table 1(b)), the
 operated one without the loss (C), and SAR (F, with the spatial entropy). The cost is the median over rounds of the
 ratio of two neighbors in time. About two minutes on two cores.
+
+With `--backbones` one after the other is measured, each with the patches of its name; the JSON then has their numbers
+under `backbones`, by name. DINO's student and teacher see two views of `--image` pixels, the student also `--locals`
+of `--local-image`.
 
 Wanted: ViT-Ti at 64 pixels, patches of 8, batch 64 on a CPU at most 3 %; ViT-S/16 at 224 pixels on a GPU at most 1 %.
 """
@@ -23,25 +28,23 @@ from record import record
 
 from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Step
+from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.methods.supervised import Supervised, SupervisedConfig
+from vitrail.nn.prototype_head import HeadConfig
 from vitrail.recipes.supervised import SAR
+from vitrail.regularizers import RegularizerConfig
 
 ROWS = {"plain": ("A", ()), "surgery": ("C", ()), "sar": ("F", (SAR,))}
 
 
-def step_of(row: str, options: argparse.Namespace) -> Callable[[], None]:
+def step_of(row: str, config: BackboneConfig, options: argparse.Namespace) -> Callable[[], None]:
     """A training step of one row, ready to run."""
     torch.manual_seed(0)
     surgery, regularizers = ROWS[row]
-    backbone = create(
-        BackboneConfig(name=options.model, image_size=options.image, patch_size=options.patch, surgery=surgery)
-    )
-    config = SupervisedConfig(mixup=0, cutmix=0, regularizers=regularizers)
-    method = Supervised(config, backbone, tuple(str(label) for label in range(100))).to(options.device)
+    backbone = create(config.model_copy(update={"surgery": surgery}))
+    method = method_of(backbone, regularizers, options).to(options.device)
     optimizer = torch.optim.AdamW(method.parameter_groups(), lr=1e-4, fused=True)
-    images = torch.randn(options.batch, 3, options.image, options.image, device=options.device)
-    labels = torch.randint(100, (options.batch,), device=options.device)
-    batch = Batch(images, labels, torch.arange(options.batch))
+    batch = batch_of(options)
     half = torch.autocast(options.device, torch.bfloat16) if options.bf16 else nullcontext()
 
     def step() -> None:
@@ -50,10 +53,29 @@ def step_of(row: str, options: argparse.Namespace) -> Callable[[], None]:
             loss = method.training_step(batch, Step(0, 100)).total
         loss.backward()
         optimizer.step()
+        method.after_step(Step(0, 100))
         if options.device != "cpu":
             torch.cuda.synchronize()
 
     return step
+
+
+def method_of(backbone: Any, regularizers: tuple[RegularizerConfig, ...], options: argparse.Namespace) -> Any:
+    """Supervised learning of 100 classes, or DINO."""
+    if options.method == "dino":
+        head = HeadConfig(prototypes=options.prototypes)
+        return Dino(DinoConfig(head=head, epochs=100, frozen_epochs=0, regularizers=regularizers), backbone)
+    config = SupervisedConfig(mixup=0, cutmix=0, regularizers=regularizers)
+    return Supervised(config, backbone, tuple(str(label) for label in range(100)))
+
+
+def batch_of(options: argparse.Namespace) -> Batch:
+    """Noise, with labels, or in as many views as DINO compares."""
+    of_dino = [options.image] * 2 + [options.local_image] * options.locals
+    sizes = of_dino if options.method == "dino" else [options.image]
+    images, *views = (torch.randn(options.batch, 3, size, size, device=options.device) for size in sizes)
+    labels = torch.randint(100, (options.batch,), device=options.device)
+    return Batch(images, labels, torch.arange(options.batch), tuple(views))
 
 
 def seconds(step: Callable[[], None]) -> float:
@@ -63,9 +85,9 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(config: BackboneConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Interleaved times; the order of the three turns round, so that none always follows the same."""
-    steps = {row: step_of(row, options) for row in ROWS}
+    steps = {row: step_of(row, config, options) for row in ROWS}
     names = list(steps)
     for row in names * 3:
         steps[row]()
@@ -86,10 +108,26 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def tell(name: str, numbers: dict[str, Any]) -> None:
+    """One line of what was measured."""
+    low, high = numbers["sar_against_plain_quartiles"]
+    print(
+        f"{name}: plain {numbers['plain_ms_median']:.0f} ms, SAR {numbers['sar_against_plain_percent']:+.1f} % "
+        f"(quartiles {low:+.1f} and {high:+.1f}), of which the entropy loss "
+        f"{numbers['entropy_loss_alone_percent']:+.1f} %",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_tiny_patch16_224")
+    parser.add_argument("--backbones", nargs="+", help="names in place of --model and --patch")
+    parser.add_argument("--method", choices=("supervised", "dino"), default="supervised")
     parser.add_argument("--image", type=int, default=64)
+    parser.add_argument("--locals", type=int, default=0)
+    parser.add_argument("--local-image", type=int, default=96)
+    parser.add_argument("--prototypes", type=int, default=65536, help="of DINO's head; 65536 is published")
     parser.add_argument("--patch", type=int, default=8)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu")
@@ -99,14 +137,19 @@ def main() -> None:
     parser.add_argument("--out", default=None, help="path of the JSON, by default under benchmarks/results")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = {key: value for key, value in vars(options).items() if key not in ("out", "rounds")}
-    numbers = settings | measure(options)
-    path = record("sar_step", numbers, options.out)
-    print(
-        f"plain {numbers['plain_ms_median']:.0f} ms, SAR {numbers['sar_against_plain_percent']:+.1f} %, "
-        f"of which the entropy loss {numbers['entropy_loss_alone_percent']:+.1f} %"
-    )
-    print(f"written to {path}")
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "rounds", "backbones")}
+    if options.backbones:
+        found: dict[str, dict[str, Any]] = {}
+        for name in options.backbones:
+            found[name] = measure(BackboneConfig(name=name, image_size=options.image), options)
+            tell(name, found[name])
+        numbers = {key: value for key, value in settings.items() if key not in ("model", "patch")}
+        numbers |= {"backbones": found}
+    else:
+        config = BackboneConfig(name=options.model, image_size=options.image, patch_size=options.patch)
+        numbers = settings | measure(config, options)
+        tell(options.model, numbers)
+    print(f"written to {record('sar_step', numbers, options.out)}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,19 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
         run(tmp_path / "x.onnx", torch.randn(2, 3, 32, 32))
 
 
+@pytest.mark.parametrize("name", ["t2t_vit_7", "t2t_vit_t_14"])
+def test_tokens_to_token(name: str, tmp_path: Path) -> None:
+    sizes = {"image_size": 32, "embed_dim": 24, "depth": 1, "heads": 3, "options": {"token_dim": 8}}
+    backbone = create(BackboneConfig(name=name, **sizes)).eval()
+    difference = export_onnx(backbone, tmp_path / "x.onnx", image_size=(32, 48), batch="dynamic")
+    assert difference is not None
+    assert difference < 1e-5
+    images = torch.randn(3, 3, 32, 48)
+    with torch.no_grad():
+        expected = backbone(images).patches
+    torch.testing.assert_close(torch.from_numpy(run(tmp_path / "x.onnx", images)[1]), expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [({"batch": 0}, "batch 0"), ({"batch": "many"}, "'many'"), ({"image_size": 33}, "33 is not a multiple")],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vitrail.nn.positions import sine_cosine
+from vitrail.nn.positions import sine_cosine, sine_cosine_of_numbers
 
 
 def written_out(rows: int, columns: int, width: int) -> np.ndarray:
@@ -58,3 +58,19 @@ def test_widths_that_do_not_divide(width: int) -> None:
 def test_no_patches() -> None:
     with pytest.raises(ValueError, match="0x3 has no patches"):
         sine_cosine((0, 3), 8)
+
+
+@pytest.mark.parametrize(("count", "width"), [(197, 24), (5, 7), (1, 1), (0, 4)])
+def test_of_numbers_is_the_formula(count: int, width: int) -> None:
+    found = sine_cosine_of_numbers(count, width)
+    assert (found.shape, found.dtype) == ((count, width), torch.float32)
+    for n in range(count):
+        for channel in range(width):
+            angle = n / 10000 ** (2 * (channel // 2) / width)
+            expected = math.cos(angle) if channel % 2 else math.sin(angle)
+            assert abs(found[n, channel].item() - expected) < 1e-7
+
+
+def test_of_numbers_without_channels() -> None:
+    with pytest.raises(ValueError, match="width 0 is not positive"):
+        sine_cosine_of_numbers(3, 0)

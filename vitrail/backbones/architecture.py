@@ -9,6 +9,7 @@ import timm
 from timm.models.vision_transformer import VisionTransformer
 
 from vitrail.backbones.config import BackboneConfig
+from vitrail.backbones.t2t_vit import build_t2t_vit, is_t2t_vit
 from vitrail.backbones.timm_vit import TimmViT
 from vitrail.config import ConfigError
 from vitrail.nn.object_filter import ObjectFilterConfig, install
@@ -50,6 +51,8 @@ def add_object_filter(backbone: TimmViT, config: ObjectFilterConfig | None = Non
 def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTransformer:
     """timm's model without a classifier and before any surgery; `pretrained` lets timm download weights."""
     arguments = _arguments(config)
+    if is_t2t_vit(config.name):
+        return build_t2t_vit(config.name, arguments)
     check_name(config.name)
     try:
         vit = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **arguments)

@@ -28,6 +28,7 @@ from vitrail.backbones.layouts import Recognized, recognize
 from vitrail.backbones.parts import set_apart
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.backbones.report import LoadReport
+from vitrail.backbones.t2t_vit import FAMILY, PATCH, is_t2t_vit
 from vitrail.backbones.timm_vit import TimmViT
 from vitrail.config import ConfigError
 from vitrail.contracts import Exported
@@ -62,8 +63,8 @@ def load(
         name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the
             header of our own, by the shapes of others (the report says what was guessed).
         weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of
-            timm, DINO, iBOT, Mugs, Leopart, MAE, MoCo-v3, DeiT, DINOv2 or Hugging Face's ViT; or a run folder. A path
-            may also be given alone, in the name's place.
+            timm, DINO, iBOT, Mugs, Leopart, MAE, MoCo-v3, DeiT, DINOv2, T2T-ViT or Hugging Face's ViT; or a run folder.
+            A path may also be given alone, in the name's place.
         image_size: pixels to make the positions for; they are interpolated from those of the weights.
         checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto"
             prefers a teacher, MoCo-v3's base encoder, and Leopart's student.
@@ -79,7 +80,7 @@ def load(
             download; each says the way out.
     """
     if isinstance(name, Path) or (
-        weights is None and isinstance(name, str) and not timm.is_model(name.partition(".")[0])
+        weights is None and isinstance(name, str) and not timm.is_model(name.partition(".")[0]) and name not in FAMILY
     ):
         if weights is not None:
             raise ValueError(f"load got two places of weights, {name} and {weights}; give one, after a model's name")
@@ -187,6 +188,11 @@ def _as_config(name: Name) -> BackboneConfig:
 
 
 def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
+    if is_t2t_vit(config.name):
+        raise ValueError(
+            f"timm offers no weights of {config.name}; download its authors' file (81.5_T2T_ViT_14.pth.tar, ..., at "
+            "https://github.com/yitu-opensource/T2T-ViT) and load that: load('81.5_T2T_ViT_14.pth.tar')"
+        )
     check_name(config.name)
     about = timm.models.get_pretrained_cfg(config.name)
     if about is None or not about.has_weights:
@@ -313,6 +319,8 @@ def _saved_grid(saved: BackboneConfig, state: Mapping[str, Tensor]) -> tuple[int
         return None
     sides = (saved.image_size,) * 2 if isinstance(saved.image_size, int) else saved.image_size
     kernel = state["patch_embed.proj.weight"].shape[-2:] if "patch_embed.proj.weight" in state else (1, 1)
+    if is_t2t_vit(saved.name):
+        kernel = (PATCH, PATCH)
     return sides[0] // kernel[0], sides[1] // kernel[1]
 
 

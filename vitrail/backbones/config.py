@@ -1,4 +1,4 @@
-"""What a backbone is built from: a timm name, and what differs from it."""
+"""What a backbone is built from: a name of timm's or of a T2T-ViT, and what differs from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FIELDS = {
 
 
 class BackboneConfig(Config):
-    """A timm VisionTransformer and the ways in which it differs from its name."""
+    """A Vision Transformer and the ways in which it differs from its name."""
 
     name: str = "vit_tiny_patch16_224"
-    """timm's name, with or without a tag: `vit_small_patch16_224.dino`."""
+    """timm's name, with or without a tag: `vit_small_patch16_224.dino`; or a T2T-ViT: `t2t_vit_14`."""
     image_size: int | tuple[int, int] | None = None
     """Pixels, one side or (height, width), that the positions are made for; null for the name's own."""
     patch_size: int | tuple[int, int] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.backbones.config import BackboneConfig
+from vitrail.backbones.t2t_vit import FAMILY, PATCH
 
 _NAMES = {
     (192, 12): "vit_tiny_patch16_224",
@@ -48,6 +49,8 @@ def infer(state: Mapping[str, Tensor], layout: str = "timm") -> tuple[BackboneCo
     lacking = [name for name in needed if name not in state]
     if lacking:
         raise ValueError(_unclear(f"it has no {', '.join(lacking)}"))
+    if "patch_embed.attention1.norm1.weight" in state:
+        return _infer_t2t_vit(state)
     width = state["cls_token"].shape[-1]
     depth = depth_of(state)
     distilled = "dist_token" in state
@@ -73,6 +76,31 @@ def infer(state: Mapping[str, Tensor], layout: str = "timm") -> tuple[BackboneCo
         f"{heads} heads ({guess}), patch {kernel[0]}, image {side * kernel[0]}"
     )
     return BackboneConfig(**values), (note,)
+
+
+def _infer_t2t_vit(state: Mapping[str, Tensor]) -> tuple[BackboneConfig, tuple[str, ...]]:
+    kind = "performer" if "patch_embed.attention1.w" in state else "transformer"
+    width, depth = state["cls_token"].shape[-1], depth_of(state)
+    heads, guess = _heads(state, width, "T2T-ViT")
+    options = _options(state, width)
+    ratio = options.pop("mlp_ratio", 4.0)
+    side = _side(state, options)
+    of_kind = {name: member for name, member in FAMILY.items() if member.kind == kind}
+    known = next((name for name, member in of_kind.items() if member[1:] == (width, depth, heads, ratio)), None)
+    name = known or next(iter(of_kind))
+    if options.pop("qkv_bias", True):  # these models have none of their own
+        options["qkv_bias"] = True
+    if (token_dim := state["patch_embed.attention1.norm2.weight"].shape[0]) != 64:
+        options["token_dim"] = token_dim
+    values: dict[str, Any] = {} if known else {"embed_dim": width, "depth": depth, "heads": heads}
+    if known is None:
+        options["mlp_ratio"] = ratio
+    note = (
+        f"no name was given; by its shapes this is {known or f'a T2T-ViT with {kind} tokens'}: width {width}, {depth} "
+        f"blocks, {heads} heads ({guess}), image {side * PATCH}"
+    )
+    config = BackboneConfig(name=name, image_size=side * PATCH, patch_size=PATCH, options=options, **values)
+    return config, (note,)
 
 
 def depth_of(state: Mapping[str, Tensor]) -> int:

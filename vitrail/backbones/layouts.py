@@ -13,6 +13,7 @@
     Hugging Face ViT     `embeddings.*`, `encoder.layer.N.*`, query, key and value apart
     IA-RED2              flat; the blocks stand once more under `groups.G.block_list.*`, beside `groups.G.agent.*`
     DGE                  {"model"} or flat; `blocks.N.attn.q` and `.kv` apart, and `blocks.N.dge.*`
+    T2T-ViT              flat, {"state_dict"} or {"state_dict_ema"}; `tokens_to_token.*` embeds the patches
 
 The backbone is found by the name of its patch embedding: what stands before it is the prefix.
 """
@@ -29,7 +30,8 @@ from torch import Tensor
 
 _ANCHOR = "patch_embed.proj.weight"
 _HF_ANCHOR = "embeddings.patch_embeddings.projection.weight"
-_CONTAINERS = ("teacher", "model", "state_dict", "student", "model_state_dict")
+_T2T_ANCHOR = "tokens_to_token.project.weight"
+_CONTAINERS = ("teacher", "model", "state_dict_ema", "state_dict", "student", "model_state_dict")
 _NETWORKS = ("base_encoder", "teacher", "student", "momentum_encoder")
 
 _NOT_BACKBONE = re.compile(
@@ -38,6 +40,10 @@ _NOT_BACKBONE = re.compile(
     r"|groups\.\d+\.|blocks\.\d+\.dge\."
     r"|decoder|mask_token$|masked_embed$|embeddings\.mask_token$"
     r"|score_predictor\.|blocks\.\d+\.(attn\.token_select|head_select|layer_select)\."
+)
+_T2T_SCALE = (
+    "attention is scaled by the width of a head, as the authors evaluate their files; weights trained with that of the "
+    "tokens (their code under pretrained=True) need vitrail.backbones.t2t_vit.fold_scale"
 )
 _ADA_QUERY = re.compile(r"^(blocks\.\d+\.attn)\.query\.(weight|bias)$")
 _HF_NAMES = tuple(
@@ -94,12 +100,15 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     head = _head(tensors, prefix)
     if anchor == _HF_ANCHOR:
         state = from_hugging_face(state)
+    if anchor == _T2T_ANCHOR:
+        state = _from_t2t(state)
     state, folded = _from_meta(_from_dge(_from_ada(state)))
     inside = {name: value for name, value in state.items() if _NOT_BACKBONE.match(name)}
     kept = {name: value for name, value in state.items() if name not in inside}
     notes = [f"read {'.'.join((*path, prefix)).rstrip('.')}"] if path or prefix else []
     notes += [f"the file also holds {', '.join(others)}; choose by checkpoint_key"] if others else []
     notes += folded
+    notes += [_T2T_SCALE] if anchor == _T2T_ANCHOR else []
     arch = content.get("arch")
     arch = arch if isinstance(arch, str) else None
     return Recognized(kept, layout, head, (*inside, *outside), tuple(notes), arch, prefix, inside, outside)
@@ -128,7 +137,7 @@ def _anchors(names: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (name[: -len(anchor)], anchor)
         for name in names
-        for anchor in (_ANCHOR, _HF_ANCHOR)
+        for anchor in (_ANCHOR, _HF_ANCHOR, _T2T_ANCHOR)
         if isinstance(name, str) and (name == anchor or name.endswith(f".{anchor}"))
     ]
 
@@ -182,6 +191,7 @@ def _layout(
     everywhere = list(_names(content))
     rules = (
         ("Hugging Face ViT", anchor == _HF_ANCHOR),
+        ("T2T-ViT", anchor == _T2T_ANCHOR),
         ("MoCo-v3", "base_encoder" in prefix or "momentum_encoder" in prefix),
         ("Mugs", any("relation_blocks." in name for name in everywhere)),
         ("Leopart", "prototypes.weight" in state and any(name.startswith("projection_head.") for name in state)),
@@ -231,6 +241,14 @@ def from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             new = next((pattern.sub(to, name) for pattern, to in _HF_NAMES if pattern.match(name)), name)
             renamed[new] = value
     return renamed
+
+
+def _from_t2t(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of `vitrail.backbones.t2t_vit` for those of T2T-ViT's authors."""
+    return {
+        name.replace("tokens_to_token.project.", "patch_embed.proj.").replace("tokens_to_token.", "patch_embed."): value
+        for name, value in state.items()
+    }
 
 
 def _from_dge(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from vitrail.backbones import TimmViT
 from vitrail.backbones.parts import with_part
-from vitrail.config import Config
+from vitrail.backbones.t2t_vit import TokensToToken
+from vitrail.config import Config, ConfigError
 from vitrail.contracts import Batch, Exported, Losses, Step
 from vitrail.masks import MaskConfig, build, visible
 from vitrail.masks.counts import number_of
@@ -63,6 +64,11 @@ class Mae(nn.Module):
     def __init__(self, config: MaeConfig, backbone: TimmViT, *, fresh: bool = True) -> None:
         """Args: fresh: the backbone's weights are to be drawn as the paper does; False leaves their values alone."""
         super().__init__()
+        if isinstance(backbone.vit.patch_embed, TokensToToken):
+            raise ConfigError(
+                "a T2T-ViT embeds each patch together with the others, so that nothing is hidden from the patches that "
+                "MAE leaves; choose a vit_* model, or another method, such as DINO"
+            )
         self.config = config
         self.backbone = backbone
         self.mask = build(config.mask)
