@@ -3,21 +3,21 @@
     vitrail train imagenet100_sar data.root=imagenet100 --out runs/in100-sar
     vitrail train scratch_sar data.root=domainnet/clipart --out runs/clipart-sar
 
-The paper trains each network by "the original training protocol" of its authors (Sec. 5.2, appendix D.2); all of them take
-DeiT's augmentation. What differs from DeiT stands in each recipe. `vitrail study sar_table2` and its kin run them by table
-(docs/sar_tables.md).
+The paper trains each network by "the original training protocol" of its authors (Sec. 5.2, appendix D.2); all of them
+take DeiT's augmentation. What differs from DeiT stands in each recipe. `vitrail study sar_table2` and its kin run them
+by table (docs/sar_tables.md).
 
 Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transformers", Tables 1 to 3 and 7.
 
 Where the text leaves it open or cannot be right
-- ImageNet-100: "the training protocol and the data-augmentations described in [Swin]" (Sec. 5.1), while appendix D.1 and the
-  authors' code have DeiT's for ViT. DeiT's is taken, for 100 or 300 epochs.
-- CvT-13: the text says a rate of 0.02 for 2,048 images. The released settings of CvT-13 have 2.5e-4 for 256 images, which is
-  2e-3 for 2,048; AdamW does not train at ten times that. 2e-3 is taken.
-- T2T-ViT-14: the released command has 5e-4 for 512 images, the text 1e-3 for 1,024, which is the same by the linear rule;
-  the text's. Ten epochs of warm-up and the cooldown of ten epochs after 300 are the released ones; the cooldown is left out.
-- Training from scratch: "the training protocol proposed in [El-Nouby et al., arXiv 2112.10740]", 5,000 epochs. That paper's
-  table of values was not at hand; DeiT's recipe is taken with 5,000 epochs.
+- ImageNet-100: "the training protocol and the data-augmentations described in [Swin]" (Sec. 5.1), while appendix D.1
+  and the authors' code have DeiT's for ViT. DeiT's is taken, for 100 or 300 epochs.
+- CvT-13: the text says a rate of 0.02 for 2,048 images. The released settings of CvT-13 have 2.5e-4 for 256 images,
+  which is 2e-3 for 2,048, a tenth of it. 2e-3 is taken.
+- T2T-ViT-14: the released command has 5e-4 for 512 images, the text 1e-3 for 1,024, which is the same by the linear
+  rule; the text's. Ten epochs of warm-up are the released ones; its ten epochs of cooldown after 300 are left out.
+- Training from scratch: "the training protocol proposed in [El-Nouby et al., arXiv 2112.10740]", 5,000 epochs. That
+  paper's values were not at hand; DeiT's recipe is taken with 5,000 epochs.
 """
 
 from __future__ import annotations
