@@ -25,12 +25,12 @@ def save_mat(path: Path, **variables: Any) -> None:
 
 
 def flowers_tree(root: Path, classes: int = 3) -> Path:
-    """Six images: 1, 4 train, 2 validate, 3, 5, 6 test; the label of image n is 1 + (n - 1) mod classes."""
+    """Eight images: 1, 4 train, 2, 8 validate, 3, 5, 6 test; the label of image n is 1 + (n - 1) mod classes."""
     place = root / "flowers-102"
-    for number in range(1, 7):
+    for number in range(1, 9):
         picture(place / "jpg" / f"image_{number:05d}.jpg", number)
-    save_mat(place / "imagelabels.mat", labels=np.array([[1 + n % classes for n in range(6)]], np.uint8))
-    sets = {"trnid": [[1, 4]], "valid": [[2]], "tstid": [[3, 5, 6]]}
+    save_mat(place / "imagelabels.mat", labels=np.array([[1 + n % classes for n in range(8)]], np.uint8))
+    sets = {"trnid": [[1, 4]], "valid": [[2, 8]], "tstid": [[3, 5, 6]]}
     save_mat(place / "setid.mat", **{name: np.array(ids, np.uint16) for name, ids in sets.items()})
     return place
 
@@ -44,9 +44,7 @@ def pets_tree(root: Path) -> Path:
             picture(place / "images" / f"{name}_{number}.jpg", 10 * breed + number)
             lines["test" if number == 2 else "trainval"].append(f"{name}_{number} {breed} {breed} 1")
     (place / "annotations").mkdir()
-    (place / "annotations" / "trainval.txt").write_text(
-        "#Image CLASS-ID SPECIES BREED ID\n" + "\n".join(lines["trainval"])
-    )
+    (place / "annotations" / "trainval.txt").write_text("\n".join(lines["trainval"]))
     (place / "annotations" / "test.txt").write_text("\n".join(lines["test"]) + "\n")
     return place
 

@@ -27,7 +27,7 @@ from vitrail.recipes.start import check_data
 
 Opening = Callable[..., ListedImages]
 TREES: list[tuple[str, Callable[[Path], Path], Opening, list[int], list[int], tuple[str, ...]]] = [
-    ("Flowers-102", flowers_tree, open_flowers, [0, 0, 1], [2, 1, 2], ("1", "2", "3")),
+    ("Flowers-102", flowers_tree, open_flowers, [0, 0, 1, 1], [2, 1, 2], ("1", "2", "3")),
     ("Oxford-IIIT Pets", pets_tree, open_pets, [0, 0, 1, 1], [0, 1], ("Abyssinian", "American Bulldog")),
     (
         "Stanford Cars",
@@ -132,7 +132,7 @@ def test_lists_in_the_domain_and_several_domains(tmp_path: Path) -> None:
 def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     place = flowers_tree(tmp_path)
     save_mat(place / "setid.mat", trnid=np.array([[1, 9]]), valid=np.array([[2]]), tstid=np.array([[3]]))
-    with pytest.raises(ValueError, match="images 1 to 9 are asked for, and 6 have labels"):
+    with pytest.raises(ValueError, match="images 1 to 9 are asked for, and 8 have labels"):
         open_flowers(place)
     save_mat(place / "setid.mat", trnid=np.array([[1]]))
     with pytest.raises(ValueError, match=r"setid.mat has trnid, and not trnid and valid; download it again"):

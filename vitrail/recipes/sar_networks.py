@@ -65,7 +65,7 @@ def sar_table2(settings: Sequence[str] = ()) -> Study:
         f"Published parameters and FLOPs, the same with SAR: {sizes}.",
         "CvT-13 is trained at a rate of 2e-3 for 2,048 images, as released; the text's 0.02 is ten times that.",
     ]
-    places = _pairs(asked, nets, root, "in1k", 300, TABLE_2, "top-1, 300 ep.")
+    places = _pairs(asked, nets, root, "in1k", 300, TABLE_2, "300 ep.")
     unit = "top-1 in percent on ImageNet-1k"
     return study_of(asked, "sar_table2", "networks on ImageNet-1k", "Table 2", places, unit, notes)
 
@@ -78,7 +78,7 @@ def sar_table7(settings: Sequence[str] = ()) -> Study:
     """
     asked = asked_of(settings, ("imagenet100",))
     nets = (Net(VIT_S.name, "imagenet100", VIT_S.small), *HYBRIDS)
-    places = _pairs(asked, nets, folder_of(asked, "imagenet100"), "in100", 100, TABLE_7, "top-1, 100 ep.")
+    places = _pairs(asked, nets, folder_of(asked, "imagenet100"), "in100", 100, TABLE_7, "100 ep.")
     unit = "top-1 in percent on ImageNet-100"
     notes = ["CvT-13 is trained at a rate of 2e-3 for 2,048 images; see the notes of Table 2."]
     return study_of(asked, "sar_table7", "networks on ImageNet-100", "Table 7", places, unit, notes)
@@ -99,7 +99,7 @@ def sar_table11(settings: Sequence[str] = ()) -> Study:
         with_sar(asked, VIT_S, root, "in1k"),
     )
     places = [
-        Place(row, "top-1, 300 ep.", training, TOP1, published)
+        Place(row, "300 ep.", training, TOP1, published)
         for (row, published), training in zip(TABLE_11.items(), trainings, strict=True)
     ]
     notes = [f"DRLoc's weight is {DRLOC:g}, an inference: the paper does not say it."]

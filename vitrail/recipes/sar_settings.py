@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from vitrail.config import Config, ConfigError, Listed
+from vitrail.config import Config, ConfigError, listed
 from vitrail.recipes.files import existing
 from vitrail.recipes.study import taken
 
@@ -26,6 +26,15 @@ FOLDERS = {
     "flowers": "Flowers-102",
     "pets": "Oxford-IIIT Pets",
 }
+
+
+def _words(values: object) -> object:
+    """Names of rows, which may be numbers, such as 0.01."""
+    found = listed(values)
+    return [str(value) for value in found] if isinstance(found, list | tuple) else found
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
 
 
 class SarConfig(Config):
@@ -63,9 +72,9 @@ class SarConfig(Config):
     """Trainings of each cell."""
     schedule: Literal["constant", "warmup_cosine"] = "constant"
     """Of lambda: as the text says, or as the authors' code has it, which rises over 10 epochs and falls to 0."""
-    rows: Annotated[tuple[str, ...], Listed] = ()
-    """Names of the rows to fill; all where empty."""
-    columns: Annotated[tuple[str, ...], Listed] = ()
+    rows: Words = ()
+    """Names of the rows to fill; all where empty. What stands before a colon is enough."""
+    columns: Words = ()
     """Names of the columns to fill; all where empty."""
 
 

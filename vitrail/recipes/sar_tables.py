@@ -204,7 +204,8 @@ def study_of(
 
 def wants(wanted: Sequence[str], name: str) -> bool:
     """Whether a row or column is asked for; letters and digits alone are compared, and nothing asked for is all."""
-    return not wanted or _slug(name) in [_slug(each) for each in wanted]
+    names = (_slug(name), _slug(name.partition(":")[0]))
+    return not wanted or any(_slug(each) in names for each in wanted)
 
 
 def _cell(place: Place, repeat: int) -> Cell:
@@ -227,11 +228,11 @@ def _cell(place: Place, repeat: int) -> Cell:
 
 def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """The known names that are wanted, in the table's order."""
-    names = {_slug(name): name for name in known}
-    unknown = [name for name in wanted if _slug(name) not in names]
+    names = tuple(dict.fromkeys(known))
+    unknown = [each for each in wanted if not any(wants([each], name) for name in names)]
     if unknown:
-        raise ConfigError(f"{what}: there is none called {unknown[0]!r}; known: {', '.join(names.values())}")
-    return tuple(name for name in names.values() if wants(wanted, name))
+        raise ConfigError(f"{what}: there is none called {unknown[0]!r}; known: {', '.join(names)}")
+    return tuple(name for name in names if wants(wanted, name))
 
 
 def _notes(asked: Asked) -> list[str]:
