@@ -31,9 +31,9 @@ def open_domain(root: str | Path, split: str = "train") -> ListedImages:
     """
     side, found = side_of(split, "DomainNet"), _lists(Path(root))
     if len(found) != 1:
-        names = ", ".join(str(Path(root) / name) for _, name in found)
+        several = ", ".join(str(Path(root) / name) for _, name in found)
         lacking = "has no domain: <domain>_train.txt and <domain>_test.txt in it or beside it"
-        raise ValueError(f"{root} {f'holds several domains; name one: {names}' if found else lacking}")
+        raise ValueError(f"{root} {f'holds several domains; name one: {several}' if found else lacking}")
     place, domain = found[0]
     lines = {name: _lines(place / f"{domain}_{word}.txt") for name, word in LISTS.items()}
     names: dict[int, str] = {}

@@ -62,7 +62,7 @@ def sar_table5(settings: Sequence[str] = ()) -> Study:
     if not columns:
         raise ConfigError("there is nothing to measure on: give imagenet_a=FOLDER, imagenet_c=FOLDER, or small=true")
     places = [
-        Place(row, column, training, measure, TABLE_5[name][1 + place])
+        Place(row, column, training, measure, TABLE_5[name][1:][place])
         for place, (row, training) in enumerate(_vit_s(asked))
         for name, (column, measure) in columns.items()
     ]

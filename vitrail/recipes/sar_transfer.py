@@ -90,7 +90,8 @@ def sar_table4(settings: Sequence[str] = ()) -> Study:
         column = _column(asked, name, COLUMNS_4[name])
         for (before, after), (row, published) in rows.items():
             training = _finetuned(asked, name, number + 1, before, after, starts[before])
-            first = starts[before] if isinstance(starts[before], First) else None
+            start = starts[before]
+            first = start if isinstance(start, First) else None
             places.append(Place(row, column, training, TOP1, published[number], first))
     notes = ["Without SAR means: with neither the loss nor the surgery. All fine-tunings start from the same weights."]
     return study_of(asked, "sar_table4", "fine-tuning", "Table 4", places, "top-1 in percent", notes)

@@ -269,8 +269,8 @@ def _train(config: Config, folder: Path, ranks: Any) -> str | None:
 
 def _same_measurement(one: Cell, other: Cell) -> bool:
     """Whether both read a number of the same report."""
-    aside = {"row": "", "column": "", "number": "", "published": None}
-    return one.folder == other.folder and one._replace(**aside) == other._replace(**aside)
+    shared = other._replace(row=one.row, column=one.column, number=one.number, published=one.published)
+    return one.folder == other.folder and one == shared
 
 
 def _check(cell: Cell, runs: Path) -> None:
