@@ -398,6 +398,9 @@ def study(
     shard: Annotated[
         str, typer.Option(help="I/N: this command does every N-th cell from the I-th on; others do the rest.")
     ] = "1/1",
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of the trainings; several studies may share them. Default OUT/runs.")
+    ] = None,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what they cost, stop.")] = False,
 ) -> None:
@@ -412,6 +415,8 @@ def study(
       vitrail study augmentation cifar10=data/cifar-10-batches-py table=I methods=simclr,moco --out studies/crops
 
       vitrail study augmentation scenes=true methods=simclr rows=crop-bgjf,whole-bgjf --out studies/scenes
+
+      vitrail study sar_table1b imagenet100=data/imagenet100 --runs runs/sar --out studies/sar_table1b
     """
     entry = catalog.find(catalog.studies(), name, "study")
     from importlib import import_module
@@ -422,11 +427,11 @@ def study(
     share, out = Share.parse(shard), out or Path("studies") / name
     asked = getattr(import_module(entry.module), name)(settings or [])
     if dry_run:
-        for line in listing(asked, out, share):
+        for line in listing(asked, out, share, runs):
             typer.echo(line)
         return
     _show_progress()
-    page, failed = run_and_write(asked, out, device=device, share=share)
+    page, failed = run_and_write(asked, out, runs=runs, device=device, share=share)
     typer.echo(f"written: {page}")
     if failed:
         raise typer.Exit(1)

@@ -22,9 +22,11 @@ from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.cub import Cub, is_cub
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
 from vitrail.data.images import UnreadableImage, open_image
+from vitrail.data.listed import ListedImages
 from vitrail.data.loader import TOLERATED
 from vitrail.data.mask_pairs import MaskPairs
 from vitrail.data.multi_label import TABLE, MultiLabelFolder, has_table
+from vitrail.data.published_sets import listed_layout
 from vitrail.data.voc import VocSegmentation, find_voc, is_voc, splits_of
 from vitrail.data.wsol import Wsol, is_wsol, wsol_splits
 
@@ -62,8 +64,8 @@ def inspect_folder(
     unreadable files, color modes; with `every`, files that are in both splits.
 
     Args:
-        root: a folder of images, with or without splits and class folders, of CIFAR or CUB, with metadata of
-            wsolevaluation, or a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes.
+        root: a folder of images, with or without splits and class folders, of CIFAR, Flowers-102, Pets, Cars, DomainNet
+            or CUB, with metadata of wsolevaluation, or a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes.
         patch_size, image_size: pixels a side, of the backbone that is meant.
         every: decode all images instead of `sample` of them, evenly spread.
 
@@ -73,7 +75,7 @@ def inspect_folder(
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
     trees = {_voc: is_voc, _coco: is_coco, _stuff: is_cocostuff, _ade20k: is_ade20k, _cityscapes: is_cityscapes}
-    trees |= {_cifar: is_cifar, _wsol: is_wsol, _cub: is_cub}
+    trees |= {_cifar: is_cifar, _published: _is_listed, _wsol: is_wsol, _cub: is_cub}
     for inspect_tree, fits in trees.items():
         if fits(root):
             return inspect_tree(root, patch_size, image_size, None if every else sample)
@@ -393,6 +395,17 @@ def _cifar(root: Path, patch_size: int, image_size: int, sample: int | None) -> 
     return findings
 
 
+def _is_listed(root: Path) -> bool:
+    return listed_layout(root) is not None
+
+
+def _published(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    layout = listed_layout(root)
+    assert layout is not None  # `_is_listed` has looked
+    opening, splits = layout.opening, ["train", "val"]
+    return _listed(lambda split: opening(root, split), layout.name, splits, patch_size, image_size, sample)
+
+
 def _cub(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
     return _listed(lambda split: Cub(root, split), "CUB", ["train", "test"], patch_size, image_size, sample)
 
@@ -408,7 +421,7 @@ def _wsol(root: Path, patch_size: int, image_size: int, sample: int | None) -> l
 
 
 def _listed(
-    opening: Callable[[str], Cub | Wsol],
+    opening: Callable[[str], Cub | Wsol | ListedImages],
     name: str,
     splits: Sequence[str],
     patch_size: int,
@@ -434,7 +447,9 @@ def _of_looks(name: str, looks: Sequence[Look], total: int, patch_size: int, ima
     return _readable(name, looks, total) + _sizes(name, looks, patch_size, image_size) + _modes(name, looks)
 
 
-def _decoded(data: VocSegmentation | CocoInstances | Ade20k | MaskPairs | Cub | Wsol, index: int, path: str) -> Look:
+def _decoded(
+    data: VocSegmentation | CocoInstances | Ade20k | MaskPairs | Cub | Wsol | ListedImages, index: int, path: str
+) -> Look:
     """The image, where what belongs to it can be used, too: its boxes fit, its mask is there."""
     try:
         data[index]

@@ -1,5 +1,6 @@
-"""Where images come from: generated scenes, a folder with or without splits, CIFAR, CUB, metadata of wsolevaluation, or
-a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes; and where videos do: scenes that move, or a tree of DAVIS."""
+"""Where images come from: generated scenes, a folder with or without splits, CIFAR, Flowers-102, Pets, Cars, a domain
+of DomainNet, CUB, metadata of wsolevaluation, or a tree of VOC, COCO, COCO-Stuff, ADE20K or Cityscapes; and where
+videos do: scenes that move, or a tree of DAVIS."""
 
 from __future__ import annotations
 
@@ -41,6 +42,7 @@ from vitrail.data.cub import is_cub
 from vitrail.data.davis import Davis, is_davis
 from vitrail.data.mixed import Mixed
 from vitrail.data.multi_label import has_table
+from vitrail.data.published_sets import download, listed_layout
 from vitrail.data.scene_videos import SceneVideos
 from vitrail.data.voc import is_voc
 from vitrail.data.wsol import is_wsol, wsol_splits
@@ -73,7 +75,11 @@ class DataConfig(Config):
 
     root: str | None = None
     """Folder with `train/` and `val/`, or with one folder per class; with a table labels.csv beside its images; of
-    CIFAR, as published or as an npz; of CUB; or with metadata of wsolevaluation."""
+    CIFAR, as published or as an npz; of Flowers-102, Oxford-IIIT Pets or Stanford Cars as torchvision lays them out; a
+    domain of DomainNet with its lists; of CUB; or with metadata of wsolevaluation."""
+    download: bool = False
+    """Fetch what the root's name asks for where it is not there: flowers-102, oxford-iiit-pet, cifar-10-batches-py or
+    cifar-100-python, by torchvision."""
     held_out: float = Field(0.1, gt=0, lt=1)
     """Share of the images kept for validation where the folder has no validation split."""
     missing: Missing = "refuse"
@@ -171,7 +177,7 @@ def open_splits(config: DataConfig) -> Splits:
     """Train and validation images. Raises `ValueError` for a missing or empty folder, in words."""
     if config.root is None:
         return scenes(config.scenes)
-    root = existing(config.root)
+    root = fetched(config.root, config.download)
     kind = tree_of(root)
     if kind is not None:
         raise ValueError(
@@ -181,6 +187,9 @@ def open_splits(config: DataConfig) -> Splits:
         )
     if is_cifar(root):
         return Splits(Cifar(root, "train"), Cifar(root, "val"))
+    listed = listed_layout(root)
+    if listed is not None:
+        return Splits(listed.opening(root, "train"), listed.opening(root, "val"))
     if is_wsol(root):  # before CUB: its lists and boxes lie in the tree because they are wanted
         return _wsol(root, config.held_out)
     if is_cub(root):
@@ -195,6 +204,13 @@ def open_splits(config: DataConfig) -> Splits:
     if names["val"] is None:
         return hold_out(train, config.held_out)
     return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+
+
+def fetched(root: str, wanted: bool) -> Path:
+    """The folder of images, downloaded first where that is wanted. Raises `ValueError` where there is none."""
+    if wanted:
+        download(root)
+    return existing(root)
 
 
 def open_mixed(data: DataConfig, scene_data: DataConfig | None) -> Splits:

@@ -15,7 +15,7 @@ from vitrail.data.loader import TOLERATED, Transform
 from vitrail.nn.surgery import surgery
 from vitrail.recipes.files import existing
 from vitrail.recipes.look import attention_sheet, keep_sheet
-from vitrail.recipes.sources import DataConfig, Splits
+from vitrail.recipes.sources import DataConfig, Splits, fetched
 from vitrail.regularizers import RegularizerConfig, WeightConfig
 from vitrail.train import TrainConfig
 
@@ -39,7 +39,7 @@ def check_mixed(data: DataConfig, scene_data: DataConfig | None) -> None:
 def check_data(data: DataConfig, image_size: int | tuple[int, int], name: str = "augment.image_size") -> None:
     """Raise where the images are not there, or generated scenes are not of the size that `name` asks for."""
     if data.root is not None:
-        existing(data.root)
+        fetched(data.root, data.download)
     elif image_size != data.scenes.image_size:
         raise ConfigError(
             f"data.root is not given, and generated scenes of {data.scenes.image_size} pixels are not what {name} "

@@ -7,7 +7,8 @@ passed over, what was cut is resumed, so the same command goes on after any stop
     OUT/runs/RUN/trained.json its settings, once it is trained to the end
     OUT/cells/CELL.json       what was asked and what came out, once it is measured
 
-The table itself is written by `vitrail.report.study`.
+Cells may begin with another run, whose weights theirs start from: it is trained before the first of them, once. Runs
+may lie elsewhere, where several studies share them. The table itself is written by `vitrail.report.study`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +30,18 @@ from vitrail.recipes.run import Verbs, family_of, resolve, train_here
 log = logging.getLogger("vitrail")
 State = Literal["open", "begun", "trained", "finished", "failed"]
 Asked = TypeVar("Asked", bound=Config)
+
+
+class First(NamedTuple):
+    """A training whose weights others start from: once for all cells that name its run."""
+
+    run: str  # name of the run folder
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+    def config(self) -> Config:
+        """The resolved recipe."""
+        return _resolved(self.recipe, self.overrides, 0)
 
 
 class Cell(NamedTuple):
@@ -44,6 +58,7 @@ class Cell(NamedTuple):
     published: float | None = None  # what the paper says
     repeat: int = 0  # 0, 1, ...: added to the recipe's seed
     run: str | None = None  # name of the run folder; None for one of the cell's own
+    first: First | None = None  # whose weights it starts from; the recipe has a field `init_from` then
 
     @property
     def name(self) -> str:
@@ -56,12 +71,20 @@ class Cell(NamedTuple):
         return self.run or self.name
 
     def config(self) -> Config:
-        """The resolved recipe."""
+        """The resolved recipe, without the weights that come first: these depend on where runs lie."""
         return _resolved(self.recipe, self.overrides, self.repeat)
+
+    def trainings(self, runs: Path) -> list[tuple[Config, Path]]:
+        """What is trained for it, in order, and into which folder."""
+        if self.first is None:
+            return [(self.config(), runs / self.folder)]
+        place = runs / self.first.run
+        return [(self.first.config(), place), (self.config().override([f"init_from={place}"]), runs / self.folder)]
 
     def asked(self) -> dict[str, Any]:
         """All that decides the number, as JSON values."""
-        return {
+        first = {} if self.first is None else {"first": self.first.config().plain()}
+        return first | {
             "recipe": self.config().plain(),
             "protocol": self.protocol,
             "settings": list(self.settings),
@@ -81,6 +104,7 @@ class Study(NamedTuple):
     cells: tuple[Cell, ...]
     unit: str = "percent"
     notes: tuple[str, ...] = ()  # what a reader of the table has to know
+    digits: int = 1  # decimals of its numbers
 
 
 class Result(NamedTuple):
@@ -113,6 +137,7 @@ def run_study(
     study: Study,
     out: Path,
     *,
+    runs: Path | None = None,
     device: str = "auto",
     part: int = 0,
     of: int = 1,
@@ -122,6 +147,7 @@ def run_study(
 
     Args:
         out: the study's folder.
+        runs: where trainings lie; None for OUT/runs.
         part, of: do every `of`-th cell from `part` on, counted from 0; another call does the others.
         after: called with all results once at the start and after each cell, in one process.
 
@@ -134,45 +160,50 @@ def run_study(
     """
     from vitrail.train import join
 
-    ranks = join(device)
+    ranks, runs = join(device), runs or out / "runs"
     for cell in study.cells:
-        _check(cell, out)
+        _check(cell, runs)
     mine = study.cells[part::of]
-    done = ranks.agree({result.cell.name for result in read_results(study, out) if result.state == "finished"})
+    done = ranks.agree({each.cell.name for each in read_results(study, out, runs) if each.state == "finished"})
     if ranks.main and after is not None:
-        after(read_results(study, out))
+        after(read_results(study, out, runs))
     for number, cell in enumerate(mine, 1):
         if cell.name in done:
             continue
         if ranks.main:
             log.info("cell %d of %d: %s, %s", number, len(mine), cell.column, cell.row)
-        _run(cell, out, device, ranks)
+        same = [other for other in mine[number:] if _same_measurement(cell, other) and other.name not in done]
+        done |= _run(cell, same, out, runs, device, ranks)
         if ranks.main and after is not None:
-            after(read_results(study, out))
-    return read_results(study, out)
+            after(read_results(study, out, runs))
+    return read_results(study, out, runs)
 
 
-def read_results(study: Study, out: Path) -> list[Result]:
-    """What is known of each cell, from the folder alone."""
-    return [_read(cell, out) for cell in study.cells]
+def read_results(study: Study, out: Path, runs: Path | None = None) -> list[Result]:
+    """What is known of each cell, from the folders alone; `runs` as of `run_study`."""
+    return [_read(cell, out, runs or out / "runs") for cell in study.cells]
 
 
-def costs(study: Study, out: Path) -> list[Cost]:
-    """What each cell is or was, unfinished or not. Builds one training of each kind, and trains nothing."""
+def costs(study: Study, out: Path, runs: Path | None = None) -> list[Cost]:
+    """What each cell is or was, unfinished or not, what comes first left out; `runs` as of `run_study`.
+
+    Builds one training of each kind, and trains nothing.
+    """
     built: dict[str, tuple[int, int]] = {}
-    found = []
-    for cell in study.cells:
-        config: Any = cell.config()
-        train = config.train.plain() | {"seed": 0}
-        key = json.dumps([cell.recipe, config.data.plain(), train], sort_keys=True)
-        if key not in built:
-            loader = family_of(config).build(config, 0, 1).loader
-            built[key] = (loader.steps_per_epoch, len(loader.data))
-        steps = built[key][0] * config.train.epochs
-        images = steps * config.train.global_batch_size
-        speed = _speed(study, out, cell)
-        found.append(Cost(steps, images, None if speed is None else images / speed))
-    return found
+    runs = runs or out / "runs"
+    speeds = {recipe: _speed(recipe, study, runs) for recipe in {cell.recipe for cell in study.cells}}
+    return [_cost(cell.recipe, cell.config(), speeds[cell.recipe], built) for cell in study.cells]
+
+
+def first_costs(study: Study, out: Path, runs: Path | None = None) -> dict[str, tuple[State, Cost]]:
+    """What has to be trained before cells can begin, by its run: how far it is, and what it is or was."""
+    built: dict[str, tuple[int, int]] = {}
+    runs = runs or out / "runs"
+    firsts = {cell.first.run: cell.first for cell in study.cells if cell.first is not None}
+    return {
+        run: (_state(runs / run), _cost(first.recipe, first.config(), _speed(first.recipe, study, runs), built))
+        for run, first in firsts.items()
+    }
 
 
 @functools.lru_cache(maxsize=4096)
@@ -186,50 +217,81 @@ def _named(recipe: str) -> Config:
     return resolve(recipe)  # which reads all files of recipes
 
 
-def _run(cell: Cell, out: Path, device: str, ranks: Any) -> None:
-    from vitrail.recipes.measure import measure
-    from vitrail.train import NonFiniteLoss
+def _cost(recipe: str, config: Any, speed: float | None, built: dict[str, tuple[int, int]]) -> Cost:
+    """Of one training; `built` keeps steps an epoch and images of those that were looked at before."""
+    key = json.dumps([recipe, config.data.plain(), config.train.plain() | {"seed": 0}], sort_keys=True)
+    if key not in built:
+        if hasattr(config, "init_from"):  # it may not be trained yet, and changes no step
+            config = config.model_copy(update={"init_from": None})
+        loader = family_of(config).build(config, 0, 1).loader
+        built[key] = (loader.steps_per_epoch, len(loader.data))
+    steps = built[key][0] * config.train.epochs
+    images = steps * config.train.global_batch_size
+    return Cost(steps, images, None if speed is None else images / speed)
 
-    folder, config = out / "runs" / cell.folder, cell.config()
-    if ranks.agree(_trained(folder) is None):
-        started = ranks.agree((folder / "config.yaml").is_file())
-        try:
-            train_here(config, Verbs(resume=started), folder)
-        except NonFiniteLoss as error:
+
+def _run(cell: Cell, same: Sequence[Cell], out: Path, runs: Path, device: str, ranks: Any) -> set[str]:
+    """Train and measure a cell, and with it those that ask for other numbers of the same; returns the done ones."""
+    from vitrail.recipes.measure import measure
+
+    for config, folder in cell.trainings(runs):
+        error = _train(config, folder, ranks)
+        if error is not None:
             if ranks.main:
                 log.warning("%s, %s: %s", cell.column, cell.row, error)
-                _write(out, cell, {"error": str(error)})
-            return
-        if ranks.main:
-            write_atomically(folder / "trained.json", json.dumps(config.plain(), indent=2).encode())
+                _write(out, cell, {"error": error})
+            return set()
     if ranks.main:
-        report, path = measure(cell.protocol, str(folder), cell.data, list(cell.settings), device=device)
-        value = _number(report.numbers, cell)
-        log.info("%s, %s: %.2f%s", cell.column, cell.row, value, _beside(cell.published))
-        _write(out, cell, {"value": value, "report": path.relative_to(out).as_posix()})
+        report, path = measure(cell.protocol, str(runs / cell.folder), cell.data, list(cell.settings), device=device)
+        for each in (cell, *same):
+            value = _number(report.numbers, each)
+            log.info("%s, %s: %.2f%s", each.column, each.row, value, _beside(each.published))
+            _write(out, each, {"value": value, "report": Path(os.path.relpath(path, out)).as_posix()})
     ranks.agree(None)  # the others wait for the measurement
+    return {each.name for each in (cell, *same)}
 
 
-def _check(cell: Cell, out: Path) -> None:
+def _train(config: Config, folder: Path, ranks: Any) -> str | None:
+    """Train to the end, or what is left of that; returns why a loss was not finite, None where all went well."""
+    from vitrail.train import NonFiniteLoss
+
+    if not ranks.agree(_trained(folder) is None):
+        return None
+    started = ranks.agree((folder / "config.yaml").is_file())
+    try:
+        train_here(config, Verbs(resume=started), folder)
+    except NonFiniteLoss as error:
+        return str(error)
+    if ranks.main:
+        write_atomically(folder / "trained.json", json.dumps(config.plain(), indent=2).encode())
+    return None
+
+
+def _same_measurement(one: Cell, other: Cell) -> bool:
+    """Whether both read a number of the same report."""
+    shared = other._replace(row=one.row, column=one.column, number=one.number, published=one.published)
+    return one.folder == other.folder and one == shared
+
+
+def _check(cell: Cell, runs: Path) -> None:
     from vitrail.config import read_yaml
     from vitrail.train.run_folder import differences
 
-    config, folder = cell.config(), out / "runs" / cell.folder
-    family_of(config).check(config)
-    if not (folder / "config.yaml").is_file():
-        return
-    changed = differences(read_yaml(folder / "config.yaml"), config.plain())
-    if changed:
-        words = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
-        raise ConfigError(
-            f"{folder} was trained with other settings: {words}. Take these back, or give the study another --out"
-        )
+    for config, folder in cell.trainings(runs):
+        family_of(config).check(config)
+        if not (folder / "config.yaml").is_file():
+            continue
+        changed = differences(read_yaml(folder / "config.yaml"), config.plain())
+        if changed:
+            words = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+            raise ConfigError(
+                f"{folder} was trained with other settings: {words}. Take these back, or give the study another --out"
+            )
 
 
-def _read(cell: Cell, out: Path) -> Result:
-    path, folder = out / "cells" / f"{cell.name}.json", out / "runs" / cell.folder
-    begun: State = "begun" if (folder / "checkpoints" / "last.pt").is_file() else "open"
-    known: Result = Result(cell, "trained" if _trained(folder) is not None else begun)
+def _read(cell: Cell, out: Path, runs: Path) -> Result:
+    path = out / "cells" / f"{cell.name}.json"
+    known: Result = Result(cell, _state(runs / cell.folder))
     if not path.is_file():
         return known
     try:
@@ -241,6 +303,13 @@ def _read(cell: Cell, out: Path) -> Result:
     if "error" in values:
         return known._replace(state="failed", error=values["error"])
     return Result(cell, "finished", values["value"], report=values["report"])
+
+
+def _state(folder: Path) -> State:
+    """How far a training is."""
+    if _trained(folder) is not None:
+        return "trained"
+    return "begun" if (folder / "checkpoints" / "last.pt").is_file() else "open"
 
 
 def _trained(folder: Path) -> Any:
@@ -266,12 +335,14 @@ def _beside(published: float | None) -> str:
     return "" if published is None else f" (published {published:g})"
 
 
-def _speed(study: Study, out: Path, cell: Cell) -> float | None:
+def _speed(recipe: str, study: Study, runs: Path) -> float | None:
     """Images a second, the median over lines of runs of the same recipe."""
+    folders = {cell.folder: cell.recipe for cell in study.cells}
+    folders |= {cell.first.run: cell.first.recipe for cell in study.cells if cell.first is not None}
     found = []
-    for other in study.cells:
-        path = out / "runs" / other.folder / "metrics.jsonl"
-        if other.recipe == cell.recipe and path.is_file():
+    for folder, trained in folders.items():
+        path = runs / folder / "metrics.jsonl"
+        if trained == recipe and path.is_file():
             for text in path.read_text().splitlines():
                 try:
                     found.append(json.loads(text)["images_per_second"])

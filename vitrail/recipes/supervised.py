@@ -119,7 +119,7 @@ def scenes_sar() -> Recipe:
     as `scenes`.
     """
     gentle = SAR.model_copy(update={"weight": WeightConfig(peak=0.005)})
-    return _with_sar(scenes(), gentle)
+    return with_sar(scenes(), gentle)
 
 
 def folder() -> Recipe:
@@ -142,7 +142,7 @@ def folder_sar() -> Recipe:
 
     Command: vitrail train folder_sar data.root=photos. Time and numbers: as `folder`.
     """
-    return _with_sar(folder())
+    return with_sar(folder())
 
 
 def deit_tiny() -> Recipe:
@@ -151,7 +151,7 @@ def deit_tiny() -> Recipe:
     Command: torchrun --nproc-per-node=8 -m vitrail train deit_tiny data.root=imagenet. Expect: 72.2 top-1
     (published); not run here.
     """
-    return _deit("vit_tiny_patch16_224")
+    return deit("vit_tiny_patch16_224")
 
 
 def deit_tiny_sar() -> Recipe:
@@ -159,7 +159,7 @@ def deit_tiny_sar() -> Recipe:
 
     Command: as `deit_tiny`. Expect: 72.4 top-1 (the paper's Table 2); not run here.
     """
-    return _with_sar(deit_tiny())
+    return with_sar(deit_tiny())
 
 
 def deit_small() -> Recipe:
@@ -168,7 +168,7 @@ def deit_small() -> Recipe:
     Command: torchrun --nproc-per-node=8 -m vitrail train deit_small data.root=imagenet. Expect: 79.8 top-1
     (published); not run here.
     """
-    return _deit("vit_small_patch16_224")
+    return deit("vit_small_patch16_224")
 
 
 def deit_small_sar() -> Recipe:
@@ -176,7 +176,7 @@ def deit_small_sar() -> Recipe:
 
     Command: as `deit_small`. Expect: 80.7 top-1 (the paper's Table 2); not run here.
     """
-    return _with_sar(deit_small())
+    return with_sar(deit_small())
 
 
 def finetune() -> Recipe:
@@ -193,7 +193,7 @@ def finetune() -> Recipe:
         warmup_epochs=3,
         precision="bf16",
     )
-    return _deit("vit_small_patch16_224").model_copy(update={"train": train, "init_from": ""})
+    return deit("vit_small_patch16_224").model_copy(update={"train": train, "init_from": ""})
 
 
 def finetune_sar() -> Recipe:
@@ -202,7 +202,7 @@ def finetune_sar() -> Recipe:
     Command: vitrail train finetune_sar data.root=flowers --init-from runs/pretrained. Expect: Table 4; not
     run here.
     """
-    return _with_entropy(finetune())
+    return with_entropy(finetune())
 
 
 def finetune_mae() -> Recipe:
@@ -303,7 +303,8 @@ def validation(
     return evaluate
 
 
-def _deit(name: str) -> Recipe:
+def deit(name: str) -> Recipe:
+    """DeiT's recipe for a network of that name: 300 epochs of 1,024 images a step, 1e-3, decay 0.05, drop path 0.1."""
     return Recipe(
         backbone=BackboneConfig(name=name, drop_path=0.1),
         augment=TrainTransformConfig.deit(224),
@@ -320,11 +321,13 @@ def _deit(name: str) -> Recipe:
     )
 
 
-def _with_sar(recipe: Recipe, entropy: RegularizerConfig = SAR) -> Recipe:
+def with_sar(recipe: Recipe, entropy: RegularizerConfig = SAR) -> Recipe:
+    """A recipe with SAR: the last block cut (row F of Table 1b), and the loss."""
     backbone = recipe.backbone.model_copy(update={"surgery": "F"})
-    return _with_entropy(recipe.model_copy(update={"backbone": backbone}), entropy)
+    return with_entropy(recipe.model_copy(update={"backbone": backbone}), entropy)
 
 
-def _with_entropy(recipe: Recipe, entropy: RegularizerConfig = SAR) -> Recipe:
+def with_entropy(recipe: Recipe, entropy: RegularizerConfig = SAR) -> Recipe:
+    """A recipe with SAR's loss alone; the network stays as it is."""
     method = recipe.method.model_copy(update={"regularizers": (entropy,)})
     return recipe.model_copy(update={"method": method})

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from vitrail.data.patch_labels import Share
 from vitrail.evaluation.result import Report, write_atomically
-from vitrail.recipes.study import Cost, Result, Study, costs, read_results, run_study
+from vitrail.recipes.study import Cost, Result, Study, costs, first_costs, read_results, run_study
 from vitrail.report.page import Section, write_sections
 from vitrail.report.rankers import table_html
 from vitrail.train import leave
@@ -28,6 +28,7 @@ class Entry(NamedTuple):
     planned: int  # repeats in all
     published: float | None
     failed: int  # repeats that diverged
+    digits: int = 1  # decimals
 
     @property
     def mean(self) -> float | None:
@@ -39,41 +40,53 @@ class Entry(NamedTuple):
         if self.mean is None:
             ours = "diverged" if self.failed else "–"
         else:
-            ours = f"{self.mean:.1f}"
+            ours = f"{self.mean:.{self.digits}f}"
             if len(self.values) > 1:
-                ours += f" ± {(max(self.values) - min(self.values)) / 2:.1f}"
+                ours += f" ± {(max(self.values) - min(self.values)) / 2:.{self.digits}f}"
             if len(self.values) < self.planned:
                 ours += f" [{len(self.values)} of {self.planned}]"
-        return ours if self.published is None else f"{ours} ({self.published:.1f})"
+        return ours if self.published is None else f"{ours} ({self.published:.{self.digits}f})"
 
 
-def run_and_write(study: Study, out: Path, *, device: str = "auto", share: Share = EVERYTHING) -> tuple[Path, int]:
+def run_and_write(
+    study: Study, out: Path, *, runs: Path | None = None, device: str = "auto", share: Share = EVERYTHING
+) -> tuple[Path, int]:
     """Fill a study, or one share of it, and write the table after each cell; returns the page and how many failed."""
 
     def after(found: list[Result]) -> None:
         write_study(out, study, found)
 
-    results = run_study(study, out, device=device, part=share.part, of=share.of, after=after)
+    results = run_study(study, out, runs=runs, device=device, part=share.part, of=share.of, after=after)
     leave()
     return out / "study.html", sum(result.state == "failed" for result in results)
 
 
-def listing(study: Study, out: Path, share: Share = EVERYTHING) -> list[str]:
-    """Lines for a terminal: each cell with its state, published number and cost, and what is left in all."""
-    found = list(zip(read_results(study, out), costs(study, out)))[share.part :: share.of]
+def listing(study: Study, out: Path, share: Share = EVERYTHING, runs: Path | None = None) -> list[str]:
+    """Lines for a terminal: what comes first, each cell with its state, published number and cost, what is left in all.
+
+    What comes first counts for every share that has cells which want it.
+    """
+    found = list(zip(read_results(study, out, runs), costs(study, out, runs)))[share.part :: share.of]
+    wanted = {result.cell.first.run for result, _ in found if result.cell.first is not None}
+    firsts = {run: told for run, told in first_costs(study, out, runs).items() if run in wanted}
     wide = max((len(result.cell.column) for result, _ in found), default=0)
     long = max((len(result.cell.row) for result, _ in found), default=0)
     lines = [f"{study.title}: {len(found)} cells; {study.unit}"]
+    lines += [f"{state:<9} first, {run}: {_work(cost)}" for run, (state, cost) in firsts.items()]
     for result, cost in found:
         cell = result.cell
-        published = "" if cell.published is None else f"published {cell.published:.1f}"
+        published = "" if cell.published is None else f"published {cell.published:.{study.digits}f}"
         repeat = f" seed +{cell.repeat}" if cell.repeat else ""
         lines.append(
-            f"{result.state:<9} {cell.column:<{wide}}  {cell.row:<{long}}  {published:<15} "
-            f"{cost.steps:,} steps, {cost.images / 1e6:.3g} M images{_time(cost.seconds)}{repeat}"
+            f"{result.state:<9} {cell.column:<{wide}}  {cell.row:<{long}}  {published:<15} {_work(cost)}{repeat}"
         )
-    runs = {result.cell.folder: cost for result, cost in found if result.state in ("open", "begun", "failed")}
-    return [*lines, _left(list(runs.values()))]
+    left = {result.cell.folder: cost for result, cost in found if result.state in ("open", "begun", "failed")}
+    left |= {run: cost for run, (state, cost) in firsts.items() if state != "trained"}
+    return [*lines, _left(list(left.values()))]
+
+
+def _work(cost: Cost) -> str:
+    return f"{cost.steps:,} steps, {cost.images / 1e6:.3g} M images{_time(cost.seconds)}"
 
 
 def _left(costs: Sequence[Cost]) -> str:
@@ -101,7 +114,7 @@ def entries(study: Study, results: Sequence[Result]) -> list[Entry]:
                 continue
             values = tuple(result.value for result in here if result.value is not None)
             failed = sum(result.state == "failed" for result in here)
-            found.append(Entry(row, column, values, len(here), here[0].cell.published, failed))
+            found.append(Entry(row, column, values, len(here), here[0].cell.published, failed, study.digits))
     return found
 
 

@@ -28,7 +28,7 @@ from vitrail.config import Config, ConfigError, read_yaml
 
 Verb = Literal["new", "resume", "extend", "overwrite"]
 FREE_KEYS = frozenset(
-    {"log_every", "checkpoint_every", "evaluate_every", "workers", "prefetch", "pin", "device", "devices"}
+    {"log_every", "checkpoint_every", "evaluate_every", "workers", "prefetch", "pin", "device", "devices", "download"}
 )
 # What vitrail writes, and so what --overwrite may remove.
 OURS = (
