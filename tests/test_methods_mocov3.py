@@ -58,7 +58,7 @@ class TestLoss:
         """Query by query, key by key, direction by direction, of views that go through one at a time."""
         module, given = method(PLAIN.override(["temperature=0.3"])).double(), batch()
         views = (given.images.double(), given.views[0].double())
-        queries = [module.predictor(module.head(module.backbone(view).cls)) for view in views]
+        queries = [module.predictor(module.head(module.backbone(view).cls)).detach() for view in views]
         keys = [module.key_head(module.key_backbone(view).cls) for view in views]
         total = 0.0
         for query, key in ((queries[0], keys[1]), (queries[1], keys[0])):
