@@ -1,4 +1,4 @@
-"""What is learned without labels: MAE, DINO and iBOT on generated scenes, with random masks and with DPPMask.
+"""What is learned without labels: MAE, DINO, iBOT and MoCo-v3 on generated scenes, with random masks and with DPPMask.
 
     python benchmarks/pretraining.py [--seeds 0 1 2] [--runs FOLDER] [--out FILE.json]
 
@@ -28,6 +28,7 @@ from vitrail.evaluation.features import FeatureConfig
 from vitrail.recipes.dino import scenes_dino, scenes_dino_sar
 from vitrail.recipes.ibot import scenes_ibot, scenes_ibot_dpp
 from vitrail.recipes.mae import PATCHES, scenes_mae, scenes_mae_dpp
+from vitrail.recipes.mocov3 import scenes_mocov3, scenes_mocov3_sar
 from vitrail.recipes.run import Verbs, family_of, run
 from vitrail.recipes.sources import scenes
 from vitrail.train import seed_everything
@@ -43,6 +44,8 @@ def recipes() -> dict[str, Any]:
         "mae_dpp_tau0.5": scenes_mae_dpp().override(["method.mask.tau=0.5"]),
         "dino": scenes_dino(),
         "dino_sar": scenes_dino_sar(),
+        "mocov3": scenes_mocov3(),
+        "mocov3_sar": scenes_mocov3_sar(),
         "ibot": scenes_ibot(),
         "ibot_dpp_tau0.9": scenes_ibot_dpp(),
         "ibot_dpp_tau0.5": scenes_ibot_dpp().override(["method.mask.tau=0.5"]),

@@ -72,6 +72,14 @@ def test_presets() -> None:
     assert LinearConfig().override(["preset=ibot", "epochs=3"]).settings() == PRESETS["ibot"]._replace(epochs=3)
 
 
+def test_the_presets_of_mocov3_and_sar_differ_in_epochs_alone() -> None:
+    """SGD at 3 times batch / 256, 90 epochs, as released for ViTs; SAR's text has 100."""
+    mocov3 = LinearConfig().override(["preset=mocov3"]).settings()
+    assert (mocov3.cls_blocks, mocov3.mean_patch, mocov3.augment) == (1, False, True)
+    assert (mocov3.epochs, mocov3.batch_size, mocov3.learning_rates, mocov3.momentum) == (90, 1024, (3.0,), 0.9)
+    assert LinearConfig().override(["preset=sar"]).settings() == mocov3._replace(epochs=100)
+
+
 def test_one_head_equals_its_place_in_a_sweep() -> None:
     generator = torch.Generator().manual_seed(0)
     features, labels = (

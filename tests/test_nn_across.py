@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitrail.nn.across import gathered, joined, largest, summed
-from vitrail.ops.contrast import barlow_twins, nt_xent
+from vitrail.nn.whole_batch_norm import WholeBatchNorm
+from vitrail.ops.contrast import barlow_twins, batch_contrast, nt_xent
 
 
 def test_a_single_process_keeps_its_own() -> None:
@@ -36,6 +37,13 @@ def loss_of(weight: Tensor, start: int, stop: int) -> Tensor:
     return nt_xent(one, two, 0.3, gather=joined) + barlow_twins(one, two, 0.1, gather=joined)
 
 
+def normed(weight: Tensor, start: int, stop: int) -> tuple[Tensor, WholeBatchNorm]:
+    """Contrast after batch norm, which has running statistics to keep."""
+    norm = WholeBatchNorm(4).double()
+    one, two = (norm(3 + view[start:stop] @ weight) for view in views())
+    return batch_contrast(one, two, 0.3, gather=joined) + one.sigmoid().mean(), norm
+
+
 def work(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -46,6 +54,12 @@ def work(rank: int, port: int, folder: Path) -> None:
     found: dict[str, Any] = {"loss": summed(loss) / 2, "gradient": summed(weight.grad) / 2}
     found["rows"], found["first"] = joined(torch.full((2, 1), float(rank)))
     found["plain"] = gathered(torch.full((2, 1), float(rank)))
+    weight.grad = None
+    normed_loss, norm = normed(weight, 3 * rank, 3 * rank + 3)
+    normed_loss.backward()
+    assert weight.grad is not None
+    found["normed"] = [summed(normed_loss) / 2, summed(weight.grad) / 2, norm.running_mean, norm.running_var]
+    found["narrow"] = WholeBatchNorm(4)(views()[0][3 * rank : 3 * rank + 3].bfloat16())
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -55,6 +69,10 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(tmp_path: Path) -> 
     weight = torch.eye(4, dtype=torch.float64).mul_(0.7).add_(0.1).requires_grad_()
     whole = loss_of(weight, 0, 6)
     whole.backward()
+    normed_weight = weight.detach().clone().requires_grad_()
+    normed_loss, norm = normed(normed_weight, 0, 6)
+    normed_loss.backward()
+    wanted = [normed_loss.detach(), normed_weight.grad, norm.running_mean, norm.running_var]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,3 +90,6 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(tmp_path: Path) -> 
         assert found["rows"].flatten().tolist() == [0, 0, 1, 1]
         assert torch.equal(found["plain"], found["rows"])
         assert found["first"] == 2 * rank
+        for mine, right in zip(found["normed"], wanted):
+            torch.testing.assert_close(mine, right)
+        assert found["narrow"].dtype == torch.bfloat16

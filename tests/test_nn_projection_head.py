@@ -17,6 +17,10 @@ from vitrail.nn.projection_head import ProjectionConfig, ProjectionHead
         (ProjectionConfig(last_norm=True), ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]),
         (ProjectionConfig(layers=3, norm=False), ["Linear", "ReLU", "Linear", "ReLU", "Linear"]),
         (ProjectionConfig(layers=1), ["Linear"]),
+        (
+            ProjectionConfig(last_norm=True, whole_batch=True),
+            ["Linear", "WholeBatchNorm", "ReLU", "Linear", "WholeBatchNorm"],
+        ),
     ],
 )
 def test_layers(config: ProjectionConfig, kinds: list[str]) -> None:

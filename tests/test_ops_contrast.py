@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.ops.contrast import barlow_twins, cross_correlation, negative_cosine, nt_xent, queue_contrast, spread
+from vitrail.ops.contrast import (
+    barlow_twins,
+    batch_contrast,
+    cross_correlation,
+    negative_cosine,
+    nt_xent,
+    queue_contrast,
+    spread,
+)
 
 
 def pair(count: int = 5, width: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -57,6 +65,36 @@ def test_queue_contrast_by_hand_and_in_closed_form() -> None:
     assert queue_contrast(ones, ones, ones.repeat(8, 1)).item() == pytest.approx(math.log(17), rel=1e-6)
 
 
+def test_batch_contrast_by_hand_and_in_closed_form() -> None:
+    query, key = pair()
+    losses = []
+    for row in range(5):
+        likeness = [math.exp(cosine(query[row], each) / 0.2) for each in key]
+        losses.append(-math.log(likeness[row] / sum(likeness)))
+    assert batch_contrast(query, key, 0.2).item() == pytest.approx(sum(losses) / 5, abs=1e-12)
+    assert batch_contrast(torch.ones(6, 3), torch.ones(6, 3)).item() == pytest.approx(math.log(6), rel=1e-6)
+    told = math.log(math.exp(1 / 0.5) + 5) - 1 / 0.5
+    assert batch_contrast(7 * torch.eye(6), 0.1 * torch.eye(6), 0.5).item() == pytest.approx(told, rel=1e-6)
+
+
+def test_batch_contrast_of_two_ranks_is_that_of_one() -> None:
+    query, key = (each.requires_grad_() for each in pair(6))
+    whole = batch_contrast(query, key, 0.3)
+    (wanted,) = torch.autograd.grad(whole, (query,))
+    unit = torch.nn.functional.normalize(key.detach(), dim=1)
+
+    def ranked(start: int) -> Tensor:
+        def gather(mine: Tensor) -> tuple[Tensor, int]:
+            assert torch.equal(mine, unit[start : start + 3])
+            return unit, start
+
+        return batch_contrast(query[start : start + 3], key[start : start + 3], 0.3, gather=gather)
+
+    mean = (ranked(0) + ranked(3)) / 2
+    torch.testing.assert_close(mean, whole)
+    torch.testing.assert_close(torch.autograd.grad(mean, (query,))[0], wanted)
+
+
 def test_barlow_twins_by_hand_and_in_closed_form() -> None:
     one, two = pair(9, 3)
     wanted = torch.zeros(3, 3, dtype=torch.float64)
@@ -91,7 +129,7 @@ def test_negative_cosine_and_its_stopped_gradient() -> None:
 def test_keys_and_queue_get_no_gradient() -> None:
     query, key = (each.requires_grad_() for each in pair())
     queue = pair(6, seed=2)[0].requires_grad_()
-    queue_contrast(query, key, queue).backward()
+    (queue_contrast(query, key, queue) + batch_contrast(query, key)).backward()
     assert key.grad is None
     assert queue.grad is None
     assert query.grad is not None
@@ -103,6 +141,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.4), (one, two))
     assert torch.autograd.gradcheck(lambda a, b: barlow_twins(a, b, 0.2), (one, two))
     assert torch.autograd.gradcheck(lambda a: queue_contrast(a, two, queue), (one,))
+    assert torch.autograd.gradcheck(lambda a: batch_contrast(a, two), (one,))
     assert torch.autograd.gradcheck(lambda a: negative_cosine(a, two), (one,))
 
 
@@ -139,6 +178,7 @@ def test_half_precision_is_widened() -> None:
             barlow_twins(one, two),
             negative_cosine(one, two),
             queue_contrast(one, two, one),
+            batch_contrast(one, two),
         ):
             assert loss.dtype == torch.float32
     assert nt_xent(one, two).item() == pytest.approx(nt_xent(one.float(), two.float()).item(), abs=1e-6)

@@ -338,7 +338,7 @@ class TestRefused:
 class TestValues:
     def test_every_recipe_survives_its_yaml_and_says_its_command(self, tmp_path: Path) -> None:
         found = [each for each in catalog.recipes() if each.module.split(".")[-1] in KINDS]
-        assert len(found) == 19
+        assert len(found) == 20
         for entry in found:
             kind = entry.module.split(".")[-1]
             (tmp_path / "recipe.yaml").write_text(resolve(entry.name).yaml())
@@ -386,9 +386,14 @@ class TestValues:
         assert (method.targets.warmup_temperature, method.targets.warmup_epochs) == (0.04, 30)
         assert (views.locals, views.global_scale, views.local_scale) == (10, (0.25, 1.0), (0.05, 0.25))
         assert (train.epochs, train.warmup_epochs, train.min_learning_rate) == (300, 10, 1e-5)
-        sar = dino.dino_small_sar()
+        plain, sar = dino.dino_small_in100(), dino.dino_small_sar()
+        assert (plain.train.global_batch_size, plain.train.learning_rate, plain.train.epochs) == (512, 1e-3, 300)
+        assert (plain.views.global_size, plain.views.local_size, plain.views.locals) == (224, 96, 10)
+        assert (plain.backbone.surgery, plain.method.regularizers) == (None, ())
         assert sar.backbone.surgery == "F"
         assert [each.kind for each in sar.method.regularizers] == ["spatial_entropy"]
+        assert (sar.method.regularizers[0].weight.peak, sar.method.regularize) == (0.01, "global")
+        assert sar.train == plain.train
 
     def test_a_run_in_words(self) -> None:
         words = describe(mae.scenes_mae().override(TINY["mae"]), 2)

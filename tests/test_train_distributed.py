@@ -89,7 +89,7 @@ def test_two_processes_pretrain_as_one_does(tmp_path, kind, fsdp):
         assert state["targets.center"].abs().max() > 0
 
 
-@pytest.mark.parametrize(("kind", "fsdp"), [("simclr", True), ("moco", False)])
+@pytest.mark.parametrize(("kind", "fsdp"), [("simclr", True), ("moco", False), ("mocov3", True), ("mocov3", False)])
 def test_two_processes_compare_views_as_one_does(tmp_path, kind, fsdp):
     """Each looks for its views among those of both; the queue takes the keys of both in their order."""
     options = {"pretrain": kind, "epochs": 1, "count": 32, "optimizer": "sgd", "learning_rate": 0.05, "fsdp": fsdp}
@@ -105,7 +105,7 @@ def test_two_processes_compare_views_as_one_does(tmp_path, kind, fsdp):
         assert alone.queue.norm(dim=1).allclose(torch.ones(40))
 
 
-@pytest.mark.parametrize("kind", ["mae by chance", "dino sinkhorn", "ibot by chance"])
+@pytest.mark.parametrize("kind", ["mae by chance", "dino sinkhorn", "ibot by chance", "mocov3"])
 def test_pretraining_that_is_killed_and_resumed_ends_in_the_same_bits(tmp_path, kind):
     """Masks, numbers of hidden patches and drop path that are drawn included."""
     options = {"pretrain": kind, "epochs": 2, "count": 48, "log_every": 2}

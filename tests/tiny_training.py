@@ -27,6 +27,7 @@ from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.methods.mae import Mae, MaeConfig
 from vitrail.methods.moco import Moco, MocoConfig
+from vitrail.methods.mocov3 import MocoV3, MocoV3Config
 from vitrail.methods.simclr import Simclr, SimclrConfig
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.nn.masked_autoencoder import DecoderConfig
@@ -83,7 +84,7 @@ def sar() -> Supervised:
     return Supervised(config, create(backbone), ("a", "b", "c", "d"))
 
 
-PAIRS = ("simclr", "barlow_twins", "moco")
+PAIRS = ("simclr", "barlow_twins", "moco", "mocov3")
 """Methods on two views."""
 
 
@@ -95,6 +96,9 @@ def pretraining(kind: str) -> Any:
     chance = kind.endswith("by chance")
     size = {"image_size": 24, "patch_size": 6, "embed_dim": 24, "depth": 2, "heads": 2}
     backbone = create(BackboneConfig(**size, drop_path=0.3 if chance else 0))
+    if kind == "mocov3":  # with batch norm, of all processes
+        projector = ProjectionConfig(layers=3, hidden_dim=16, out_dim=8, last_norm=True, whole_batch=True)
+        return MocoV3(MocoV3Config(head=projector, predictor_dim=16, momentum=0.9), backbone)
     if kind in PAIRS:  # without batch norm, which sees one process alone
         head = ProjectionConfig(hidden_dim=16, out_dim=8, norm=False)
         if kind == "moco":

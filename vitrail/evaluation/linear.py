@@ -1,4 +1,4 @@
-"""A linear classifier on frozen features: the probes of DINO and of iBOT.
+"""A linear classifier on frozen features: the probes of DINO, iBOT, MoCo-v3 and SAR.
 
 Definition: SGD with momentum 0.9, no weight decay, learning rate 1e-3 times batch size / 256, one cosine per
 run stepped once per epoch down to 0, 100 epochs, batch 1024; weights start at normal(0, 0.01). Training
@@ -9,21 +9,27 @@ Presets:
     dino       the feature is the CLS of the last 4 blocks, each after the final norm, joined (ViT-S)
     dino_vitb  the feature is the last CLS joined with the mean patch (ViT-B)
     ibot       the feature of `dino`, 45 learning rates {1..9} x 10^{-4..0}, the best of them reported as such
+    mocov3     the feature is the last CLS; learning rate 3 times batch size / 256, 90 epochs
+    sar        of SAR's self-supervised models: as `mocov3`, for 100 epochs. The text says SGD, 100 epochs and "a
+        standard protocol"; the rest is inferred from MoCo-v3. For its DINO rows take `dino`, which has 100 epochs
     features   quick: no augmentation, so features are computed once and cached; last CLS, 9 learning rates,
         batch 256
 
 All learning rates train at once on the same features (`vitrail.nn.linear_heads`): 45 cost little more than
 one.
 
-Source: DINO, Caron et al. 2021 (arXiv 2104.14294); iBOT, Zhou et al. 2021 (arXiv 2111.07832).
-Expected on ImageNet-1k: DINO ViT-S/16 77.0, ViT-B/16 78.2; iBOT ViT-S/16 77.9 top-1.
+Source: DINO, Caron et al. 2021 (arXiv 2104.14294); iBOT, Zhou et al. 2021 (arXiv 2111.07832); MoCo-v3, Chen et al.
+2021 (arXiv 2104.02057), with the learning rate of its released commands for ViTs; SAR, Peruzzo et al. 2022 (arXiv
+2206.04636), supplement D.4.
+Expected on ImageNet-1k: DINO ViT-S/16 77.0, ViT-B/16 78.2; iBOT ViT-S/16 77.9; MoCo-v3 ViT-S/16 73.2, ViT-B/16 76.7
+top-1. On ImageNet-100, SAR's Table 8: MoCo-v3 77.60, with SAR 78.88; DINO 77.42, with SAR 79.90.
 
 Deviations: the number is that of the last epoch (the published script keeps the best epoch on the validation
 set). With augmentation, images that do not fill an epoch's last batch are left out of that epoch, others in
 the next. A batch is never larger than the training set, and the learning rate follows it. `augment=False`
 trains on the features of the validation transform instead of augmented images: it is quick, but it is not the
 published number, and the card says so. `linear_best_*` of a sweep is chosen on the validation set itself, as
-published.
+published. MoCo-v3 resizes validation images bilinearly: `transform.interpolation=bilinear`.
 """
 
 from __future__ import annotations
@@ -65,6 +71,8 @@ SOURCES = {
     "dino": "DINO, Caron et al. 2021, arXiv 2104.14294",
     "dino_vitb": "DINO, Caron et al. 2021, arXiv 2104.14294",
     "ibot": "iBOT, Zhou et al. 2021, arXiv 2111.07832",
+    "mocov3": "MoCo-v3, Chen et al. 2021, arXiv 2104.02057",
+    "sar": "SAR, Peruzzo et al. 2022, arXiv 2206.04636; after MoCo-v3, arXiv 2104.02057",
     "features": "this library; after DINO, arXiv 2104.14294",
 }
 
@@ -91,6 +99,8 @@ PRESETS = {
     "dino": Settings(4, False, True, 100, 1024, (1e-3,), 0.9),
     "dino_vitb": Settings(1, True, True, 100, 1024, (1e-3,), 0.9),
     "ibot": Settings(4, False, True, 100, 1024, SWEEP, 0.9),
+    "mocov3": Settings(1, False, True, 90, 1024, (3.0,), 0.9),
+    "sar": Settings(1, False, True, 100, 1024, (3.0,), 0.9),
     "features": Settings(1, False, False, 100, 256, COARSE, 0.9),
 }
 
@@ -98,7 +108,7 @@ PRESETS = {
 class LinearConfig(Config):
     """A preset, and what differs from it (null: as the preset says)."""
 
-    preset: Literal["dino", "dino_vitb", "ibot", "features"] = "dino"
+    preset: Literal["dino", "dino_vitb", "ibot", "mocov3", "sar", "features"] = "dino"
     cls_blocks: int | None = Field(default=None, ge=0)
     """Join the CLS of the last n blocks; 0 for none, with `mean_patch`."""
     mean_patch: bool | None = None

@@ -2,14 +2,16 @@
 
     NT-Xent           - log  exp(<a, b> / T) / sum over all other views c of exp(<a, c> / T)
     InfoNCE, queue    - log  exp(<q, k> / T) / (exp(<q, k> / T) + sum over the queue n of exp(<q, n> / T))
+    InfoNCE, batch    - log  exp(<q, k> / T) / sum over the keys n of the batch of exp(<q, n> / T)
     Barlow Twins      sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2,   C the correlation of both views over the batch
     negative cosine   - <p, stop(z)>
 
 a, b, c, q, k, n, p and z have length 1 here, whatever length they are given in.
 
 Sources: NT-Xent of SimCLR, Chen et al. 2020 (arXiv 2002.05709); InfoNCE of van den Oord et al. 2018 (arXiv 1807.03748)
-with the queue of MoCo, He et al. 2020 (arXiv 1911.05722); Barlow Twins, Zbontar et al. 2021 (arXiv 2103.03230); the
-stopped gradient of SimSiam, Chen and He 2021 (arXiv 2011.10566).
+with the queue of MoCo, He et al. 2020 (arXiv 1911.05722), and without it as in MoCo-v3, Chen et al. 2021 (arXiv
+2104.02057); Barlow Twins, Zbontar et al. 2021 (arXiv 2103.03230); the stopped gradient of SimSiam, Chen and He 2021
+(arXiv 2011.10566).
 
 All is computed in float32 or wider, also inside of autocast.
 """
@@ -51,8 +53,7 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float = 0.5, *, gather: Gathe
         one, two = _unit(one), _unit(two)
         (all_one, first), (all_two, _) = gather(one), gather(two)
         count, images = len(one), len(all_one)
-        if images < 2:
-            raise ValueError(f"there is {images} image in the batch, and nothing to tell it from; take at least 2")
+        _check_several(images)
         logits = torch.cat((one, two)) @ torch.cat((all_one, all_two)).T / temperature
         own = first + torch.arange(count, device=one.device)
         itself, other = torch.cat((own, own + images)), torch.cat((own + images, own))
@@ -86,6 +87,31 @@ def queue_contrast(queries: Tensor, keys: Tensor, queue: Tensor, temperature: fl
         queries, keys, queue = _unit(queries), _unit(keys.detach()), _unit(queue.detach())
         logits = torch.cat(((queries * keys).sum(1, keepdim=True), queries @ queue.T), 1) / temperature
         return functional.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+
+
+def batch_contrast(queries: Tensor, keys: Tensor, temperature: float = 0.2, *, gather: Gather = _alone) -> Tensor:
+    """MoCo-v3's loss of one direction: each query looks for its key among the keys of the batch.
+
+    Args:
+        queries: `[B, D]` of one view.
+        keys: `[B, D]` of the other view, row by row of the same images; they get no gradient.
+        temperature: positive. MoCo-v3 multiplies the loss by twice the temperature, which is not done here.
+        gather: joins the ranks, each of which has as many rows. The mean over ranks is then the loss of the whole
+            batch, and the mean over ranks of the gradient is its gradient, for keys have none.
+
+    Returns:
+        `[]`, the mean over the B queries of this rank, in nats; log(M) where all M images are alike.
+
+    Raises:
+        ValueError: for shapes that differ, fewer than two images, or a temperature that is not positive.
+    """
+    _check_pair(queries, keys)
+    _check_temperature(temperature)
+    with torch.autocast(queries.device.type, enabled=False):
+        every, first = gather(_unit(keys.detach()))
+        _check_several(len(every))
+        own = first + torch.arange(len(queries), device=queries.device)
+        return functional.cross_entropy(_unit(queries) @ every.T / temperature, own)
 
 
 def cross_correlation(one: Tensor, two: Tensor, *, gather: Gather = _alone, epsilon: float = 1e-5) -> Tensor:
@@ -170,6 +196,11 @@ def _check_pair(one: Tensor, two: Tensor) -> None:
             f"the embeddings of two views are {list(one.shape)} and {list(two.shape)}; both are [B, D], row by row of "
             "the same images"
         )
+
+
+def _check_several(images: int) -> None:
+    if images < 2:
+        raise ValueError(f"there is {images} image in the batch, and nothing to tell it from; take at least 2")
 
 
 def _check_temperature(temperature: float) -> None:
