@@ -1038,6 +1038,30 @@ def report(
 
 
 @app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, the baseline first.", metavar="RUN...")],
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="A number of metrics.jsonl; default: accuracy on held-out images, val/top1."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .png or .svg.")] = Path("curves.png"),
+    title: Annotated[str, typer.Option(help="Headline.")] = "",
+    log: Annotated[bool, typer.Option("--log", help="Logarithmic vertical axis.")] = False,
+) -> None:
+    """Draw one number of several runs against epochs; runs that differ in the seed alone become a line with a band.
+
+    Examples:
+
+      vitrail curves runs/baseline runs/sar --out accuracy.png
+
+      vitrail curves runs/baseline runs/sar --metric spatial_entropy --out entropy.svg
+    """
+    from vitrail.report.run_curves import draw_run_curves
+
+    typer.echo(f"written: {draw_run_curves(runs, out, metric=metric, title=title, log_y=log)}")
+
+
+@app.command()
 def export(
     weights: Weights,
     out: Annotated[Path, typer.Option("--out", "-o", help="backbone.safetensors or backbone.onnx.")],

@@ -62,7 +62,7 @@ class Parts(NamedTuple):
 
 
 def together(*measures: Callable[[], Mapping[str, float]] | None) -> Callable[[], Mapping[str, float]] | None:
-    """One function that gives the numbers of several, for `Parts.evaluate`; None among them, and for none, is nothing."""
+    """One function that gives the numbers of several, for `Parts.evaluate`; None where there is none."""
     known = [measure for measure in measures if measure is not None]
 
     def evaluate() -> Mapping[str, float]:
