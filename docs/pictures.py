@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, cuts, a MAE's, heads.
+"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, cuts, runs.
 
 vitrail train scenes_mae --out runs/scenes_mae
 vitrail train scenes --out runs/scenes

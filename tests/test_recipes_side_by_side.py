@@ -93,8 +93,10 @@ def test_networks_that_cannot_stand_side_by_side(tmp_path: Path) -> None:
     named = weights(tmp_path, "a")
     with pytest.raises(ValueError, match=r"a\.safetensors are named twice"):
         draw_heads("blobs", [tmp_path / "x.png"], [named, named], tmp_path)
-    with pytest.raises(ValueError, match=r"^b: "):
-        draw_heads("blobs", [tmp_path / "x.png"], [named, weights(tmp_path, "b")], tmp_path, block=7, device="cpu")
+    deep = tmp_path / "deep.safetensors"
+    save_exported(tiny_vit(depth=5).export(), deep)
+    with pytest.raises(ValueError, match=r"^a: .*no block 4 among 3"):
+        draw_heads("blobs", [tmp_path / "x.png"], [str(deep), named], tmp_path, block=4, device="cpu")
 
 
 def test_a_look_is_what_the_backbone_says() -> None:

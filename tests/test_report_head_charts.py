@@ -68,8 +68,8 @@ def test_how_soon_a_run_is_as_good_as_the_first_one_in_the_end(tmp_path: Path, s
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs = [fast, slow] if swapped else [slow, fast]
     text = write_page(tmp_path / "page.html", runs).read_text()
-    words = "fast ends at 69.0, first reached by fast at epoch 2, slow at epoch 4." if swapped else None
-    words = words or "slow ends at 70.0, first reached by slow at epoch 4, fast at epoch 2."
+    words = "fast ends at 69, first reached by fast at epoch 2, slow at epoch 4." if swapped else None
+    words = words or "slow ends at 70, first reached by slow at epoch 4, fast at epoch 2."
     assert f'<p class="note">{words}</p>' in text
     never = [{"step": epoch, "epoch": epoch, "val/top1": 1.0} for epoch in (1, 2)]
     (fast / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in never))

@@ -44,7 +44,7 @@ def test_a_row_for_each_network_and_a_column_for_each_head():
     one, two = torch.randn(3, 4, 4), torch.randn(5, 4, 4)
     sizes = [
         heads_side_by_side(IMAGE, scores, attention_overlays, cell=100).size
-        for scores in ({"a": one}, {"a": one, "b": one}, {"a": one, "b": two})
+        for scores in ({"a": one}, {"a": one, "a ": one}, {"a": one, "a ": two})
     ]
     assert sizes[0][0] == sizes[1][0] == sizes[2][0] - 2 * 110
     assert sizes[1][1] > sizes[0][1] + 67

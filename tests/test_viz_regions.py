@@ -22,7 +22,7 @@ def test_captions_count_patches_and_parts():
     _, captions = region_overlays(IMAGE, torch.cat([peaked((0, 0), (3, 7)), peaked((1, 1), (2, 2))]), mass=0.9)
     assert captions[0] == "head 0, 6.25\u00a0% of the patches, 2\u00a0parts"
     assert captions[1] == "head 1, 6.25\u00a0% of the patches, 1\u00a0part"  # corners join
-    assert captions[2] == "mean of 2 heads, 12.5\u00a0% of the patches, 3\u00a0parts"
+    assert captions[2] == "mean of 2 heads, 12.5\u00a0% of the patches, 2\u00a0parts"
     _, captions = region_overlays(IMAGE, torch.rand(1, 3, 3), mass=1)
     assert captions == ["head 0, 100\u00a0% of the patches, 1\u00a0part"]
 
