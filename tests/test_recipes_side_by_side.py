@@ -48,9 +48,9 @@ def test_pictures_of_two_networks(tmp_path: Path) -> None:
     drawn = draw_side_by_side(named, SCENES, 3, device="cpu")
     assert [each.title for each in drawn] == [
         "Attention, side by side",
-        "Attention of each head, side by side",
-        "60 % of each head's attention, side by side",
-        "Blobs of each head, side by side",
+        "Attention of each head",
+        "60 % of each head's attention",
+        "Blobs of each head",
         "Similarity, side by side",
         "Patch features, side by side",
         "Object-aware filter of cotap",

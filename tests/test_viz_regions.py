@@ -20,11 +20,11 @@ def peaked(*places: tuple[int, int], grid: tuple[int, int] = (4, 8)) -> torch.Te
 
 def test_captions_count_patches_and_parts():
     _, captions = region_overlays(IMAGE, torch.cat([peaked((0, 0), (3, 7)), peaked((1, 1), (2, 2))]), mass=0.9)
-    assert captions[0] == "head 0, 6.25\u00a0% of the patches, 2\u00a0parts"
-    assert captions[1] == "head 1, 6.25\u00a0% of the patches, 1\u00a0part"  # corners join
-    assert captions[2] == "mean of 2 heads, 12.5\u00a0% of the patches, 2\u00a0parts"
+    assert captions[0] == "head 0, 6.2\u00a0% of patches, 2\u00a0parts"
+    assert captions[1] == "head 1, 6.2\u00a0% of patches, 1\u00a0part"  # corners join
+    assert captions[2] == "mean of 2 heads, 12\u00a0% of patches, 2\u00a0parts"
     _, captions = region_overlays(IMAGE, torch.rand(1, 3, 3), mass=1)
-    assert captions == ["head 0, 100\u00a0% of the patches, 1\u00a0part"]
+    assert captions == ["head 0, 100\u00a0% of patches, 1\u00a0part"]
 
 
 def test_as_many_patches_as_hold_the_mass():
@@ -75,3 +75,8 @@ def test_the_sheet_has_image_heads_and_mean():
 def test_what_cannot_be_drawn(scores: torch.Tensor, mass: float, words: str):
     with pytest.raises(ValueError, match=words):
         attention_regions(IMAGE, scores, mass=mass)
+
+
+def test_a_single_patch_that_holds_all_is_bright():
+    (picture,), _ = region_overlays(IMAGE, peaked((0, 0)))
+    assert np.asarray(picture.convert("L"))[5, 5] > 150

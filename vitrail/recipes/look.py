@@ -139,7 +139,7 @@ def heads_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
         }
         if curves:
             words = f"{quantity} of each head"
-            charts.append(curves_png(curves, title=words, x_label="step", look="light", dots_per_inch=100))
+            charts.append(curves_png(curves, title=words, x_label="step", dashes=True, look="light", dots_per_inch=100))
     return stacked(charts) if charts else None
 
 

@@ -132,15 +132,8 @@ def _drawn_heads(images: Sequence[Image.Image], looks: Mapping[str, Sequence[Loo
     """Every head of the networks that give their attention: as it is, where most of it lies, and its blobs."""
     known = {name: [each.scores for each in found if each.scores is not None] for name, found in looks.items()}
     known = {name: scores for name, scores in known.items() if scores}
-    captions = {
-        "attention": ("Attention of each head", "Each map from its lowest to its highest weight; last their mean."),
-        "regions": ("60 % of each head's attention", "The fewest patches that hold 60 % of it, brighter for more."),
-        "blobs": ("Blobs of each head", "Regions above the mean of the scores, which spatial entropy counts."),
-    }
-    return [
-        Drawn(f"{title}, side by side", caption, heads_of_images(images, known, _overlays(picture)))
-        for picture, (title, caption) in captions.items()
-    ]
+    drawn = {picture: heads_of_images(images, known, _overlays(picture)) for picture in _HEADS}
+    return [Drawn(*_HEADS[picture], sheet) for picture, sheet in drawn.items()]
 
 
 @torch.no_grad()
@@ -241,4 +234,18 @@ def kept_looks(path: Path, chosen: Sequence[int]) -> list[Look] | None:
     return [Look(state[f"{place}"], (grid[0], grid[1])) for place, grid in zip(chosen, grids)]
 
 
+_HEADS = {
+    "attention": (
+        "Attention of each head",
+        "The class token's attention in the last block, each map from its lowest to its highest weight.",
+    ),
+    "regions": (
+        "60 % of each head's attention",
+        "The fewest patches that hold 60 % of a head's attention, brighter where it is higher; parts are connected.",
+    ),
+    "blobs": (
+        "Blobs of each head",
+        "Regions where a head's scores are above their mean, a color each: spatial entropy is theirs, 0 for one blob.",
+    ),
+}
 _PCA = "Patch features: their first three principal components as red, green and blue."

@@ -57,15 +57,17 @@ def region_overlays(
         kept = mass_mask(torch.from_numpy(weights), mass, dims=2)
         parts = int(connected_components(kept).max())
         pictures.append(_over(image, weights, kept.numpy()))
-        share = f"{100 * kept.double().mean():.3g}\u00a0% of the patches"
-        captions.append(f"{name}, {share}, {parts}\u00a0part{'s' * (parts != 1)}")
+        percent = 100 * float(kept.double().mean())
+        share = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
+        captions.append(f"{name}, {share}\u00a0% of patches, {parts}\u00a0part{'s' * (parts != 1)}")
     return pictures, captions
 
 
 def _over(image: Image.Image, weights: Array, kept: Array) -> Image.Image:
     """Kept patches in color, the others dark, over the grayed image."""
     gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
-    light = _DARKEST + (1 - _DARKEST) * to_unit(weights, low=float(weights[kept].min()))
+    low, high = float(weights[kept].min()), float(weights.max())
+    light = _DARKEST + (1 - _DARKEST) * (to_unit(weights, low, high) if low < high else np.ones_like(weights))
     color = paint(enlarge(light, image.size))
     inside = Image.fromarray((enlarge(kept.astype(np.float64), image.size) > 0.5).astype(np.uint8) * 255)
     outside = Image.blend(gray, Image.new("RGB", image.size, _REST), 0.65)
