@@ -1,7 +1,9 @@
-"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, cuts, a MAE's.
+"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, cuts, runs.
 
 vitrail train scenes_mae --out runs/scenes_mae
-python docs/pictures.py runs/scenes_mae
+vitrail train scenes --out runs/scenes
+vitrail train scenes_sar --out runs/scenes_sar
+python docs/pictures.py runs/scenes_mae runs/scenes runs/scenes_sar
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional
 
+from vitrail.backbones import TimmViT, load
 from vitrail.data import EvalTransformConfig, MultiCrop, MultiCropConfig, SyntheticScenes, build_eval_transform
 from vitrail.data.overlapping import OverlappingConfig, OverlappingCrops
 from vitrail.masks import Dpp, MaskConfig, build
@@ -23,12 +26,15 @@ from vitrail.ops.grabcut import grabcut_mask, resized_attention, trimap
 from vitrail.ops.overlap import overlap
 from vitrail.ops.patches import patchify
 from vitrail.ops.ranking_ap import cotap_loss
+from vitrail.recipes.look import see
 from vitrail.recipes.reconstructions import open_autoencoder, reconstruction_sheet
 from vitrail.recipes.side_by_side import object_point
-from vitrail.viz.attention import overlay
+from vitrail.viz.attention import attention_overlays, overlay
 from vitrail.viz.canvas import fit, sheet, stacked, to_image
 from vitrail.viz.grabcut import Stages, grabcut_sheet
+from vitrail.viz.heads_side_by_side import heads_side_by_side
 from vitrail.viz.masks import greedy_order, mask_gallery, veiled
+from vitrail.viz.regions import region_overlays
 from vitrail.viz.side_by_side import patch_at
 from vitrail.viz.similarity import framed
 from vitrail.viz.tsne import group_color
@@ -178,6 +184,18 @@ def draw_reconstructions(run: str) -> Image.Image:
     return reconstruction_sheet(open_autoencoder(run, device="cpu"), held_out, masks, count=2)
 
 
+def draw_heads(baseline: str, sar: str) -> Image.Image:
+    """A held-out scene: each head's attention, and where most of it lies, without and with SAR."""
+    image = SyntheticScenes(1000, split="val")[7].image
+    runs = {"baseline": open_backbone(baseline), "SAR": open_backbone(sar)}
+    scores = {name: see(backbone, image).tokens.scores[-1][0] for name, backbone in runs.items()}
+    return stacked([heads_side_by_side(image, scores, each) for each in (attention_overlays, region_overlays)])
+
+
+def open_backbone(run: str) -> TimmViT:
+    return load(None, run).eval()
+
+
 def keep(name: str, picture: Image.Image) -> None:
     path = HERE / f"{name}.png"
     picture.save(path, optimize=True)
@@ -194,3 +212,5 @@ if __name__ == "__main__":
     keep("grabcut", draw_cuts())
     if len(sys.argv) > 1:
         keep("mae", draw_reconstructions(sys.argv[1]))
+    if len(sys.argv) > 3:
+        keep("sar", draw_heads(sys.argv[2], sys.argv[3]))

@@ -53,6 +53,7 @@ def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> sub
         "features",
         "show",
         "report",
+        "curves",
         "export",
         "label",
     ],
@@ -157,6 +158,11 @@ def test_completion_is_offered() -> None:
         (["show", "atention", "a.png", "-w", "x"], "did you mean 'attention'? known: attention"),
         (["show", "nonsense", "a.png", "-w", "x"], "there is no picture 'nonsense'; known: attention"),
         (["show", "attention", "a.png"], "show attention needs --weights"),
+        (["show", "pca", "a.png", "-w", "x", "-w", "y"], "show pca draws one network, and 2 --weights are given"),
+        (["show", "masks", "a.png", "-w", "x", "-w", "y"], "attention, regions, blobs set several side by side"),
+        (["show", "regions", "a.png"], "show regions needs --weights"),
+        (["show", "regions", "a.png", "-w", "x", "--mass", "60"], "--mass 60 is no share of the attention"),
+        (["curves", "nothing"], "there is no run folder at nothing"),
         (["show", "reconstruction", "a.png"], "show reconstruction needs --weights"),
         (["show", "removal", "a.png"], "show removal needs --weights"),
         (["show", "filter", "a.png"], "show filter needs --weights"),
@@ -207,6 +213,7 @@ MISTYPED = [
     (["show", "patches", "a.png", "--ranker", "center", "--keep", "1.5"], "keep is 1.5"),
     (["show", "patches", "none.png", "--ranker", "center"], "none of 1 images can be read"),
     (["show", "attention", "none.png", "-w", "w.pth"], "none of 1 images can be read"),
+    (["show", "blobs", "a.png", "-w", "w.pth", "-w", "none.pth"], "no file of weights at none.pth"),
     (["show", "attention", "a.png", "-w", "none.pth"], "no file of weights at none.pth"),
     (["evaluate", "patch_recall", "-d", "scenes"], "patch_recall measures one ranker"),
     (["evaluate", "patch_recall", "-d", "scenes", "-r", "centre"], "did you mean 'center'"),
@@ -326,6 +333,11 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     assert (run / "exported" / "backbone.safetensors").is_file()
     with Image.open(run / "curves.png") as curves:
         assert curves.height > 3 * 300  # loss, gradient norm, accuracy, entropy
+    heads = {name for line in lines for name in line if "_head_" in name}
+    assert heads == {f"val/{what}_head_{head}" for what in ("spatial_entropy", "blobs") for head in range(3)}
+    assert "_head_" not in (run / "log.txt").read_text()
+    with Image.open(run / "entropy_heads.png") as sheet:
+        assert sheet.height > 2 * 300
     assert {"attention_before.png", "attention_after.png"} <= {path.name for path in (run / "pictures").iterdir()}
 
     refused = str(runner.invoke(app, ["train", "scenes_sar", *SMALL, "--out", str(run)]).exception)
@@ -345,6 +357,17 @@ def test_from_training_to_page(tmp_path: Path) -> None:
         shown = runner.invoke(app, ["show", "attention", *images, "-w", str(run), "-o", str(tmp_path / "shown")])
     assert shown.exit_code == 0, shown.exception
     assert len(list((tmp_path / "shown").glob("*.png"))) == 1
+
+    exported = run / "exported" / "backbone.safetensors"
+    (tmp_path / "other.safetensors").write_bytes(exported.read_bytes())
+    both = ["-w", str(run), "-w", str(tmp_path / "other.safetensors"), "-o", str(tmp_path / "both")]
+    shown = runner.invoke(app, ["show", "regions", str(picture), *both, "--mass", "0.5"])
+    assert shown.exit_code == 0, shown.exception
+    assert shown.output.strip() == str(tmp_path / "both" / f"{picture.stem}-regions.png")
+
+    drawn = runner.invoke(app, ["curves", str(run), "--out", str(tmp_path / "accuracy.png")])
+    assert drawn.exit_code == 0, drawn.exception
+    assert (tmp_path / "accuracy.png").is_file()
 
     written = runner.invoke(
         app, ["features", str(picture), "-w", str(run), "--patches", "--format", "npy", "-o", str(tmp_path / "f")]

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from vitrail.ops.components import component_at, connected_components, cpu, reference
+from vitrail.ops.components import component_at, components_above_mean, connected_components, cpu, reference
 
 # The interpreter works on CPU tensors; with TRITON_INTERPRET=0 the same tests run on a GPU.
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
@@ -161,3 +161,26 @@ def test_the_component_at_a_cell(connectivity: int) -> None:
     assert 0 < found.any((1, 2)).sum() < 20
     with pytest.raises(ValueError, match=r"mask is \[6, 7\] and cells \[1\]; give \[B, Y, X\] and \[B\]"):
         component_at(masks[0], cells[:1])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 14, 14), (4, 7, 7), (5, 9)])
+def test_above_the_mean_as_a_loop_over_maps(kind: torch.dtype, shape: tuple[int, ...]) -> None:
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(kind)
+    labels = components_above_mean(scores)
+    maps = scores.double().reshape(-1, *shape[-2:]).numpy()
+    wanted = [ndimage.label(one > one.mean(), np.ones((3, 3)))[0] for one in maps]
+    np.testing.assert_array_equal(labels.numpy(), np.stack(wanted).reshape(shape))
+
+
+@pytest.mark.parametrize("value", [0.1, 1e30, -7.3, float("nan")])
+def test_nothing_stands_out_of_a_constant_map(value: float) -> None:
+    """In float32 the mean of 49 times 0.1 is not 0.1."""
+    for kind in (torch.float32, torch.float64, torch.bfloat16):
+        assert components_above_mean(torch.full((2, 7, 7), value, dtype=kind)).max() == 0
+
+
+def test_scores_that_have_no_mean() -> None:
+    for scores in (torch.zeros(2, 3, dtype=torch.long), torch.zeros(3), torch.zeros(2, 0, 3)):
+        with pytest.raises(ValueError, match="give floats"):
+            components_above_mean(scores)

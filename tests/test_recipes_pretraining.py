@@ -265,6 +265,10 @@ def test_images_without_classes(kind: str, tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / "photos" / split / f"{number}.png")
     settings = [*TINY[kind], f"data.root={tmp_path / 'photos'}"]
     made = MODULES[kind].build(SCENES[kind]().override(settings), 0, 1)
+    if kind in ("dino", "ibot"):  # nothing to be classified; attention is looked at all the same
+        assert made.evaluate is not None
+        assert {name.partition("_head_")[0] for name in made.evaluate()} == {"spatial_entropy", "blobs"}
+        made = MODULES[kind].build(SCENES[kind]().override([*settings, "attention.images=0"]), 0, 1)
     assert made.evaluate is None
     if kind == "mae":
         outcome = run(SCENES[kind]().override(settings), Verbs(), tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from vitrail.backbones import add_object_filter, save_exported
 from vitrail.contracts import Sample
 from vitrail.data import SyntheticScenes
 from vitrail.nn.object_filter import ObjectFilterConfig
+from vitrail.recipes.look import see
 from vitrail.recipes.side_by_side import (
+    draw_heads,
     draw_side_by_side,
     drawing_change,
     keep_looks,
@@ -24,6 +27,10 @@ from vitrail.recipes.side_by_side import (
     start_of,
 )
 from vitrail.recipes.sources import Splits
+from vitrail.viz.attention import attention_overlays
+from vitrail.viz.blobs import blob_overlays
+from vitrail.viz.heads_side_by_side import heads_side_by_side
+from vitrail.viz.regions import region_overlays
 
 SCENES = SyntheticScenes(8, image_size=32, classes=4, split="val")
 
@@ -41,15 +48,55 @@ def test_pictures_of_two_networks(tmp_path: Path) -> None:
     drawn = draw_side_by_side(named, SCENES, 3, device="cpu")
     assert [each.title for each in drawn] == [
         "Attention, side by side",
+        "Attention of each head",
+        "60 % of each head's attention",
+        "Blobs of each head",
         "Similarity, side by side",
         "Patch features, side by side",
         "Object-aware filter of cotap",
     ]
     alone = draw_side_by_side({"dino": named["dino"]}, SCENES, 3, device="cpu")
-    assert len(alone) == 3
+    assert len(alone) == 6
     assert all(two.picture.height > one.picture.height for one, two in zip(alone, drawn))
     with pytest.raises(ValueError, match="no file of weights"):
         draw_side_by_side({"x": str(tmp_path / "none.pth")}, SCENES, 3)
+
+
+@pytest.mark.parametrize("picture", ["attention", "regions", "blobs"])
+def test_heads_of_two_networks_an_image_a_picture(picture: str, tmp_path: Path) -> None:
+    """The second network has other heads and patches; each map is that which the network gives."""
+    plain, other = tiny_vit(), tiny_vit(1, heads=2, patch_size=4)
+    files = [tmp_path / "a" / "w.safetensors", tmp_path / "b" / "w.safetensors"]
+    for backbone, path in zip((plain, other), files):
+        path.parent.mkdir()
+        save_exported(backbone.export(), path)
+    images = [tmp_path / "x.png", tmp_path / "broken.png", tmp_path / "y.png"]
+    SCENES[0].image.save(images[0])
+    SCENES[1].image.resize((64, 40)).save(images[2])
+    images[1].write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"broken\.png is left out"):
+        paths = draw_heads(picture, images, [str(path) for path in files], tmp_path / "out", mass=0.5, device="cpu")
+    assert paths == [tmp_path / "out" / f"{name}-{picture}.png" for name in "xy"]
+    scores = {name: see(each, SCENES[0].image).tokens.scores[-1][0] for name, each in (("a/w", plain), ("b/w", other))}
+    assert [tuple(found.shape) for found in scores.values()] == [(3, 4, 4), (2, 8, 8)]
+    overlays = {
+        "attention": attention_overlays,
+        "regions": partial(region_overlays, mass=0.5),
+        "blobs": blob_overlays,
+    }[picture]
+    with Image.open(paths[0]) as found:
+        assert found.tobytes() == heads_side_by_side(SCENES[0].image, scores, overlays).tobytes()
+
+
+def test_networks_that_cannot_stand_side_by_side(tmp_path: Path) -> None:
+    SCENES[0].image.save(tmp_path / "x.png")
+    named = weights(tmp_path, "a")
+    with pytest.raises(ValueError, match=r"a\.safetensors are named twice"):
+        draw_heads("blobs", [tmp_path / "x.png"], [named, named], tmp_path)
+    deep = tmp_path / "deep.safetensors"
+    save_exported(tiny_vit(depth=5).export(), deep)
+    with pytest.raises(ValueError, match=r"^a: .*no block 4 among 3"):
+        draw_heads("blobs", [tmp_path / "x.png"], [str(deep), named], tmp_path, block=4, device="cpu")
 
 
 def test_a_look_is_what_the_backbone_says() -> None:

@@ -27,6 +27,14 @@ def test_lines_stay_inside_the_frame_and_keep_their_values():
     assert "c 4" in chart.summary
 
 
+def test_charts_of_one_scale():
+    small, large = ([0, 1], [1.0, 2.0]), ([0, 1], [1.0, 9.0])
+    charts = [make_chart("a", "step", [one], ["a"], y_range=(1.0, 9.0)) for one in (small, large)]
+    assert charts[0].y_ticks == charts[1].y_ticks
+    assert charts[0].lines[0].points[0] == charts[1].lines[0].points[0]
+    assert charts[0].lines[0].points[1][1] > charts[1].lines[0].points[1][1]  # lower on the page
+
+
 def test_higher_values_stand_higher():
     points = make_chart("loss", "step", [([0, 1], [1.0, 2.0])], ["a"]).lines[0].points
     assert points[1][1] < points[0][1]

@@ -40,6 +40,7 @@ def test_floors_and_entropies_have_no_best(tmp_path):
         ("val/loss", "lower"),
         ("train/cross_entropy", "lower"),
         ("train/spatial_entropy", ""),
+        ("val/blobs", ""),
         ("train/views", ""),
         ("train/dense_alignment", ""),
         ("train/loss", "lower"),

@@ -562,8 +562,20 @@ Cutting = Annotated[
     list[str] | None,
     typer.Option("--set", help="For grabcut, repeatable: settings as of object-masks, such as heads=0,1 or high=0.2."),
 ]
+ShownWeights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        help="As for evaluate; for attention, regions and blobs repeatable: a row for each. Masks need none; with "
+        "some, attention guides them too.",
+    ),
+]
+Mass = Annotated[float, typer.Option(help="For regions: share of each head's attention that is kept.")]
+SEVERAL = ("attention", "regions", "blobs")  # pictures that set several networks side by side
 PICTURES = {
     "attention": "Per-head CLS attention of the last block over the image",
+    "regions": "The fewest patches that hold 60 % of each head's attention",
     "blobs": "Connected components of each head's map with their spatial entropy",
     "similarity": "Cosine similarity of one patch to all others",
     "pca": "First three principal components of the patch features as colors",
@@ -582,15 +594,13 @@ PICTURES = {
 def show(
     picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", "-w", help="As for evaluate. Masks need none; with some, attention guides them too."),
-    ] = None,
+    weights: ShownWeights = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
     size: Size = None,
     block: Annotated[int, typer.Option(help="Block whose attention is shown; negative counts from the last.")] = -1,
+    mass: Mass = 0.6,
     patch: Patch = None,
     matches: Matches = 20,
     prototypes: Prototypes = None,
@@ -614,6 +624,8 @@ def show(
 
       vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
 
+      vitrail show regions cat.jpg --weights runs/baseline --weights dino.pth --weights runs/sar --mass 0.6
+
       vitrail show correspondence cat.jpg dog.jpg --weights runs/photos --matches 30
 
       vitrail show masks cat.jpg dog.jpg --ratio 0.75 --tau 0.3
@@ -626,16 +638,18 @@ def show(
 
       vitrail show grabcut cat.jpg --weights runs/dino --set heads=0,1,2 --set high=0.1
     """
-    _check_picture(picture, weights)
+    _check_picture(picture, weights or [], mass)
+    one = weights[0] if weights else None
     if picture == "patches":
-        _show_patches(images, ranker or [], keep, out, weights, model, key, size, patch_size, device)
+        _show_patches(images, ranker or [], keep, out, one, model, key, size, patch_size, device)
         return
     from vitrail.recipes.files import need_some
     from vitrail.recipes.rankers import check_weights
 
-    if weights is None or patch_size is None:  # both together are refused where they meet
+    if one is None or patch_size is None:  # both together are refused where they meet
         need_some(images)
-        check_weights(weights)
+        for each in weights or []:
+            check_weights(each)
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
     if picture in ("masks", "reconstruction", "removal"):
         from vitrail.recipes.masks import Asked
@@ -643,26 +657,44 @@ def show(
         usual = 0.9 if picture == "removal" else 0.75
         asked = Asked(usual if ratio is None else ratio, tau, seed)
         more: dict[str, Any] = {"patch_size": patch_size, "heads": heads, "normalized": normalized, "paste": paste}
-        drawn = _draw_hidden(picture, images, weights, out, asked, more, common)
+        drawn = _draw_hidden(picture, images, one, out, asked, more, common)
     elif picture in ("correspondence", "tsne", "filter", "grabcut"):
         asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes, "cutting": cutting}
         asks |= {"points": points, "seed": seed, "masks": masks}
-        drawn = _draw_features(picture, images, str(weights), out, asks, common)
+        drawn = _draw_features(picture, images, str(one), out, asks, common)
     else:
-        from vitrail.recipes.look import draw
-
-        drawn = draw(picture, images, str(weights), out, block=block, patch=patch, **common)
+        drawn = _draw_seen(picture, images, weights or [], out, {"block": block, "patch": patch, "mass": mass}, common)
     for path in drawn:
         typer.echo(path)
 
 
-def _check_picture(picture: str, weights: str | None) -> None:
+def _check_picture(picture: str, weights: list[str], mass: float) -> None:
     if picture not in PICTURES:
         close = difflib.get_close_matches(picture, PICTURES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"there is no picture {picture!r}; {hint}known: {', '.join(PICTURES)}")
-    if weights is None and picture not in ("masks", "patches"):
+    if not weights and picture not in ("masks", "patches"):
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+    if len(weights) > 1 and picture not in SEVERAL:
+        raise ValueError(
+            f"show {picture} draws one network, and {len(weights)} --weights are given; {', '.join(SEVERAL)} set "
+            "several side by side"
+        )
+    if not 0 < mass <= 1:
+        raise ValueError(f"--mass {mass:g} is no share of the attention in (0, 1], such as 0.6")
+
+
+def _draw_seen(
+    picture: str, images: list[Path], weights: list[str], out: Path, asks: dict[str, Any], common: dict[str, Any]
+) -> list[Path]:
+    """The pictures of what one network sees in an image, or several see side by side."""
+    if len(weights) > 1:
+        from vitrail.recipes.side_by_side import draw_heads
+
+        return draw_heads(picture, images, weights, out, block=asks["block"], mass=asks["mass"], **common)
+    from vitrail.recipes.look import draw
+
+    return draw(picture, images, weights[0], out, **asks, **common)
 
 
 def _draw_features(
@@ -1008,6 +1040,30 @@ def report(
 
     side = Side(before=before, pictures=pictures, data=data, device=device)
     typer.echo(f"written: {write_side_by_side(out, runs, side, title=title)}")
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, the baseline first.", metavar="RUN...")],
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="A number of metrics.jsonl; default: accuracy on held-out images, val/top1."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="A .png or .svg.")] = Path("curves.png"),
+    title: Annotated[str, typer.Option(help="Headline.")] = "",
+    log: Annotated[bool, typer.Option("--log", help="Logarithmic vertical axis.")] = False,
+) -> None:
+    """Draw one number of several runs against epochs; runs that differ in the seed alone become a line with a band.
+
+    Examples:
+
+      vitrail curves runs/baseline runs/sar --out accuracy.png
+
+      vitrail curves runs/baseline runs/sar --metric spatial_entropy --out entropy.svg
+    """
+    from vitrail.report.run_curves import draw_run_curves
+
+    typer.echo(f"written: {draw_run_curves(runs, out, metric=metric, title=title, log_y=log)}")
 
 
 @app.command()

@@ -18,10 +18,11 @@ from vitrail.masks import MaskConfig, RatioConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
+from vitrail.recipes.attention_numbers import AttentionConfig, entropy_by_head
 from vitrail.recipes.dino import SCENES
 from vitrail.recipes.heads import one_head, take_over, take_over_centers
 from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts
+from vitrail.recipes.run import Parts, together
 from vitrail.recipes.sources import DataConfig, open_mixed, open_splits
 from vitrail.recipes.start import (
     capped,
@@ -57,6 +58,7 @@ class Recipe(Config):
     method: IbotConfig = IbotConfig()
     train: TrainConfig = TrainConfig()
     probe: ProbeConfig = ProbeConfig()
+    attention: AttentionConfig = AttentionConfig()
     workers: int = Field(8, ge=0)
     """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
 
@@ -213,8 +215,10 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     workers = capped(recipe.workers)
     loader = loading(images, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
-    probe = knn_probe(method.teacher, splits, seen_by(backbone, views.global_size), recipe.probe, workers, ranks)
-    return Parts(method, loader, probe, drawing(splits))
+    seen = seen_by(backbone, views.global_size)
+    probe = knn_probe(method.teacher, splits, seen, recipe.probe, workers, ranks)
+    heads = entropy_by_head(method.teacher, splits.val, seen, recipe.attention, workers, ranks)
+    return Parts(method, loader, together(probe, heads), drawing(splits))
 
 
 def _take_over_heads(weights: str, method: Ibot) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image, open_mask
+from vitrail.metrics.by_head import is_of_head, quantities_by_head
 from vitrail.ops.mutual_nearest import mutual_nearest
 from vitrail.recipes.files import stems
 from vitrail.recipes.weights import open_backbone
@@ -27,6 +28,7 @@ from vitrail.viz.canvas import heading, sheet, stacked
 from vitrail.viz.correspondence import match_lines, query_heat
 from vitrail.viz.curves import Curve, curves_png
 from vitrail.viz.pca import pca_pictures
+from vitrail.viz.regions import attention_regions
 from vitrail.viz.similarity import similarity_maps
 
 ELONGATED = 10
@@ -51,12 +53,13 @@ def draw(
     size: int | None = None,
     block: int = -1,
     patch: str | None = None,
+    mass: float = 0.6,
     device: str = "auto",
 ) -> list[Path]:
-    """Draw `attention`, `blobs`, `similarity` or `pca`; returns the PNGs' paths.
+    """Draw `attention`, `regions`, `blobs`, `similarity` or `pca`; returns the PNGs' paths.
 
     One PNG an image, named IMAGE-PICTURE.png, with its folder where images of two have one name. `pca` fits its colors
-    over all images and writes one sheet, pca.png.
+    over all images and writes one sheet, pca.png. `mass` is the share of the attention that `regions` keep.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
     opened = open_images(images, whole=True)
@@ -70,7 +73,7 @@ def draw(
         return [out / "pca.png"]
     paths = [out / f"{stem}-{picture}.png" for stem in stems(images)]
     for path, each in zip(paths, seen):
-        _picture(picture, each, block, patch).save(path)
+        _picture(picture, each, block, patch, mass).save(path)
     return paths
 
 
@@ -108,7 +111,8 @@ def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
 
     Steps ascend whatever became of a run; epochs do not where it was extended with another batch size.
     """
-    names = sorted({name for line in lines for name in line if name.startswith(("train/", "val/"))} - {"train/lr"})
+    found = {name for line in lines for name in line if name.startswith(("train/", "val/")) and not is_of_head(name)}
+    names = sorted(found - {"train/lr"})
     charts = []
     for name in names:
         points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
@@ -117,6 +121,25 @@ def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
         if points and not constant:
             curve = {name: Curve([step for step, _ in points], values)}
             charts.append(curves_png(curve, x_label="step", y_label=name, look="light", dots_per_inch=100))
+    return stacked(charts) if charts else None
+
+
+def heads_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
+    """What `metrics.jsonl` says of each attention head, against steps: one chart for each quantity, a line a head.
+
+    None where it says nothing.
+    """
+    charts = []
+    for quantity, heads in quantities_by_head(sorted({name for line in lines for name in line})).items():
+        series = {head: [(line["step"], line[name]) for line in lines if name in line] for head, name in heads.items()}
+        curves = {
+            f"head {head}": Curve([step for step, _ in points], [value for _, value in points])
+            for head, points in series.items()
+            if any(math.isfinite(value) for _, value in points)
+        }
+        if curves:
+            words = f"{quantity} of each head"
+            charts.append(curves_png(curves, title=words, x_label="step", dashes=True, look="light", dots_per_inch=100))
     return stacked(charts) if charts else None
 
 
@@ -236,10 +259,12 @@ def video_pictures(data: VideoSet, rows: Sequence[Mapping[str, Any]], folder: st
     return folder
 
 
-def _picture(picture: str, seen: Seen, block: int, patch: str | None) -> Image.Image:
+def _picture(picture: str, seen: Seen, block: int, patch: str | None, mass: float) -> Image.Image:
     image, tokens = seen
     if picture == "attention":
         return attention_heads(image, tokens.scores[block][0])
+    if picture == "regions":
+        return attention_regions(image, tokens.scores[block][0], mass=mass)
     if picture == "blobs":
         return attention_blobs(image, tokens.scores[block][0])
     chosen = _position(patch, tokens.grid)

@@ -61,6 +61,18 @@ def name_of_weights(where: str) -> str:
     return _bare(where).name
 
 
+def names_of_weights(wheres: Sequence[str]) -> list[str]:
+    """`name_of_weights` of several, with as many of their folders as tell them apart.
+
+    Raises `ValueError` where the same weights are named twice.
+    """
+    bare = [_bare(where) for where in wheres]
+    twice = next((where for place, where in enumerate(wheres) if bare[place] in bare[:place]), None)
+    if twice is not None:
+        raise ValueError(f"the weights {twice} are named twice; name them once, or others beside them")
+    return told_apart(bare)
+
+
 def _bare(where: str) -> Path:
     """The run folder, or the file without its ending."""
     path = Path(where).expanduser()

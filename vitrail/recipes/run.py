@@ -61,6 +61,16 @@ class Parts(NamedTuple):
     open: Callable[[str], Any] | None = None  # exported weights as `draw` wants them; by default as `vitrail.load`
 
 
+def together(*measures: Callable[[], Mapping[str, float]] | None) -> Callable[[], Mapping[str, float]] | None:
+    """One function that gives the numbers of several, for `Parts.evaluate`; None where there is none."""
+    known = [measure for measure in measures if measure is not None]
+
+    def evaluate() -> Mapping[str, float]:
+        return {name: value for measure in known for name, value in measure().items()}
+
+    return evaluate if known else None
+
+
 def prepare(name: str, settings: Sequence[str], verbs: Verbs, out: Path | None = None) -> tuple[Config, int]:
     """The resolved configuration, and how many processes to start (`devices=N` among the settings).
 
@@ -132,7 +142,7 @@ def run(config: Config, verbs: Verbs, out: Path) -> Any:
 def train_here(config: Config, verbs: Verbs, out: Path) -> Any:
     """`run`, after which the processes stay together: for one training inside of another."""
     from vitrail.backbones import load, save_exported
-    from vitrail.recipes.look import curves_sheet
+    from vitrail.recipes.look import curves_sheet, heads_sheet
     from vitrail.train import RunFolder, fit, join, seed_everything
 
     train = config.train  # type: ignore[attr-defined]
@@ -152,9 +162,10 @@ def train_here(config: Config, verbs: Verbs, out: Path) -> Any:
         outcome = fit(parts.method, parts.loader, train, folder, evaluate=parts.evaluate, save_exported=save_exported)
         if draw:  # what was exported: the weights that all numbers are about, averaged and whole
             draw(folder.pictures, "after", (parts.open or partial(load, None))(str(folder.exported)))
-        curves = curves_sheet(folder.metrics()) if ranks.main else None
-        if curves is not None:
-            curves.save(folder.path / "curves.png")
+        lines = folder.metrics() if ranks.main else []
+        for name, sheet in (("curves.png", curves_sheet(lines)), ("entropy_heads.png", heads_sheet(lines))):
+            if sheet is not None:
+                sheet.save(folder.path / name)
     return outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,16 +12,23 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vitrail.backbones import TimmViT
 from vitrail.contracts import ImageSet, Sample
+from vitrail.recipes.files import stems
 from vitrail.recipes.filtering import Filtered, filter_page, filter_sheets, filtered
-from vitrail.recipes.look import different, keep_sheet, pixels_of, whole_patches
+from vitrail.recipes.look import different, keep_sheet, open_images, pixels_of, see, whole_patches
+from vitrail.recipes.rankers import names_of_weights
 from vitrail.recipes.sources import Splits
 from vitrail.recipes.start import drawing
 from vitrail.recipes.weights import open_backbone, run_folder_of
+from vitrail.viz.attention import attention_overlays
+from vitrail.viz.blobs import blob_overlays
 from vitrail.viz.canvas import stacked
 from vitrail.viz.filter_attention import most_used
+from vitrail.viz.heads_side_by_side import Overlays, heads_of_images, heads_side_by_side
+from vitrail.viz.regions import region_overlays
 from vitrail.viz.side_by_side import Look, Point, attention_rows, pca_rows, similarity_rows
 
 IMAGES = 6
@@ -63,6 +71,7 @@ def draw_side_by_side(
     if any(each.scores is not None for found in looks.values() for each in found):
         caption = "The class token's attention in the last block, mean over heads; below, its highest weight."
         drawn.append(Drawn("Attention, side by side", caption, attention_rows(images, looks)))
+        drawn += _drawn_heads(images, looks)
     points = [object_point(sample) for sample in samples]
     caption = "Cosine similarity of the framed patch to the others, from the lowest to the highest."
     drawn.append(Drawn("Similarity, side by side", caption, similarity_rows(images, looks, points)))
@@ -72,6 +81,59 @@ def draw_side_by_side(
         caption = "The self-attention of the class token, and which patches ask the most used prototypes."
         drawn.append(Drawn(f"Object-aware filter of {name}", caption, stacked(sheets)))
     return drawn
+
+
+def draw_heads(
+    picture: str,
+    images: Sequence[Path],
+    weights: Sequence[str],
+    out: Path,
+    *,
+    model: str | None = None,
+    key: str = "auto",
+    size: int | None = None,
+    block: int = -1,
+    mass: float = 0.6,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw `attention`, `regions` or `blobs` of each head of several networks, a row for each; returns the PNGs' paths.
+
+    One PNG an image, IMAGE-PICTURE.png as that of one network. Each network sees the image at its own size, or all at
+    `size`; one is in memory at a time. `mass` is the share of the attention that `regions` keep.
+
+    Raises:
+        ValueError: the same weights twice, no image that can be read, a network whose attention cannot be read.
+    """
+    names = names_of_weights(weights)
+    opened = open_images(images, whole=True)
+    scores: dict[str, list[Tensor]] = {}
+    for name, where in zip(names, weights):
+        backbone = open_backbone(where, model=model, key=key, device=device)
+        try:
+            seen = (see(backbone, image, size, block).tokens for image in opened.values())
+            scores[name] = [tokens.scores[block][0].float().cpu() for tokens in seen]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{stem}-{picture}.png" for stem in stems(list(opened))]
+    for place, (path, image) in enumerate(zip(paths, opened.values())):
+        of_image = {name: found[place] for name, found in scores.items()}
+        heads_side_by_side(image, of_image, _overlays(picture, mass)).save(path)
+    return paths
+
+
+def _overlays(picture: str, mass: float = 0.6) -> Overlays:
+    if picture == "regions":
+        return partial(region_overlays, mass=mass)
+    return attention_overlays if picture == "attention" else blob_overlays
+
+
+def _drawn_heads(images: Sequence[Image.Image], looks: Mapping[str, Sequence[Look]]) -> list[Drawn]:
+    """Every head of the networks that give their attention: as it is, where most of it lies, and its blobs."""
+    known = {name: [each.scores for each in found if each.scores is not None] for name, found in looks.items()}
+    known = {name: scores for name, scores in known.items() if scores}
+    drawn = {picture: heads_of_images(images, known, _overlays(picture)) for picture in _HEADS}
+    return [Drawn(*_HEADS[picture], sheet) for picture, sheet in drawn.items()]
 
 
 @torch.no_grad()
@@ -172,4 +234,18 @@ def kept_looks(path: Path, chosen: Sequence[int]) -> list[Look] | None:
     return [Look(state[f"{place}"], (grid[0], grid[1])) for place, grid in zip(chosen, grids)]
 
 
+_HEADS = {
+    "attention": (
+        "Attention of each head",
+        "The class token's attention in the last block, each map from its lowest to its highest weight.",
+    ),
+    "regions": (
+        "60 % of each head's attention",
+        "The fewest patches that hold 60 % of a head's attention, brighter where it is higher; parts are connected.",
+    ),
+    "blobs": (
+        "Blobs of each head",
+        "Regions where a head's scores are above their mean, a color each: spatial entropy is theirs, 0 for one blob.",
+    ),
+}
 _PCA = "Patch features: their first three principal components as red, green and blue."

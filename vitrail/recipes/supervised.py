@@ -17,6 +17,7 @@ from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from vitrail.backbones import BackboneConfig
 from vitrail.config import Config, ConfigError
@@ -30,7 +31,7 @@ from vitrail.data import (
 )
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.nn.surgery import PRESETS
-from vitrail.ops.spatial_entropy import spatial_entropy
+from vitrail.recipes.attention_numbers import attention_numbers, sums_by_head
 from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import (
@@ -271,10 +272,10 @@ def check(recipe: Recipe) -> None:
 def validation(
     method: Supervised, data: ImageSet, config: EvalTransformConfig, workers: int, ranks: Ranks
 ) -> Callable[[], Mapping[str, float]]:
-    """A function that gives top-1 in percent and the mean spatial entropy of the last block in nats.
+    """A function that gives top-1 in percent and, over the same images, the last block's `attention_numbers`.
 
-    The entropy is measured for every model whose scores can be read, also for one that is not trained with it: curves
-    can be compared. Each rank takes its part of the images; unreadable ones are left out and logged, and raise
+    These are measured for every model whose scores can be read, also for one that is not trained with SAR: curves can
+    be compared. Each rank takes its part of the images; unreadable ones are left out and logged, and raise
     `TooManyUnreadable` above 1 %.
     """
     transform = build_eval_transform(config)
@@ -285,20 +286,23 @@ def validation(
     @torch.no_grad()
     def evaluate() -> Mapping[str, float]:
         device = method.head.weight.device
-        sums = torch.zeros(3, dtype=torch.float64)  # images, hits, entropy
+        sums = torch.zeros(2, dtype=torch.float64)  # images, hits
+        heads: Tensor | None = None
         skipped: dict[int, tuple[str, str]] = {}
         place = {"workers": min(workers, 2), "rank": ranks.rank, "world": ranks.world, "skipped": skipped}
         for batch in ordered_batches(data, transform, batch_size=128, **place):  # type: ignore[arg-type]
             tokens = method.backbone(batch.images.to(device), scores=asked)
             assert batch.labels is not None
             hits = (method.classify(tokens).argmax(1).cpu() == batch.labels).sum()
-            entropy = spatial_entropy(tokens.scores[last]).mean(1).sum().cpu() if asked else torch.zeros(())
-            sums += torch.stack([torch.tensor(len(batch.labels)), hits, entropy]).double()
+            sums += torch.stack([torch.tensor(len(batch.labels)), hits]).double()
+            if asked:
+                found = sums_by_head(tokens.scores[last])
+                heads = found if heads is None else heads + found
         unreadable = {index: why for part in ranks.gather(skipped) for index, why in part.items()}
         tell_unreadable(unreadable, len(data), told)
-        count, hits, entropy = (ranks.mean(sums) * ranks.world).tolist()
+        count, hits = (ranks.mean(sums) * ranks.world).tolist()
         numbers = {"top1": 100 * hits / max(count, 1)}
-        return numbers | ({"spatial_entropy": entropy / max(count, 1)} if asked else {})
+        return numbers | attention_numbers(heads, int(sums[0]), ranks)
 
     return evaluate
 

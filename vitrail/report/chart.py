@@ -20,9 +20,9 @@ class Tick(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One run's line."""
+    """One run's line, or that of one member of a run."""
 
-    run: int
+    run: int  # the position among the names
     path: str  # of an SVG path; gaps where values are not finite
     dots: list[tuple[float, float]]  # points without neighbors, which a path would not show
     points: list[list[float]]  # place x, place y, x, y; for the hover
@@ -38,6 +38,9 @@ class Chart(NamedTuple):
     lines: list[Line]
     summary: str  # in words, for readers who do not see the picture
     gathered: int  # logged values behind one point, at most
+    run: int | None = None  # whose chart it is, where the lines are members of one run, such as its heads
+    members: Sequence[str] = ()  # names of the lines then; without, they are runs
+    note: str = ""  # a sentence below
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -45,12 +48,18 @@ class Chart(NamedTuple):
         return {
             "title": self.title,
             "axis": self.axis,
+            "members": list(self.members),
             "lines": [{"run": line.run, "points": line.points} for line in self.lines],
         }
 
 
 def make_chart(
-    title: str, axis: str, series: Sequence[Series | None], names: Sequence[str], most_points: int = 240
+    title: str,
+    axis: str,
+    series: Sequence[Series | None],
+    names: Sequence[str],
+    most_points: int = 240,
+    y_range: tuple[float, float] | None = None,
 ) -> Chart | None:
     """Lay out one chart.
 
@@ -60,6 +69,7 @@ def make_chart(
         series: per run its x and y, or None; values that are not finite leave gaps.
         names: of the runs.
         most_points: of one line; longer ones are averaged over stretches of equal count.
+        y_range: lowest and highest value that have to fit, for charts of one scale; None for those of the series.
 
     Returns:
         The chart, or None where no run has a finite value.
@@ -70,7 +80,7 @@ def make_chart(
     if not points:
         return None
     x_low, x_high = _widened(min(x for x, _ in points), max(x for x, _ in points), pad=0.0)
-    y_low, y_high = _widened(min(y for _, y in points), max(y for _, y in points), pad=0.05)
+    y_low, y_high = _widened(*(y_range or (min(y for _, y in points), max(y for _, y in points))), pad=0.05)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)

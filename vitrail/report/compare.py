@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
+from vitrail.metrics.by_head import is_of_head
 from vitrail.report.collect import RunRecord
 
 Direction = Literal["higher", "lower", ""]
 Verdict = Literal["better", "worse", ""]
 _NEUTRAL = re.compile(
-    r"floor|chance|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
+    r"floor|chance|blobs|(?<!cross_)entropy|lr$|learning_rate|count|temperature|scale|seconds$|best_k$"
     r"|alignment_|diversity_|greedy_length"
 )
 _LOWER = re.compile(
@@ -81,6 +82,27 @@ def direction_of(name: str) -> Direction:
     if _NEUTRAL.search(name) or (name.startswith("train/") and not (_LOWER.search(name) or _GOOD.search(name))):
         return ""
     return "lower" if _LOWER.search(name) else "higher"
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether training logged it as what held-out images are scored by."""
+    return name.startswith("val/") and bool(_GOOD.search(name)) and direction_of(name) == "higher"
+
+
+def when_reached(records: Sequence[RunRecord], key: str, axis: str) -> str:
+    """In words, where in its training each run first has what the first run ends with, in a number that is to rise.
+
+    Empty for a single run, for numbers of different images, and where the first run has but one value.
+    """
+    series = [record.series(key, axis) for record in records]
+    finite = [value for value in series[0][1] if math.isfinite(value)]
+    if len(records) < 2 or len(finite) < 2 or _data_differences(records):
+        return ""
+    first = [next((x for x, value in zip(*one) if value >= finite[-1]), None) for one in series]
+    there = [f"{record.name} at {axis} {x:.4g}" for record, x in zip(records, first) if x is not None]
+    never = [record.name for record, x in zip(records, first) if x is None]
+    words = f"{records[0].name} ends at {format_number(finite[-1], decimals_for(finite))}, first reached by "
+    return words + ", ".join(there) + f"; not by {', '.join(never)}" * bool(never) + "."
 
 
 def number_groups(records: Sequence[RunRecord]) -> list[Group]:
@@ -280,7 +302,7 @@ def _final_numbers(record: RunRecord) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for line in record.metrics:
         numbers |= {key: value for key, value in line.items() if key.startswith(("val/", "train/"))}
-    numbers = {key: value for key, value in numbers.items() if not _PASSING.match(key)}
+    numbers = {key: value for key, value in numbers.items() if not _PASSING.match(key) and not is_of_head(key)}
     ordered = {key: numbers[key] for key in sorted(numbers, key=lambda key: (not key.startswith("val/"), key))}
     speeds = sorted(line["images_per_second"] for line in record.metrics if "images_per_second" in line)
     if speeds:

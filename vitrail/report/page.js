@@ -24,12 +24,13 @@
   for (const figure of document.querySelectorAll(".chart")) {
     const chart = charts[Number(figure.dataset.chart)];
     const svg = figure.querySelector("svg");
+    const members = chart.members.length ? chart.members : null;
     const cursor = svg.querySelector(".cursor");
     let tip = null, place = null;
 
     const hide = () => { cursor.setAttribute("hidden", ""); if (tip) tip.remove(); tip = null; };
     const show = () => {
-      const lines = chart.lines.filter((line) => !hidden.has(line.run) && line.points.length);
+      const lines = chart.lines.filter((line) => (members || !hidden.has(line.run)) && line.points.length);
       if (!lines.length) return hide();
       const found = lines.map((line) => [line.run, nearest(line.points, place)]);
       const first = found.reduce((a, b) => Math.abs(a[1][0] - place) <= Math.abs(b[1][0] - place) ? a : b)[1];
@@ -39,7 +40,8 @@
       if (!tip) figure.append(tip = element("div", "tip"));
       tip.replaceChildren(element("div", "at", `${chart.axis} ${words(first[2])}`), ...found.map(([run, point]) => {
         const row = element("div");
-        row.append(element("span", `swatch r${colors[run]}`), element("span", "who", runs[run]), element("b", "", words(point[3])));
+        const color = members ? run % 8 : colors[run], name = (members || runs)[run];
+        row.append(element("span", `swatch r${color}`), element("span", "who", name), element("b", "", words(point[3])));
         return row;
       }));
       const box = svg.getBoundingClientRect(), frame = figure.getBoundingClientRect();
@@ -70,7 +72,8 @@
       const run = Number(button.dataset.run), shown = hidden.has(run);
       if (shown) hidden.delete(run); else hidden.add(run);
       button.setAttribute("aria-pressed", String(shown));
-      for (const line of document.querySelectorAll(`.run[data-run="${run}"]`)) line.style.display = shown ? "" : "none";
+      const its = `.run[data-run="${run}"], .chart[data-of-run="${run}"]`;
+      for (const part of document.querySelectorAll(its)) part.style.display = shown ? "" : "none";
     });
   }
 

@@ -17,17 +17,21 @@ from PIL import Image
 
 from vitrail import __version__
 from vitrail.evaluation.result import Report
+from vitrail.metrics.by_head import is_of_head
 from vitrail.report.chart import Chart, make_chart
 from vitrail.report.collect import RunRecord, read_run, read_runs
 from vitrail.report.compare import (
     config_differences,
+    is_accuracy,
     number_groups,
     repeated_runs,
     spread_groups,
     table_of,
+    when_reached,
     words_of,
 )
 from vitrail.report.embed import Embedded, embed
+from vitrail.report.head_charts import head_charts
 
 LIMIT = 10_000_000  # bytes
 _COLORS = 8  # run colors in page.css
@@ -232,7 +236,10 @@ def _duration(seconds: float) -> str:
 
 def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, bool, list[Chart]]]:
     keys = dict.fromkeys(key for record in records for line in record.metrics for key in line)
-    left = sorted(set(keys) - {"step", "epoch", "time"}, key=lambda k: (k != "train/loss", k == "train/lr", k))
+    left = sorted(
+        {key for key in keys if not is_of_head(key)} - {"step", "epoch", "time"},
+        key=lambda k: (k != "train/loss", k == "train/lr", not is_accuracy(k), k),
+    )
     most_points = max(30, min(240, 2400 // len(records)))
     names = [record.name for record in records]
     groups = []
@@ -244,9 +251,16 @@ def _charts(records: Sequence[RunRecord], axis: str) -> list[tuple[str, bool, li
             make_chart(key, axis, [one if one[0] else None for one in found], names, most_points)
             for key, found in series.items()
         ]
-        if kept := [chart for chart in charts if chart is not None]:
+        if kept := [_noted(chart, records) for chart in charts if chart is not None]:
             groups.append((title, folded, kept))
+    open_ones = sum(not folded for _, folded, _ in groups)
+    groups[open_ones:open_ones] = [(title, False, found) for title, found in head_charts(records, axis, most_points)]
     return groups
+
+
+def _noted(chart: Chart, records: Sequence[RunRecord]) -> Chart:
+    """With a sentence on how soon each run is as good as the first one in the end, below an accuracy."""
+    return chart._replace(note=when_reached(records, chart.title, chart.axis)) if is_accuracy(chart.title) else chart
 
 
 def _run_pictures(records: Sequence[RunRecord]) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.contracts import Batch, Exported, Losses, Method, Step
+from vitrail.metrics.by_head import is_of_head
 from vitrail.nn.ema import Ema
 from vitrail.train import checkpoint
 from vitrail.train.config import TrainConfig
@@ -377,7 +378,8 @@ def _evaluate(run: Run, evaluate: Callable[[], Mapping[str, float]] | None) -> N
     run.last |= numbers
     run.folder.write_metrics({"step": run.step, "epoch": run.epoch, **numbers})
     if run.ranks.main:
-        log.info("step %d  %s", run.step, "  ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        told = {name: value for name, value in numbers.items() if not is_of_head(name)}
+        log.info("step %d  %s", run.step, "  ".join(f"{name} {value:.4g}" for name, value in told.items()))
 
 
 def _evaluated(run: Run) -> bool:

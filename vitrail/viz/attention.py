@@ -86,17 +86,33 @@ def attention_heads(
     Raises:
         ValueError: scores of another shape, NaN or infinite scores.
     """
-    maps = attention_maps(scores)
     image = fit(image, cell)
-    shown = {f"head {number}": values for number, values in enumerate(maps)}
-    if mean and len(maps) > 1:
-        shown[f"mean of {len(maps)} heads"] = maps.mean(0)
-    pictures = [image]
-    captions = ["image"]
-    for name, values in shown.items():
+    pictures, captions = attention_overlays(image, scores, smooth=smooth, mean=mean, opacity=opacity, colormap=colormap)
+    pictures, captions = [image, *pictures], ["image", *captions]
+    return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
+
+
+def attention_overlays(
+    image: Image.Image,
+    scores: Tensor | Array,
+    *,
+    smooth: bool = False,
+    mean: bool = True,
+    opacity: float = 0.7,
+    colormap: str = "inferno",
+) -> tuple[list[Image.Image], list[str]]:
+    """The same, as one picture and one caption per map, at the image's size; scores of any grid cover all of it."""
+    pictures, captions = [], []
+    for name, values in with_mean(attention_maps(scores), mean).items():
         pictures.append(overlay(image, values, smooth=smooth, opacity=opacity, colormap=colormap))
         captions.append(f"{name}, {peak(values)}")
-    return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
+    return pictures, captions
+
+
+def with_mean(maps: Array, mean: bool = True) -> dict[str, Array]:
+    """Maps `[H, Y, X]` by the names of their heads and, where there are several, their mean."""
+    shown = {f"head {number}": values for number, values in enumerate(maps)}
+    return shown | ({f"mean of {len(maps)} heads": maps.mean(0)} if mean and len(maps) > 1 else {})
 
 
 def peak(weights: Array) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vitrail.ops.components import connected_components
+from vitrail.ops.components import components_above_mean
 from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.viz.canvas import PAPER, Array, Theme, as_maps, fit, to_unit, wrapped
 
@@ -43,10 +43,8 @@ def blob_labels(scores: Tensor | Array, connectivity: int = 8) -> NDArray[np.int
     Returns:
         `[H, Y, X]`: 1, 2, ... in reading order per map, 0 at and below the mean. A constant map has no blob.
     """
-    values = as_maps(scores, "scores")
-    varied = values.max((1, 2), keepdims=True) > values.min((1, 2), keepdims=True)
-    above = (values > values.mean((1, 2), keepdims=True)) & varied
-    labels: NDArray[np.int64] = connected_components(torch.from_numpy(above), connectivity).numpy()
+    values = torch.from_numpy(as_maps(scores, "scores"))
+    labels: NDArray[np.int64] = components_above_mean(values, connectivity).numpy()
     return labels
 
 

@@ -44,6 +44,7 @@ def curves_figure(
     x_label: str = "epoch",
     y_label: str = "",
     log_y: bool = False,
+    dashes: bool = False,
     look: Look = "both",
     size: tuple[float, float] = (6.4, 3.6),
 ) -> Figure:
@@ -52,6 +53,8 @@ def curves_figure(
     Args:
         curves: name of a run -> its curve, or one curve per seed.
         log_y: logarithmic vertical axis; values at and below 0 leave gaps.
+        dashes: whether neighbors differ in their dashes, too, for many lines and color-blind eyes; without, only those
+            of one color do.
         look: "light", "dark", or "both": a transparent picture that can be read on either.
         size: inches.
 
@@ -70,7 +73,8 @@ def curves_figure(
     for number, (name, given) in enumerate(curves.items()):
         x, center, low, high = mean_and_band([given] if isinstance(given, Curve) else given, name)
         color = COLORS[number % len(COLORS)]
-        style = _STYLES[number // len(COLORS) % len(_STYLES)]
+        turn = number // len(COLORS)
+        style = _STYLES[(number * dashes + turn) % len(_STYLES)]
         seeds = 1 if isinstance(given, Curve) else len(given)
         label = name if seeds == 1 else f"{name} ({seeds} seeds)"
         marker = "o" if np.isfinite(center).sum() == 1 else None

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-__all__ = ["component_at", "connected_components"]
+__all__ = ["component_at", "components_above_mean", "connected_components"]
 
 _TRITON = find_spec("triton") is not None
 _MOST_CELLS = 4096  # of one map, 64x64; a larger one does not fit one GPU program's registers and shared memory
@@ -53,6 +53,27 @@ def connected_components(mask: Tensor, connectivity: int = 8) -> Tensor:
     from vitrail.ops.components import reference
 
     return reference.connected_components(mask, connectivity)
+
+
+def components_above_mean(scores: Tensor, connectivity: int = 8) -> Tensor:
+    """Number the regions of each map that are higher than its mean: the blobs that spatial entropy is taken over.
+
+    Args:
+        scores: `[..., Y, X]` floating point; compared with the mean in float64.
+        connectivity: 4 or 8; spatial entropy's is 8.
+
+    Returns:
+        `[..., Y, X]` int64 as `connected_components`; the largest label is the number of blobs. A map that is constant,
+        or holds NaN, has none.
+
+    Raises:
+        ValueError: as `connected_components`, for scores that are not floating point or have no cell.
+    """
+    if not scores.is_floating_point() or scores.ndim < 2 or 0 in scores.shape[-2:]:
+        raise ValueError(f"scores are {scores.dtype} of shape {tuple(scores.shape)}; give floats, [..., Y, X]")
+    values = scores.detach().double()
+    varied = values.amax((-2, -1), keepdim=True) > values.amin((-2, -1), keepdim=True)
+    return connected_components((values > values.mean((-2, -1), keepdim=True)) & varied, connectivity)
 
 
 def component_at(mask: Tensor, cells: Tensor, connectivity: int = 8) -> Tensor:
