@@ -13,6 +13,7 @@
     Hugging Face ViT     `embeddings.*`, `encoder.layer.N.*`, query, key and value apart
     IA-RED2              flat; the blocks stand once more under `groups.G.block_list.*`, beside `groups.G.agent.*`
     DGE                  {"model"} or flat; `blocks.N.attn.q` and `.kv` apart, and `blocks.N.dge.*`
+    PVT, CvT             see `vitrail.backbones.staged_files`; their names stay those of the authors
 
 The backbone is found by the name of its patch embedding: what stands before it is the prefix.
 """
@@ -27,8 +28,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vitrail.backbones.staged_files import LAYOUTS, under_own_names
+
 _ANCHOR = "patch_embed.proj.weight"
 _HF_ANCHOR = "embeddings.patch_embeddings.projection.weight"
+_STAGE = re.compile(r"(^|\.)stage\d\.$")  # each stage of CvT has a patch embedding
 _CONTAINERS = ("teacher", "model", "state_dict", "student", "model_state_dict")
 _NETWORKS = ("base_encoder", "teacher", "student", "momentum_encoder")
 
@@ -94,6 +98,8 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     head = _head(tensors, prefix)
     if anchor == _HF_ANCHOR:
         state = from_hugging_face(state)
+    elif anchor in LAYOUTS:
+        state, outside = under_own_names(anchor, state, outside)
     state, folded = _from_meta(_from_dge(_from_ada(state)))
     inside = {name: value for name, value in state.items() if _NOT_BACKBONE.match(name)}
     kept = {name: value for name, value in state.items() if name not in inside}
@@ -128,8 +134,10 @@ def _anchors(names: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (name[: -len(anchor)], anchor)
         for name in names
-        for anchor in (_ANCHOR, _HF_ANCHOR)
-        if isinstance(name, str) and (name == anchor or name.endswith(f".{anchor}"))
+        for anchor in (_ANCHOR, _HF_ANCHOR, *LAYOUTS)
+        if isinstance(name, str)
+        and (name == anchor or name.endswith(f".{anchor}"))
+        and not (anchor == _ANCHOR and _STAGE.search(name[: -len(anchor)]))
     ]
 
 
@@ -179,6 +187,8 @@ def _layout(
     anchor: str,
     state: Mapping[str, Tensor],
 ) -> str:
+    if anchor in LAYOUTS:
+        return LAYOUTS[anchor]
     everywhere = list(_names(content))
     rules = (
         ("Hugging Face ViT", anchor == _HF_ANCHOR),
