@@ -80,7 +80,7 @@ def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTran
         raise ConfigError(f"timm cannot build {config.name} with {arguments}: {error}") from error
     if not isinstance(vit, VisionTransformer):
         raise ConfigError(
-            f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose a vit_* or deit_* model"
+            f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose {CHOICES}"
         )
     _check_sizes(vit, config)
     return vit

@@ -94,7 +94,7 @@ class Cvt(nn.Module):
         """
         super().__init__()
         self.config, self.image_size = config, image_size
-        rates = torch.linspace(0, drop_path, sum(config.depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(config.depths), device="cpu").tolist()
         for number, depth in enumerate(config.depths):
             own, rates = rates[:depth], rates[depth:]
             self.add_module(f"stage{number}", CvtStage(config, number, own, cut if number == 2 else None))

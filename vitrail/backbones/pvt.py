@@ -95,7 +95,7 @@ class Pvt(nn.Module):
         """
         super().__init__()
         self.config, self.image_size = config, image_size
-        rates = torch.linspace(0, drop_path, sum(config.depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(config.depths), device="cpu").tolist()
         channels = 3
         for stage in range(4):
             width, depth, last = config.embed_dims[stage], config.depths[stage], stage == 3
