@@ -79,9 +79,7 @@ def build_vit(config: BackboneConfig, *, pretrained: bool = False) -> VisionTran
             raise ConfigError(f"{config.name} is of timm's {family}; choose {CHOICES}") from error
         raise ConfigError(f"timm cannot build {config.name} with {arguments}: {error}") from error
     if not isinstance(vit, VisionTransformer):
-        raise ConfigError(
-            f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose {CHOICES}"
-        )
+        raise ConfigError(f"{config.name} is a {type(vit).__name__}, no VisionTransformer; choose {CHOICES}")
     _check_sizes(vit, config)
     return vit
 

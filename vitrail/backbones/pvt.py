@@ -105,8 +105,8 @@ class Pvt(nn.Module):
             ]
             rows, columns = self.grid_at(stage, image_size)
             self.add_module(f"patch_embed{stage + 1}", ConvEmbed(channels, width, kernel=side, stride=side))
-            positions = nn.Parameter(torch.empty(1, rows * columns + last, width))
-            self.register_parameter(f"pos_embed{stage + 1}", nn.init.trunc_normal_(positions, std=0.02))
+            positions = nn.init.trunc_normal_(torch.empty(1, rows * columns + last, width), std=0.02)
+            self.register_parameter(f"pos_embed{stage + 1}", nn.Parameter(positions))
             self.add_module(f"block{stage + 1}", nn.ModuleList(blocks))
             channels = width
         self.cls_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, channels), std=0.02))

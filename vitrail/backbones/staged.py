@@ -204,8 +204,7 @@ def _check_plain(config: BackboneConfig) -> None:
     for field, option in known.items():
         value = getattr(config, field)
         if value is not None:
-            base: PvtConfig | CvtConfig = {**PVTS, **CVTS}[config.name]
-            own = list(getattr(base, option))
+            own = list(getattr(PVTS.get(config.name) or CVTS[config.name], option))
             raise ConfigError(
                 f"{field} = {value} is for plain ViTs, and {config.name} has {len(own)} stages; leave it out, or set "
                 f"options.{option} to a number for each, {own} by default"

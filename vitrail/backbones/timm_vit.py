@@ -311,7 +311,8 @@ def _check(vit: VisionTransformer) -> None:
     if not vit.has_class_token:
         raise ValueError(
             f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS scores "
-            f"need one; choose {CHOICES}; vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_* and deit3_* have it"
+            "need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*, "
+            "t2t_vit_*, pvt_tiny to pvt_large (version 1), cvt_13, cvt_21"
         )
     if vit.attn_pool is not None:
         raise ValueError(f"{name} pools by attention, which tokens pass by; build it with global_pool='token'")

@@ -13,7 +13,7 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import AnyBackbone, BackboneConfig, need_vit
+from vitrail.backbones import BackboneConfig, TimmViT, need_vit
 from vitrail.config import Config
 from vitrail.data import EvalTransformConfig, TrainTransformConfig, build_train_transform
 from vitrail.evaluation.features import FeatureConfig
@@ -165,7 +165,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     loader = loading(splits.train, build_train_transform(augment), recipe.train, workers, rank, world)
     seen = EvalTransformConfig(image_size=augment.image_size, mean=augment.mean, std=augment.std)
 
-    def draw(folder: Path, when: str, drawn: AnyBackbone) -> None:
+    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
         if when == "before":
             found = Autoencoder(drawn, method.decoder, recipe.method.normalized_targets)
         else:
