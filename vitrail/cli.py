@@ -28,7 +28,10 @@ Weights = Annotated[
     str,
     typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` together with --model."),
 ]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="A timm name; needed where the file does not tell.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A timm name, pvt_small, cvt_13, ...; needed where the file does not tell."),
+]
 Key = Annotated[str, typer.Option(help="Which model of a checkpoint that holds several: teacher, student, auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.subkey=value.", metavar="[KEY=VALUE]...")]

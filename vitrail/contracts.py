@@ -23,18 +23,26 @@ class Tokens(NamedTuple):
 
     Block numbers are 0-based; a negative number counts from the last block. `layers` and `scores` are keyed
     by the number that was asked for, so `backbone(x, scores=(-1,)).scores[-1]` works on any depth.
+
+    Scores are those of the patches' keys, d a head's width, and Y and X are the grid of the keys. It equals `grid` in
+    plain ViTs and in PVT; CvT has half as many keys a side, rounded up: (7, 7) for (14, 14). Its own softmax divides by
+    the square root of the whole width instead, so that its attention is flatter than a softmax of these scores.
     """
 
     cls: Tensor  # [B, D] after the final norm
     patches: Tensor  # [B, N, D] after the final norm, raster order
     grid: tuple[int, int]  # (Y, X); Y * X == N unless a subset was kept
     layers: Mapping[int, Tensor] = {}  # asked-for blocks, [B, 1 + N, D], CLS first, before the final norm
-    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . patch keys / sqrt(d), no softmax, [B, H, Y, X]
+    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . keys / sqrt(d), no softmax, [B, H, Y, X]
 
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A module that turns images into tokens. `vitrail.backbones.load` returns one for any timm ViT."""
+    """A module that turns images into tokens. `vitrail.backbones.load` returns one for any timm ViT, PVT and CvT.
+
+    Of networks in stages, whose class token exists in the last stage alone, all of this is the last stage's: `depth`,
+    blocks and heads, patches and the pixels between them.
+    """
 
     embed_dim: int
     depth: int

@@ -1,4 +1,4 @@
-"""Vision Transformers, and convolutional networks, behind one contract: create them, load their weights, save them."""
+"""Vision Transformers and convolutional networks behind one contract: create them, load their weights, save them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitrail.backbones.architecture import add_object_filter, create
+    from vitrail.backbones.architecture import AnyBackbone, add_object_filter, create, need_vit
     from vitrail.backbones.checkpoints import digest, load, load_classifier, save_exported
     from vitrail.backbones.config import BackboneConfig
     from vitrail.backbones.convnet import ConvNetConfig, TimmConvNet, create_convnet, load_convnet
     from vitrail.backbones.parts import Part, load_part, need_part, with_part
     from vitrail.backbones.reading import weights_file
     from vitrail.backbones.report import LoadReport
+    from vitrail.backbones.staged import StagedBackbone
     from vitrail.backbones.timm_vit import TimmViT
 
 __all__ = [
+    "AnyBackbone",
     "BackboneConfig",
     "ConvNetConfig",
     "LoadReport",
     "Part",
+    "StagedBackbone",
     "TimmConvNet",
     "TimmViT",
     "add_object_filter",
@@ -31,16 +34,19 @@ __all__ = [
     "load_convnet",
     "load_part",
     "need_part",
+    "need_vit",
     "save_exported",
     "weights_file",
     "with_part",
 ]
 
 _HOMES = {
+    "AnyBackbone": "architecture",
     "BackboneConfig": "config",
     "ConvNetConfig": "convnet",
     "LoadReport": "report",
     "Part": "parts",
+    "StagedBackbone": "staged",
     "TimmConvNet": "convnet",
     "TimmViT": "timm_vit",
     "add_object_filter": "architecture",
@@ -52,6 +58,7 @@ _HOMES = {
     "load_convnet": "convnet",
     "load_part": "parts",
     "need_part": "parts",
+    "need_vit": "architecture",
     "save_exported": "checkpoints",
     "weights_file": "reading",
     "with_part": "parts",

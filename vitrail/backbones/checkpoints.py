@@ -2,13 +2,15 @@
 
 A file is read without running code in it, recognized by its names, and fits the model entirely or is refused:
 half a checkpoint that loads in silence gives numbers that mean nothing. Our own files are safetensors under
-timm's names, with the configuration in the header, so that they need no name and timm reads them too.
+timm's names, with the configuration in the header, so that they need no name and timm reads them too; PVT and CvT,
+which timm lacks, have their authors' names.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -21,14 +23,18 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from vitrail.backbones.architecture import build_vit, check_name, create
+from vitrail.backbones.architecture import AnyBackbone, build_vit, check_name, create
 from vitrail.backbones.config import BackboneConfig
 from vitrail.backbones.infer import depth_of, infer, lacks_last_norm2
 from vitrail.backbones.layouts import Recognized, recognize
 from vitrail.backbones.parts import set_apart
+from vitrail.backbones.pvt import PATCH, Pvt, interpolated
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.backbones.report import LoadReport
-from vitrail.backbones.t2t_vit import FAMILY, PATCH, is_t2t_vit
+from vitrail.backbones.staged import StagedBackbone, is_staged
+from vitrail.backbones.staged_files import activation_of
+from vitrail.backbones.t2t_vit import FAMILY, is_t2t_vit
+from vitrail.backbones.t2t_vit import PATCH as T2T_PATCH
 from vitrail.backbones.timm_vit import TimmViT
 from vitrail.config import ConfigError
 from vitrail.contracts import Exported
@@ -41,7 +47,7 @@ Size = int | tuple[int, int] | None
 class Classifier(NamedTuple):
     """What `load_classifier` returns."""
 
-    backbone: TimmViT
+    backbone: AnyBackbone
     head: nn.Linear
     classes: tuple[str, ...] | None  # names of the outputs; None where the file has none
     pool: Literal["cls", "mean"]  # what the head reads, after the final norm: class token, or mean of the patches
@@ -56,15 +62,15 @@ def load(
     allow_partial: bool = False,
     drop_path: float | None = None,
     gradient_checkpointing: bool | None = None,
-) -> TimmViT:
+) -> AnyBackbone:
     """A backbone with weights; `backbone.report.words()` says how they fit.
 
     Args:
-        name: timm's name, or a whole `BackboneConfig`. None reads the architecture from the file: from the
-            header of our own, by the shapes of others (the report says what was guessed).
+        name: timm's name, that of a PVT or CvT, or a whole `BackboneConfig`. None reads the architecture from the
+            file: from the header of our own, by the shapes of others (the report says what was guessed).
         weights: "pretrained" (timm downloads), or a file: safetensors, or a torch checkpoint in the layout of
-            timm, DINO, iBOT, Mugs, Leopart, MAE, MoCo-v3, DeiT, DINOv2, T2T-ViT or Hugging Face's ViT; or a run folder.
-            A path may also be given alone, in the name's place.
+            timm, DINO, iBOT, Mugs, Leopart, MAE, MoCo-v3, DeiT, DINOv2, T2T-ViT, PVT, CvT or Hugging Face's ViT, PVT
+            and CvT; or a run folder. A path may also be given alone, in the name's place.
         image_size: pixels to make the positions for; they are interpolated from those of the weights.
         checkpoint_key: which network of the file: "teacher", "student", "momentum_encoder", ...; "auto"
             prefers a teacher, MoCo-v3's base encoder, and Leopart's student.
@@ -79,9 +85,7 @@ def load(
         ValueError: for an unreadable file, weights of another architecture, a partial fit, or a failed
             download; each says the way out.
     """
-    if isinstance(name, Path) or (
-        weights is None and isinstance(name, str) and not timm.is_model(name.partition(".")[0]) and name not in FAMILY
-    ):
+    if isinstance(name, Path) or (weights is None and isinstance(name, str) and not _is_model(name)):
         if weights is not None:
             raise ValueError(f"load got two places of weights, {name} and {weights}; give one, after a model's name")
         name, weights = None, name  # no name of a model: a path
@@ -166,7 +170,7 @@ def save_exported(exported: Exported, path: str | Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def digest(backbone: TimmViT) -> str:
+def digest(backbone: AnyBackbone) -> str:
     """16 hex digits over the weights and what decides how they are used; for names of caches."""
     total = hashlib.sha256()
     if backbone.config is not None:
@@ -175,10 +179,19 @@ def digest(backbone: TimmViT) -> str:
         if plain["object_filter"] is None:
             del plain["object_filter"]  # digests of plain backbones stay what they were before there were filters
         total.update(json.dumps(plain | {"image_size": backbone.image_size}, sort_keys=True).encode())
-    for name, value in sorted(backbone.vit.state_dict().items()):
+    for name, value in sorted(_network(backbone).state_dict().items()):
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
+
+
+def _is_model(name: str) -> bool:
+    return timm.is_model(name.partition(".")[0]) or is_staged(name) or name in FAMILY
+
+
+def _network(backbone: AnyBackbone) -> nn.Module:
+    """What holds the weights under the names that they have in files."""
+    return backbone.net if isinstance(backbone, StagedBackbone) else backbone.vit
 
 
 def _as_config(name: Name) -> BackboneConfig:
@@ -194,6 +207,12 @@ def _pretrained(config: BackboneConfig, allow_partial: bool) -> TimmViT:
             "https://github.com/yitu-opensource/T2T-ViT) and load that: load('81.5_T2T_ViT_14.pth.tar')"
         )
     check_name(config.name)
+    if is_staged(config.name):
+        raise ValueError(
+            f"timm offers no weights of {config.name}; download those of its authors (github.com/whai362/PVT, "
+            f"github.com/microsoft/CvT), or model.safetensors of a copy at huggingface.co, and load the file: "
+            f"load({config.name!r}, 'FILE'), or --weights FILE --model {config.name}"
+        )
     about = timm.models.get_pretrained_cfg(config.name)
     if about is None or not about.has_weights:
         arch = config.name.partition(".")[0]
@@ -252,7 +271,7 @@ def _found(path: Path, key: str) -> tuple[Recognized, dict[str, Any] | None]:
         raise ValueError(f"{path}: {error}") from None
     found = found._replace(ignored=(*found.ignored, *apart), notes=(*found.notes, *note))
     # MoCo-v3 writes `arch` too, in words of its own.
-    return (found if found.arch and timm.is_model(found.arch) else found._replace(arch=None)), own
+    return (found if found.arch and _is_model(found.arch) else found._replace(arch=None)), own
 
 
 def _build(
@@ -262,7 +281,7 @@ def _build(
     changes: Mapping[str, Any],
     source: str,
     partial: bool = False,
-) -> TimmViT:
+) -> AnyBackbone:
     config, notes, grid = _architecture(found, own, name, source)
     config = _changed(config, changes)
     config, operated = _follow_surgery(config, found, source, partial)
@@ -290,7 +309,7 @@ def _architecture(
     """The configuration, notes, and the grid of the file's positions where the header says it."""
     if own is None:
         if name is not None:
-            return _as_config(name), (), None
+            return *_follow_activation(_as_config(name), found), None
         if found.arch is not None:
             return BackboneConfig(name=found.arch), (f"the file names its architecture: {found.arch}",), None
         try:
@@ -311,6 +330,8 @@ def _architecture(
             f"{name.surgery or 'A (none)'} was "
             "asked for; the architecture does not change between pre-training and fine-tuning: set the same"
         )
+    if is_staged(name.name):  # sizes and activation are the file's, where nothing else is said
+        return name.model_copy(update={"options": saved.options | name.options}), (), grid
     return *_follow_filter(name, saved, source), grid
 
 
@@ -318,14 +339,25 @@ def _saved_grid(saved: BackboneConfig, state: Mapping[str, Tensor]) -> tuple[int
     if saved.image_size is None:
         return None
     sides = (saved.image_size,) * 2 if isinstance(saved.image_size, int) else saved.image_size
+    if is_staged(saved.name):
+        return sides[0] // PATCH, sides[1] // PATCH
     kernel = state["patch_embed.proj.weight"].shape[-2:] if "patch_embed.proj.weight" in state else (1, 1)
     if is_t2t_vit(saved.name):
-        kernel = (PATCH, PATCH)
+        kernel = (T2T_PATCH, T2T_PATCH)
     return sides[0] // kernel[0], sides[1] // kernel[1]
 
 
 def _changed(config: BackboneConfig, changes: Mapping[str, Any]) -> BackboneConfig:
     return BackboneConfig.parse(config.plain() | dict(changes)) if changes else config
+
+
+def _follow_activation(config: BackboneConfig, found: Recognized) -> tuple[BackboneConfig, tuple[str, ...]]:
+    """Hugging Face's CvT computes another activation than the authors' code, with the same weights."""
+    option = activation_of(found.layout)
+    if not option or not is_staged(config.name) or "activation" in config.options:
+        return config, ()
+    note = f"the MLP's activation is {option['activation']}, as Hugging Face's CvT computes; the authors' is quick_gelu"
+    return config.model_copy(update={"options": config.options | option}), (note,)
 
 
 def _follow_surgery(
@@ -335,9 +367,8 @@ def _follow_surgery(
     gone = lacks_last_norm2(found.state)
     asked = surgery(config.surgery)
     if gone and asked.norm2:
-        last = depth_of(found.state) - 1
         note = (
-            f"blocks.{last}.norm2 is not there: trained with SAR's surgery, built as C (the block of F, too; "
+            f"{gone}.norm2 is not there: trained with SAR's surgery, built as C (the block of F, too; "
             "D would look the same, if it is one say so by name=BackboneConfig(surgery='D'))"
         )
         return config.model_copy(update={"surgery": "C"}), (note,)
@@ -367,7 +398,7 @@ def _follow_filter(
 
 
 def _pixels(
-    found: Recognized, own: Mapping[str, Any] | None, name: Name, backbone: TimmViT
+    found: Recognized, own: Mapping[str, Any] | None, name: Name, backbone: AnyBackbone
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
     """Mean and standard deviation that the weights want, and where they come from."""
     if own is not None and "mean" in own and "std" in own:
@@ -388,10 +419,13 @@ def _pixels(
     return mean, std, f"pixels are to be normalized by mean {shown[0]}, std {shown[1]}: {source}"
 
 
-def _fill(backbone: TimmViT, found: Recognized, grid: tuple[int, int] | None, source: str) -> LoadReport:
+def _fill(backbone: AnyBackbone, found: Recognized, grid: tuple[int, int] | None, source: str) -> LoadReport:
     """Copy the weights that fit. Raises `ValueError` where a shape differs."""
-    target = backbone.vit.state_dict()
-    state, interpolated = _fit_positions(backbone, dict(found.state), grid, source)
+    target = _network(backbone).state_dict()
+    if isinstance(backbone, StagedBackbone):
+        state, interpolated = _fit_stages(backbone, dict(found.state), grid)
+    else:
+        state, interpolated = _fit_positions(backbone, dict(found.state), grid, source)
     wrong = [name for name in target if name in state and state[name].shape != target[name].shape]
     if wrong:
         shown = "; ".join(
@@ -402,7 +436,7 @@ def _fill(backbone: TimmViT, found: Recognized, grid: tuple[int, int] | None, so
             f"{source} is a checkpoint of another architecture than {_describe(backbone)}: {shown}"
             f"{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''}.{_advice(found)}"
         )
-    backbone.vit.load_state_dict(state, strict=False)
+    _network(backbone).load_state_dict(state, strict=False)
     return LoadReport(
         matched=tuple(name for name in target if name in state),
         missing=tuple(name for name in target if name not in state),
@@ -413,7 +447,7 @@ def _fill(backbone: TimmViT, found: Recognized, grid: tuple[int, int] | None, so
     )
 
 
-def _describe(backbone: TimmViT) -> str:
+def _describe(backbone: AnyBackbone) -> str:
     name = backbone.config.name if backbone.config else "the model"
     return f"{name} (width {backbone.embed_dim}, {backbone.depth} blocks)"
 
@@ -423,11 +457,39 @@ def _advice(found: Recognized) -> str:
         config, _ = infer(found.state, found.layout)
     except ValueError:
         return " Give the name of the architecture that it was trained as"
+    if is_staged(config.name):
+        return (
+            f" By its shapes it is a {config.name} with options {config.options}: leave the name out, or give that one"
+        )
     width = found.state["cls_token"].shape[-1]
     return (
         f" By its shapes it is a {config.name} with patch {config.patch_size} (width {width}, "
         f"{depth_of(found.state)} blocks): leave the name out, or give that one"
     )
+
+
+def _fit_stages(
+    backbone: StagedBackbone, state: dict[str, Tensor], grid: tuple[int, int] | None
+) -> tuple[dict[str, Tensor], str | None]:
+    """Bring the positions of PVT's stages to the model's grids; CvT has none.
+
+    `grid` is that of the last stage, where our header says it; other files are of square images.
+    """
+    net = backbone.net
+    positions = state.get("pos_embed4")
+    if not isinstance(net, Pvt) or positions is None:
+        return state, None
+    side = math.isqrt(max(positions.shape[1] - 1, 0))
+    old, new = grid or (side, side), net.grid_at(3, backbone.image_size)
+    if old == new or positions.shape[1] == new[0] * new[1] + 1:
+        return state, None
+    resized = dict(state)
+    for stage in range(4):
+        name, times = f"pos_embed{stage + 1}", 2 ** (3 - stage)
+        of_file = (old[0] * times, old[1] * times)
+        if name in state and state[name].shape[1] == of_file[0] * of_file[1] + (stage == 3):
+            resized[name] = interpolated(state[name], of_file, net.grid_at(stage, backbone.image_size))
+    return resized, f"{old[0]}x{old[1]} to {new[0]}x{new[1]} in the last stage"
 
 
 def _fit_positions(

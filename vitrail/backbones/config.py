@@ -1,4 +1,4 @@
-"""What a backbone is built from: a name of timm's or of a T2T-ViT, and what differs from it."""
+"""What a backbone is built from: a name, and what differs from it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ _FIELDS = {
     "drop_path_rate": "drop_path",
 }
 
+CHOICES = "a model with a class token: vit_*, deit_*, t2t_vit_*, pvt_tiny to pvt_large (version 1), cvt_13 or cvt_21"
+"""For errors about models that have none."""
+
 
 class BackboneConfig(Config):
-    """A Vision Transformer and the ways in which it differs from its name."""
+    """A Vision Transformer, plain or in stages, and the ways in which it differs from its name."""
 
     name: str = "vit_tiny_patch16_224"
-    """timm's name, with or without a tag: `vit_small_patch16_224.dino`; or a T2T-ViT: `t2t_vit_14`."""
+    """timm's name, with or without a tag: `vit_small_patch16_224.dino`; a T2T-ViT: `t2t_vit_14`; or `pvt_tiny`,
+    `pvt_small`, `pvt_medium`, `pvt_large`, `cvt_13`, `cvt_21`."""
     image_size: int | tuple[int, int] | None = None
     """Pixels, one side or (height, width), that the positions are made for; null for the name's own."""
     patch_size: int | tuple[int, int] | None = None
-    """Pixels, one side or (height, width); null for the name's own."""
+    """Pixels, one side or (height, width); null for the name's own. This and the next three are of plain ViTs alone;
+    networks in stages have options, one number a stage."""
     embed_dim: int | None = Field(None, gt=0)
     """Width of the tokens; null for the name's own."""
     depth: int | None = Field(None, gt=0)
@@ -42,8 +47,9 @@ class BackboneConfig(Config):
     """CoTAP's object-aware filter in the last block (`object_filter: {}` for one as in the paper); null for none."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
-    options: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
-    """Further arguments of timm's VisionTransformer, such as `reg_tokens: 4` or `mlp_ratio: 3.0`."""
+    options: dict[str, bool | int | float | str | tuple[int, ...] | None] = Field(default_factory=dict)
+    """Further arguments of timm's VisionTransformer, such as `reg_tokens: 4` or `mlp_ratio: 3.0`; of PVT and CvT those
+    of `PvtConfig` and `CvtConfig`, such as `depths: [1, 1, 1, 2]`."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from vitrail.backbones.config import BackboneConfig
+from vitrail.backbones.staged_files import infer_staged, is_staged_state
 from vitrail.backbones.t2t_vit import FAMILY, PATCH
 
 _NAMES = {
@@ -24,6 +25,7 @@ _DISTILLED = {
     (384, 12): "deit_small_distilled_patch16_224",
     (768, 12): "deit_base_distilled_patch16_224",
 }
+_BLOCK = re.compile(r"(blocks|block4|stage2\.blocks)\.(\d+)\.")  # of a ViT, and of the last stage of PVT and CvT
 # Heads are 64 wide nearly everywhere. Not in ViT-H/14, nor in MoCo-v3's ViT-S, which has 12.
 _HEADS = {1280: 16, 1408: 16, 1664: 16}
 
@@ -32,13 +34,15 @@ def infer(state: Mapping[str, Tensor], layout: str = "timm") -> tuple[BackboneCo
     """The configuration that these weights fit, and what was guessed on the way.
 
     Args:
-        state: weights under timm's names.
+        state: weights under timm's names, or those of PVT and CvT.
         layout: of the file, as `recognize` says it; MoCo-v3's ViT-S has other heads.
 
     Raises:
         ValueError: where shapes do not tell: no class token, no square grid, a gated MLP, or a width that is
             no multiple of 64; the way out is `name=BackboneConfig(...)`.
     """
+    if is_staged_state(state):
+        return infer_staged(state, layout)
     needed = (
         "cls_token",
         "pos_embed",
@@ -104,16 +108,18 @@ def _infer_t2t_vit(state: Mapping[str, Tensor]) -> tuple[BackboneConfig, tuple[s
 
 
 def depth_of(state: Mapping[str, Tensor]) -> int:
-    """Number of blocks."""
-    numbers = [int(found[1]) for name in state if (found := re.match(r"blocks\.(\d+)\.", name))]
+    """Number of blocks; of PVT and CvT in the last stage."""
+    numbers = [int(found[2]) for name in state if (found := _BLOCK.match(name))]
     return max(numbers, default=-1) + 1
 
 
-def lacks_last_norm2(state: Mapping[str, Tensor]) -> bool:
-    """Whether the last block, and it alone, has no norm2: the mark of SAR's surgery C, D and F."""
+def lacks_last_norm2(state: Mapping[str, Tensor]) -> str | None:
+    """The last block's name where it, and it alone, has no norm2, the mark of SAR's surgery C, D and F; else None."""
     depth = depth_of(state)
-    normed = [any(f"blocks.{index}.norm2.{kind}" in state for kind in ("weight", "bias")) for index in range(depth)]
-    return depth > 0 and not normed[-1] and all(normed[:-1]) and f"blocks.{depth - 1}.mlp.fc1.weight" in state
+    stem = next((found[1] for name in state if (found := _BLOCK.match(name))), "")
+    normed = [any(f"{stem}.{index}.norm2.{kind}" in state for kind in ("weight", "bias")) for index in range(depth)]
+    last = f"{stem}.{depth - 1}"
+    return last if depth and not normed[-1] and all(normed[:-1]) and f"{last}.mlp.fc1.weight" in state else None
 
 
 def _options(state: Mapping[str, Tensor], width: int) -> dict[str, Any]:

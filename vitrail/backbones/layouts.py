@@ -14,6 +14,7 @@
     IA-RED2              flat; the blocks stand once more under `groups.G.block_list.*`, beside `groups.G.agent.*`
     DGE                  {"model"} or flat; `blocks.N.attn.q` and `.kv` apart, and `blocks.N.dge.*`
     T2T-ViT              flat, {"state_dict"} or {"state_dict_ema"}; `tokens_to_token.*` embeds the patches
+    PVT, CvT             see `vitrail.backbones.staged_files`; their names stay those of the authors
 
 The backbone is found by the name of its patch embedding: what stands before it is the prefix.
 """
@@ -28,9 +29,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vitrail.backbones.staged_files import LAYOUTS, under_own_names
+
 _ANCHOR = "patch_embed.proj.weight"
 _HF_ANCHOR = "embeddings.patch_embeddings.projection.weight"
 _T2T_ANCHOR = "tokens_to_token.project.weight"
+_STAGE = re.compile(r"(^|\.)stage\d\.$")  # each stage of CvT has a patch embedding
 _CONTAINERS = ("teacher", "model", "state_dict_ema", "state_dict", "student", "model_state_dict")
 _NETWORKS = ("base_encoder", "teacher", "student", "momentum_encoder")
 
@@ -100,8 +104,10 @@ def recognize(content: Mapping[str, Any], key: str = "auto") -> Recognized:
     head = _head(tensors, prefix)
     if anchor == _HF_ANCHOR:
         state = from_hugging_face(state)
-    if anchor == _T2T_ANCHOR:
+    elif anchor == _T2T_ANCHOR:
         state = _from_t2t(state)
+    elif anchor in LAYOUTS:
+        state, outside = under_own_names(anchor, state, outside)
     state, folded = _from_meta(_from_dge(_from_ada(state)))
     inside = {name: value for name, value in state.items() if _NOT_BACKBONE.match(name)}
     kept = {name: value for name, value in state.items() if name not in inside}
@@ -137,8 +143,10 @@ def _anchors(names: Iterable[str]) -> list[tuple[str, str]]:
     return [
         (name[: -len(anchor)], anchor)
         for name in names
-        for anchor in (_ANCHOR, _HF_ANCHOR, _T2T_ANCHOR)
-        if isinstance(name, str) and (name == anchor or name.endswith(f".{anchor}"))
+        for anchor in (_ANCHOR, _HF_ANCHOR, _T2T_ANCHOR, *LAYOUTS)
+        if isinstance(name, str)
+        and (name == anchor or name.endswith(f".{anchor}"))
+        and not (anchor == _ANCHOR and _STAGE.search(name[: -len(anchor)]))
     ]
 
 
@@ -188,6 +196,8 @@ def _layout(
     anchor: str,
     state: Mapping[str, Tensor],
 ) -> str:
+    if anchor in LAYOUTS:
+        return LAYOUTS[anchor]
     everywhere = list(_names(content))
     rules = (
         ("Hugging Face ViT", anchor == _HF_ANCHOR),

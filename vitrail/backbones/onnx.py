@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones.timm_vit import TimmViT
+from vitrail.backbones.architecture import AnyBackbone
+from vitrail.backbones.staged import StagedBackbone
 
 TOLERANCE = 1e-4
 
@@ -19,7 +20,7 @@ TOLERANCE = 1e-4
 class _Flat(nn.Module):
     """Tensors in and tensors out, which is all that ONNX knows."""
 
-    def __init__(self, backbone: TimmViT) -> None:
+    def __init__(self, backbone: AnyBackbone) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -29,7 +30,7 @@ class _Flat(nn.Module):
 
 
 def export_onnx(
-    backbone: TimmViT,
+    backbone: AnyBackbone,
     path: str | Path,
     image_size: int | tuple[int, int] | None = None,
     batch: int | Literal["dynamic"] = 1,
@@ -62,7 +63,8 @@ def export_onnx(
     path = Path(path)
     baked = _baked(backbone, image_size)
     count = 2 if batch == "dynamic" else batch  # an example of 1 would be taken for a constant
-    images = torch.randn(count, baked.vit.in_chans, *baked.image_size, generator=torch.Generator().manual_seed(0))
+    channels = 3 if isinstance(baked, StagedBackbone) else baked.vit.in_chans
+    images = torch.randn(count, channels, *baked.image_size, generator=torch.Generator().manual_seed(0))
     shapes = {"images": {0: torch.export.Dim("batch")}} if batch == "dynamic" else None
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -79,10 +81,13 @@ def export_onnx(
     return difference
 
 
-def _baked(backbone: TimmViT, image_size: int | tuple[int, int] | None) -> TimmViT:
+def _baked(backbone: AnyBackbone, image_size: int | tuple[int, int] | None) -> AnyBackbone:
     """A copy for one size: bicubic interpolation at run time is what exporters stumble over."""
     baked = copy.deepcopy(backbone).float().cpu().eval()
     size = (image_size, image_size) if isinstance(image_size, int) else image_size or backbone.image_size
+    if isinstance(baked, StagedBackbone):
+        baked.resize(size)
+        return baked
     baked._grid(torch.empty(1, baked.vit.in_chans, *size, device="meta"))  # complains about sizes in words
     baked.vit.set_input_size(img_size=size)
     baked.vit.dynamic_img_size = False  # type: ignore[misc]
@@ -106,7 +111,7 @@ def _write(module: nn.Module, images: Tensor, path: Path, shapes: Any) -> None:
         )
 
 
-def _difference(backbone: TimmViT, path: Path, images: Tensor, *, dynamic: bool) -> float | None:
+def _difference(backbone: AnyBackbone, path: Path, images: Tensor, *, dynamic: bool) -> float | None:
     try:
         import onnxruntime
     except ImportError:

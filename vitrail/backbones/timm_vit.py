@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitrail import __version__
-from vitrail.backbones.config import BackboneConfig
+from vitrail.backbones.config import CHOICES, BackboneConfig
 from vitrail.contracts import Exported, Tokens
 from vitrail.nn.object_filter import ObjectFilter
 from vitrail.nn.open_block import OpenBlock, open_blocks, projections
@@ -307,11 +307,12 @@ def _about(vit: nn.Module) -> Mapping[str, Any]:
 def _check(vit: VisionTransformer) -> None:
     name = _about(vit).get("architecture") or type(vit).__name__
     if not isinstance(vit, VisionTransformer):
-        raise ValueError(f"{name} is no timm VisionTransformer; choose a vit_* or deit_* model")
+        raise ValueError(f"{name} is no timm VisionTransformer; choose {CHOICES}")
     if not vit.has_class_token:
         raise ValueError(
-            f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS "
-            "scores need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*"
+            f"{name} has no class token (it pools by {vit.global_pool!r}), and the contract's `cls` and CLS scores "
+            "need one; choose a model that has: vit_*_patch16_224, vit_*_patch14_reg4_dinov2, deit_*, deit3_*, "
+            "t2t_vit_*, pvt_tiny to pvt_large (version 1), cvt_13, cvt_21"
         )
     if vit.attn_pool is not None:
         raise ValueError(f"{name} pools by attention, which tokens pass by; build it with global_pool='token'")

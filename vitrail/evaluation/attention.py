@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vitrail.contracts import Backbone, ImageSet
+from vitrail.contracts import Backbone, ImageSet, Tokens
 from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import EvalTransform
 from vitrail.evaluation.features import Precision, autocast, frozen
@@ -52,7 +52,8 @@ def attend(
         Notes: how many images could not be read.
 
     Raises:
-        ValueError: an empty data set, or scores that are not finite (the message names the image).
+        ValueError: an empty data set, keys that are no equal parts of the image, or scores that are not finite (the
+            message names the image).
     """
     if not len(data):
         raise ValueError(f"{title}: the data set is empty; an evaluation needs at least one image")
@@ -65,13 +66,25 @@ def attend(
             if waiting:
                 images = torch.stack([image for image, _ in waiting]).to(place)
                 with autocast(place, precision):
-                    scores = backbone(images, scores=(block,)).scores[block].float().cpu()
+                    scores = _over_image(backbone(images, scores=(block,)), block, title).float().cpu()
                 for own, (_, seen) in zip(scores, waiting, strict=True):
                     visit(_with_scores(seen, own))
             advance(len(indices))
     if not unreadable:
         return []
     return [f"{title}: {unreadable} of {len(data)} images could not be read and were left out"]
+
+
+def _over_image(tokens: Tokens, block: int, title: str) -> Tensor:
+    """The scores `[B, H, Y, X]`, whose cells are equal parts of the image; `ValueError` where they are not."""
+    scores = tokens.scores[block]
+    keys = (scores.shape[-2], scores.shape[-1])
+    if any(count % own for count, own in zip(tokens.grid, keys)):
+        raise ValueError(
+            f"{title}: {keys[0]} x {keys[1]} keys stand for {tokens.grid[0]} x {tokens.grid[1]} patches, which are not "
+            "equally many for each; choose an image size that is twice as many whole patches (480 for patches of 16)"
+        )
+    return scores
 
 
 def _look(data: ImageSet, index: int, transform: EvalTransform) -> tuple[Tensor, Seen] | None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT, load, load_part
+from vitrail.backbones import TimmViT, load, load_part, need_vit
 from vitrail.backbones.parts import with_part
 from vitrail.contracts import Exported, Located
 from vitrail.localizers.trained import classes_of, generator_of, without
@@ -103,7 +103,7 @@ def from_source(source: Source) -> LocLoc:
         ValueError: no weights, a file without LocLoc's generator, or parts that do not fit it.
     """
     path, generator = generator_of(source, "locloc", PART, WEIGHTS)
-    backbone = load(path, image_size=source.image_size)
+    backbone = need_vit(load(path, image_size=source.image_size), "LocLoc")
     made = Geg(GegConfig.parse(without(generator, "features"), source=generator.source), backbone.embed_dim)
     generator.fill(made)
     classifier, classes = open_classifier(path, backbone)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT, load, load_part
+from vitrail.backbones import TimmViT, load, load_part, need_vit
 from vitrail.backbones.parts import with_part
 from vitrail.contracts import Exported, Located
 from vitrail.localizers.trained import classes_of, generator_of, without
@@ -123,7 +123,7 @@ def from_source(source: Source) -> Ppd:
         ValueError: no weights, a file without PPD's generator, or parts that do not fit it.
     """
     path, part = generator_of(source, "ppd", PART, WEIGHTS)
-    backbone = load(path, image_size=source.image_size)
+    backbone = need_vit(load(path, image_size=source.image_size), "PPD")
     config = PpdGeneratorConfig.parse(without(part, "features", "crop"), source=part.source)
     generator = PpdGenerator(config, backbone.embed_dim)
     part.fill(generator)

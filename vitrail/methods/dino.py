@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.backbones.parts import with_part
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
@@ -67,7 +67,7 @@ class DinoConfig(Config):
 class Dino(nn.Module):
     """A student `backbone` and its teacher. Fulfills `vitrail.contracts.Method`."""
 
-    def __init__(self, config: DinoConfig, backbone: TimmViT) -> None:
+    def __init__(self, config: DinoConfig, backbone: AnyBackbone) -> None:
         """Raises `ConfigError` where epochs are spoken of and nobody says how many there are."""
         super().__init__()
         check_epochs(config.epochs, config.targets.warmup_epochs, config.frozen_epochs)

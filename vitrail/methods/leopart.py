@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.backbones.parts import with_part
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
@@ -73,7 +73,7 @@ class LeopartConfig(AssignmentConfig):
 class Leopart(nn.Module):
     """A student `backbone` and its teacher. Fulfills `vitrail.contracts.Method`."""
 
-    def __init__(self, config: LeopartConfig, backbone: TimmViT) -> None:
+    def __init__(self, config: LeopartConfig, backbone: AnyBackbone) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.config import Config
 from vitrail.contracts import Batch, Exported, Losses, Step, Tokens
 from vitrail.methods.labels import check_single, mixing, with_classifier
@@ -57,7 +57,7 @@ class SupervisedConfig(Config):
 class Supervised(nn.Module):
     """A backbone with a linear classifier on CLS token or mean patch. Fulfills `vitrail.contracts.Method`."""
 
-    def __init__(self, config: SupervisedConfig, backbone: TimmViT, classes: tuple[str, ...]) -> None:
+    def __init__(self, config: SupervisedConfig, backbone: AnyBackbone, classes: tuple[str, ...]) -> None:
         """`classes` are the names of the labels 0, 1, ...; at least two."""
         super().__init__()
         if len(classes) < 2:

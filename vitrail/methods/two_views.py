@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vitrail.backbones import TimmConvNet, TimmViT
+from vitrail.backbones import AnyBackbone, TimmConvNet
 from vitrail.backbones.parts import with_part
 from vitrail.contracts import Batch, Exported
 from vitrail.nn.groups import parameter_groups
 from vitrail.nn.projection_head import ProjectionHead
 
-Encoder = TimmViT | TimmConvNet
+Encoder = AnyBackbone | TimmConvNet
 """What such a method trains: its pooled vector or class token, `[B, embed_dim]`."""
 
 

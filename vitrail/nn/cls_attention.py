@@ -10,8 +10,19 @@ from vitrail.contracts import Backbone
 
 @torch.no_grad()
 def cls_attention(backbone: Backbone, images: Tensor, block: int = -1) -> Tensor:
-    """Attention of a block's class token to the patches: `[B, N]` float32, not negative, each row sums to 1."""
-    return attention_of(backbone(images, scores=(block,)).scores[block])
+    """Attention of a block's class token to the patches: `[B, N]` float32, not negative, each row sums to 1.
+
+    `ValueError` for a network with fewer keys than patches, whose attention says nothing of single patches.
+    """
+    tokens = backbone(images, scores=(block,))
+    scores = tokens.scores[block]
+    if tuple(scores.shape[-2:]) != tuple(tokens.grid):
+        rows, columns = scores.shape[-2:]
+        raise ValueError(
+            f"the class token attends to {rows} x {columns} keys, and there are {tokens.grid[0]} x {tokens.grid[1]} "
+            "patches, so its attention is no number for each of them; take a plain ViT, or a PVT"
+        )
+    return attention_of(scores)
 
 
 @torch.no_grad()

@@ -178,7 +178,7 @@ def attend(attn: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     query, key, value = projections(attn, x)
     dropout = attn.attn_drop.p if attn.training else 0.0
     mixed = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-    return gathered(attn, x, mixed), _first_row(query, key)
+    return gathered(attn, x, mixed), first_row(query, key)
 
 
 def projections(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,7 +199,11 @@ def gathered(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
     return attn.proj_drop(attn.proj(mixed))
 
 
-def _first_row(query: Tensor, key: Tensor) -> Tensor:
+def first_row(query: Tensor, key: Tensor) -> Tensor:
+    """Scores of the first of the queries `[B, H, T, d]` against keys `[B, H, S, d]`: q_0 . k / sqrt(d), `[B, H, S]`.
+
+    In float32 or wider also under autocast, before any softmax.
+    """
     # Rounding the scores to half precision would make cells tie at the mean, where the entropy jumps.
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(device_type=query.device.type, enabled=False):

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vitrail.backbones import TimmViT, load
+from vitrail.backbones import TimmViT, load, need_vit
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.nn.open_block import OpenBlock, attend
 from vitrail.ops.patches import grid_of
@@ -146,7 +146,8 @@ def from_source(source: Source) -> EvitRanker:
     """From a run of EViT, which says its blocks, or from a file in DeiT's layout (`model`), such as the published."""
     weights = need_weights(source, "evit", WEIGHTS)
     variant = variant_of(source, "evit", VARIANTS)
-    backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+    found = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+    backbone = need_vit(found, "the ranker evit")
     own = None if weights == "pretrained" else read_file(weights_file(weights))[1]
     said = (own or {}).get("evit", {})  # what the header of a run's file says about the stages
     return EvitRanker(backbone, variant, said.get("blocks"), said.get("fuse", True))

@@ -27,7 +27,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrail.backbones import TimmViT, load_classifier
+from vitrail.backbones import TimmViT, load_classifier, need_vit
 from vitrail.backbones.layouts import recognize
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.ops.patches import grid_of
@@ -60,7 +60,7 @@ def open_features(source: Source) -> VitFeatures | ConvFeatures:
     if not _holds_vit(source.weights):
         return ConvFeatures(open_convnet(source, classifier=True))
     found = load_classifier(source.weights, source.model, image_size=source.image_size, checkpoint_key=source.key)
-    return VitFeatures(found.backbone, found.head, found.pool, found.classes)
+    return VitFeatures(need_vit(found.backbone, "Grad-CAM"), found.head, found.pool, found.classes)
 
 
 class GradCam(nn.Module):

@@ -23,11 +23,12 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrail.backbones import BackboneConfig, TimmViT, create, load, load_classifier, load_part
+from vitrail.backbones import BackboneConfig, TimmViT, create, load, load_classifier, load_part, need_vit
 from vitrail.backbones.architecture import check_name
 from vitrail.backbones.mae_decoder import misfit
 from vitrail.backbones.parts import Part, with_part
 from vitrail.backbones.reading import read_file, weights_file
+from vitrail.backbones.staged import is_staged
 from vitrail.contracts import Exported
 from vitrail.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vitrail.ops.patches import grid_of
@@ -125,7 +126,7 @@ def from_source(source: Source) -> LtrpRanker:
     network = _convolutional(content, own, source, str(path))
     kind: Head = part.config["head"]
     grid = tuple(part.config["grid"]) if kind == "cls" else None  # a score a token fits any grid
-    ranker = LtrpRanker(network or load(weights=path, image_size=source.image_size), kind, grid)
+    ranker = LtrpRanker(network or need_vit(load(weights=path, image_size=source.image_size), "LTRP"), kind, grid)
     part.fill(ranker.head)
     return ranker
 
@@ -133,8 +134,10 @@ def from_source(source: Source) -> LtrpRanker:
 def ranking_network(config: BackboneConfig) -> TimmViT | FeatureMap:
     """A fresh network by timm's name: a Vision Transformer, or a convolutional network."""
     check_name(config.name)
+    if is_staged(config.name):
+        return need_vit(create(config), "LTRP")
     family = timm.models.model_entrypoint(config.name.partition(".")[0]).__module__.rsplit(".", 1)[1]
-    return create(config) if family in ("vision_transformer", "deit") else FeatureMap(config)
+    return need_vit(create(config), "LTRP") if family in ("vision_transformer", "deit") else FeatureMap(config)
 
 
 def _given(source: Source) -> str:
@@ -147,17 +150,18 @@ def _given(source: Source) -> str:
 def _released(path: Path, content: Mapping[str, Any], source: Source) -> LtrpRanker:
     key = RELEASED if source.key == "auto" and _names_score_net(content) else source.key
     found = load_classifier(path, source.model, image_size=source.image_size, checkpoint_key=key)
+    backbone = need_vit(found.backbone, "LTRP")
     rows = found.head.out_features
     side = math.isqrt(rows)
     grid = (side, side) if side * side == rows else (0, 0)
-    trained = grid_of(*found.backbone.image_size, found.backbone.patch_size)
+    trained = grid_of(*backbone.image_size, backbone.patch_size)
     if grid == (0, 0) or (source.image_size is None and grid != trained):
         raise ValueError(
             f"{path}: its head has {rows} outputs, and its images {trained[0]} x {trained[1]} patches; a ranking model "
             "has one output for each patch. Is it a classifier?"
         )
-    found.backbone.mean, found.backbone.std = IMAGENET_MEAN, IMAGENET_STD
-    ranker = LtrpRanker(found.backbone, "cls", grid)
+    backbone.mean, backbone.std = IMAGENET_MEAN, IMAGENET_STD
+    ranker = LtrpRanker(backbone, "cls", grid)
     ranker.head.load_state_dict(found.head.state_dict())
     return ranker
 

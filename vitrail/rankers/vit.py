@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitrail.backbones import TimmViT, load, load_part
+from vitrail.backbones import TimmViT, load, load_part, need_vit
 from vitrail.backbones.parts import Part
 from vitrail.backbones.reading import weights_file
 from vitrail.rankers.source import Kind, Source, need_weights
@@ -18,10 +18,11 @@ def open_vit(source: Source, name: str, which: str, kind: Kind = "ranker") -> Ti
         kind: of what is opened, for errors.
 
     Raises:
-        ValueError: for missing weights, and as `vitrail.load`.
+        ValueError: for missing weights, a network in stages, and as `vitrail.load`.
     """
     weights = need_weights(source, name, which, kind)
-    return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+    found = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+    return need_vit(found, f"the {kind} {name}")
 
 
 def open_with_part(source: Source, name: str, part: str, which: str, kind: Kind = "ranker") -> tuple[TimmViT, Part]:
@@ -43,4 +44,5 @@ def open_with_part(source: Source, name: str, part: str, which: str, kind: Kind 
         raise ValueError(
             f"{weights_file(weights)} holds no {part} beside the backbone, and the network needs it; give {which}"
         )
-    return load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key), found
+    backbone = load(source.model, weights, image_size=source.image_size, checkpoint_key=source.key)
+    return need_vit(backbone, f"the {kind} {name}"), found

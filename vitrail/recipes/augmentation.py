@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig, ConvNetConfig, TimmConvNet, TimmViT, create_convnet
+from vitrail.backbones import AnyBackbone, BackboneConfig, ConvNetConfig, TimmConvNet, create_convnet
 from vitrail.config import Config
 from vitrail.contracts import Method
 from vitrail.data import TwoViews, TwoViewsConfig
@@ -156,7 +156,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     return Parts(method, loader, probe)
 
 
-def _backbone(recipe: Recipe) -> TimmViT | TimmConvNet:
+def _backbone(recipe: Recipe) -> AnyBackbone | TimmConvNet:
     mean, std, size = recipe.views.mean, recipe.views.std, recipe.views.size
     if recipe.vit is not None:
         return start(recipe.vit, size, mean, std)
@@ -165,7 +165,7 @@ def _backbone(recipe: Recipe) -> TimmViT | TimmConvNet:
     return backbone
 
 
-def _method(config: MethodConfig, backbone: TimmViT | TimmConvNet) -> Method:
+def _method(config: MethodConfig, backbone: AnyBackbone | TimmConvNet) -> Method:
     if isinstance(config, SimclrConfig):
         return Simclr(config, backbone)
     if isinstance(config, BarlowTwinsConfig):

@@ -29,7 +29,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from vitrail.backbones import BackboneConfig, TimmViT, create
+from vitrail.backbones import BackboneConfig, TimmViT, create, need_vit
 from vitrail.config import Config
 from vitrail.data import EvalTransformConfig, build_eval_transform
 from vitrail.evaluation.selection_accuracy import flops_of
@@ -161,7 +161,7 @@ def _locloc(config: CostsConfig, place: torch.device) -> list[_Stage]:
 
 
 def _backbone(config: CostsConfig) -> TimmViT:
-    return create(config.backbone.model_copy(update={"image_size": config.image_size}))
+    return need_vit(create(config.backbone.model_copy(update={"image_size": config.image_size})), "LocLoc")
 
 
 def _stage(name: str, module: nn.Module | None, call: Callable[[Any], object], given: Any) -> _Stage:

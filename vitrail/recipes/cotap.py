@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig, TimmViT, load
+from vitrail.backbones import BackboneConfig, TimmViT, load, need_vit
 from vitrail.backbones.architecture import add_object_filter
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
@@ -244,7 +244,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     """Data, method, loader, k-NN and pictures, for one of `world` processes; `own` as in `vitrail.recipes.start`."""
     check(recipe)
     views, splits = recipe.views, open_splits(recipe.data)
-    backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    begun = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    backbone = need_vit(begun, "CoTAP")
     check_crops(backbone.patch_size, views)
     if recipe.ablation not in (None, 7) and backbone.object_filter is not None:
         raise ConfigError(
@@ -291,4 +292,4 @@ def _before(recipe: Recipe) -> TimmViT:
     """The network that training starts from, at its own image size."""
     weights = recipe.init_from
     assert weights is not None
-    return load(recipe.backbone.name if weights == "pretrained" else None, weights)
+    return need_vit(load(recipe.backbone.name if weights == "pretrained" else None, weights), "CoTAP")

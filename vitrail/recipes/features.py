@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from vitrail import __version__
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.config import Config
 from vitrail.contracts import Crops, Sample
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image
@@ -116,7 +116,7 @@ def write_features(
 
 
 def extract_files(
-    backbone: TimmViT, files: Sequence[Path], out: Path, config: FeaturesConfig | None = None, weights: str = ""
+    backbone: AnyBackbone, files: Sequence[Path], out: Path, config: FeaturesConfig | None = None, weights: str = ""
 ) -> Path:
     """The same for a backbone on its device; `weights` are words for the index alone."""
     config = config or FeaturesConfig()
@@ -156,7 +156,7 @@ def extract_files(
 class _Frame:
     """An image to the pixels that the backbone sees, and where in the image they are."""
 
-    def __init__(self, backbone: TimmViT, config: FeaturesConfig) -> None:
+    def __init__(self, backbone: AnyBackbone, config: FeaturesConfig) -> None:
         self.native, self.size, self.patch = config.fit == "native", config.size, backbone.patch_size
         own: int | tuple[int, int] = config.size or backbone.image_size
         mode: Literal["crop", "squash"] = "crop" if config.fit == "crop" else "squash"
@@ -221,7 +221,7 @@ class _Files:
         return _digest(map(str, self.paths))
 
 
-def _settings(backbone: TimmViT, files: Sequence[Path], config: FeaturesConfig, frame: _Frame) -> Line:
+def _settings(backbone: AnyBackbone, files: Sequence[Path], config: FeaturesConfig, frame: _Frame) -> Line:
     """All that decides what is written, and where."""
     size = None if frame.native else list(_sides(frame.config.image_size))
     grid = None if size is None else list(grid_of(size[0], size[1], backbone.patch_size))
@@ -280,7 +280,7 @@ def _finished(out: Path, name: str, members: Sequence[Path], marks: list[str]) -
     return None
 
 
-def _compute(backbone: TimmViT, data: _Files, config: FeaturesConfig, advance: Any) -> _Shard:
+def _compute(backbone: AnyBackbone, data: _Files, config: FeaturesConfig, advance: Any) -> _Shard:
     """Run the backbone over the images of a shard."""
     place = next(backbone.parameters()).device
     lines: list[Line] = []

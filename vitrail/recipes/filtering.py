@@ -56,7 +56,7 @@ def draw_filter(
         ValueError: weights without a filter, prototypes that are not there, no image that can be read.
     """
     backbone = open_backbone(weights, model=model, key=key, device=device)
-    if backbone.object_filter is None:
+    if not isinstance(backbone, TimmViT) or backbone.object_filter is None:
         raise ValueError(
             f"{weights} has no object-aware filter, so there is nothing to show; take a run of CoTAP with one "
             "(object_filter is not null), or see `vitrail show attention`"

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from vitrail.backbones import TimmViT, load, load_classifier
+from vitrail.backbones import AnyBackbone, load, load_classifier
 from vitrail.backbones.parts import Part, load_part
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.nn.ml_decoder import MlDecoder, MlDecoderConfig
@@ -33,7 +33,7 @@ ML_DECODER = "ml_decoder"  # what `vitrail.methods.kept_patches` calls its part
 class Classifier(NamedTuple):
     """What `open_classifier` returns."""
 
-    backbone: TimmViT
+    backbone: AnyBackbone
     head: nn.Module
     classes: tuple[str, ...] | None  # names of the outputs; None where the file has none
     pool: Literal["cls", "mean", "all"]  # what the head reads: class token, mean of the patches, or all tokens

@@ -11,7 +11,7 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig
+from vitrail.backbones import BackboneConfig, need_vit
 from vitrail.config import Config
 from vitrail.data import MultiCrop, MultiCropConfig
 from vitrail.masks import MaskConfig, RatioConfig
@@ -203,7 +203,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     check(recipe)
     views, splits = recipe.views, open_splits(recipe.data)
     images = splits.train if recipe.scene_data is None else open_mixed(recipe.data, recipe.scene_data).train
-    backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    begun = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
+    backbone = need_vit(begun, "iBOT")
     check_crops(backbone.patch_size, views)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from vitrail import catalog
-from vitrail.backbones import BackboneConfig, TimmViT
+from vitrail.backbones import AnyBackbone, BackboneConfig, need_vit
 from vitrail.config import Config, ConfigError, Listed
 from vitrail.contracts import ImageSet
 from vitrail.data import (
@@ -179,7 +179,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     splits = open_several(recipe.data) if recipe.method.loss == "asymmetric" else open_splits(recipe.data)
     classes = _classes(recipe, splits)
     augment = recipe.augment
-    backbone = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    begun = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    backbone = need_vit(begun, "training on kept patches")
     # Normalization belongs to the weights: those that are fine-tuned bring their own.
     augment = augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     chooses = min(recipe.method.keep, *recipe.keeps) < 1 if recipe.keeps else recipe.method.keep < 1
@@ -260,11 +261,11 @@ def _classes(recipe: Recipe, splits: Splits) -> tuple[str, ...]:
     return classes
 
 
-def _drawing(recipe: Recipe, method: KeptPatches, splits: Splits) -> Callable[[Path, str, TimmViT], None]:
+def _drawing(recipe: Recipe, method: KeptPatches, splits: Splits) -> Callable[[Path, str, AnyBackbone], None]:
     """Attention before and after training, and once what the ranker keeps, which training does not change."""
     attention = drawing(splits)
 
-    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+    def draw(folder: Path, when: str, drawn: AnyBackbone) -> None:
         attention(folder, when, drawn)
         if when != "before" or method.ranker is None:
             return

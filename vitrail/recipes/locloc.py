@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from vitrail.backbones import BackboneConfig, TimmViT, load_part
+from vitrail.backbones import BackboneConfig, TimmViT, load_part, need_vit
 from vitrail.backbones.reading import weights_file
 from vitrail.data import TrainTransformConfig
 from vitrail.data.mask_views import MaskViewsConfig
@@ -107,6 +107,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     check(recipe)
     views, splits = recipe.views, open_splits(recipe.data)
     backbone = start(recipe.backbone, views.image_size, views.mean, views.std, recipe.init_from, own)
+    backbone = need_vit(backbone, "LocLoc")
     check_patches(backbone, views)
     generator, classifier, classes = _earlier(recipe, own or recipe.init_from, backbone, splits.train.classes)
     method = Locloc(recipe.method, backbone, classes, generator=generator, classifier=classifier)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.contracts import ImageSet, Sample, Tokens, VideoSet
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform, open_image, open_mask
 from vitrail.metrics.by_head import is_of_head, quantities_by_head
@@ -144,13 +144,13 @@ def heads_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
 
 
 @torch.no_grad()
-def see(backbone: TimmViT, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
+def see(backbone: AnyBackbone, image: Image.Image, size: int | None = None, block: int = -1) -> Seen:
     """Resize so that the shorter side is `size` (default: the model's own) and both sides hold whole patches."""
     fitted = whole_patches(image, size or min(backbone.image_size), backbone.patch_size)
     return Seen(fitted, backbone(pixels_of(backbone, fitted), scores=(block,)))
 
 
-def pixels_of(backbone: TimmViT, fitted: Image.Image) -> Tensor:
+def pixels_of(backbone: AnyBackbone, fitted: Image.Image) -> Tensor:
     """An image of whole patches as the backbone wants it, `[1, 3, H, W]` on its device."""
     shape = (fitted.height, fitted.width)
     config = EvalTransformConfig(image_size=shape, mode="squash", mean=backbone.mean, std=backbone.std)
@@ -164,7 +164,7 @@ def on_host(seen: Seen) -> Seen:
     return seen._replace(tokens=Tokens(found.cls.float().cpu(), found.patches.float().cpu(), found.grid, {}, scores))
 
 
-def attention_sheet(backbone: TimmViT, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
+def attention_sheet(backbone: AnyBackbone, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
     """The first images of different classes of a set, each with the last block's attention per head."""
     was_training = backbone.training
     backbone.eval()

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vitrail.backbones import BackboneConfig, create, load, weights_file
+from vitrail.backbones import BackboneConfig, create, load, need_vit, weights_file
 from vitrail.backbones.reading import read_file
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet, Ranker
@@ -285,11 +285,11 @@ def _start(recipe: Recipe, own: str | None) -> tuple[LtrpRanker, bool]:
         return LtrpRanker(network, recipe.method.head), True
     weights, size = own or recipe.init_from, recipe.augment.image_size
     if weights == "pretrained":
-        return LtrpRanker(load(wanted.name, weights, image_size=size), recipe.method.head), False
+        return LtrpRanker(need_vit(load(wanted.name, weights, image_size=size), "LTRP"), recipe.method.head), False
     found = read_file(weights_file(weights))[1]
     if found is not None and PART not in found.get("parts", {}):
         log.warning("%s brings no head of a ranking model: it starts fresh", weights)
-        return LtrpRanker(load(weights, image_size=size), recipe.method.head), False
+        return LtrpRanker(need_vit(load(weights, image_size=size), "LTRP"), recipe.method.head), False
     ranker = from_source(Source(weights, image_size=size))
     if ranker.kind != recipe.method.head:
         raise ConfigError(
@@ -317,6 +317,6 @@ def _autoencoder(recipe: Recipe) -> autoencoders.Recipe:
 def _untrained(recipe: Recipe) -> Autoencoder:
     """The autoencoder that would be trained first: for a look at what a run would be."""
     made = _autoencoder(recipe)
-    backbone = create(made.backbone.model_copy(update={"image_size": made.augment.image_size}))
+    backbone = need_vit(create(made.backbone.model_copy(update={"image_size": made.augment.image_size})), "MAE")
     backbone.mean, backbone.std = made.augment.mean, made.augment.std
     return Autoencoder(backbone, Mae(made.method, backbone).decoder, made.method.normalized_targets)

@@ -13,7 +13,7 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from vitrail.backbones import BackboneConfig, TimmViT
+from vitrail.backbones import BackboneConfig, TimmViT, need_vit
 from vitrail.config import Config
 from vitrail.data import EvalTransformConfig, TrainTransformConfig, build_train_transform
 from vitrail.evaluation.features import FeatureConfig
@@ -152,7 +152,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     """Data, method, loader, k-NN and pictures, for one of `world` processes; `own` as in `vitrail.recipes.start`."""
     check(recipe)
     augment, splits = recipe.augment, open_splits(recipe.data)
-    backbone = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    begun = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    backbone = need_vit(begun, "MAE")
     # Normalization belongs to the weights: those that training goes on from bring their own.
     augment = augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     method = Mae(recipe.method, backbone, fresh=recipe.init_from is None)

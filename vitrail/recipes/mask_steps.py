@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from vitrail.backbones import need_vit
 from vitrail.config import read_yaml
 from vitrail.contracts import ImageSet
 from vitrail.data.object_masks import ABOUT, ObjectMasksConfig, read_about
@@ -66,7 +67,8 @@ def mask_steps(weights: str, data: ImageSet, count: int = 4, *, device: str = "a
         found = made_by(weights)
         if found is None or count < 1:
             return None
-        backbone = open_backbone(found.weights, model=None, key="auto", device=device)
+        opened = open_backbone(found.weights, model=None, key="auto", device=device)
+        backbone = need_vit(opened, "making object masks")
     except (OSError, ValueError) as error:
         log.warning("the masks that %s learned from are not drawn: %s", weights, error)
         return None

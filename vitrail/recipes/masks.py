@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.data import EvalTransformConfig, build_eval_transform
 from vitrail.masks import Dpp, MaskConfig, build
 from vitrail.masks.counts import number_of
@@ -86,7 +86,7 @@ def masks_page(
     pixels: Tensor,
     grid: tuple[int, int],
     asked: Asked,
-    backbone: TimmViT | None = None,
+    backbone: AnyBackbone | None = None,
     titles: Sequence[str] = (),
 ) -> Image.Image:
     """The gallery of all masks, a row for each image, and below it each image's order of choice.
@@ -135,7 +135,7 @@ def _generator(asked: Asked, kind: str) -> torch.Generator:
 
 
 def _frame(
-    backbone: TimmViT | None, size: int | None, patch_size: int | None
+    backbone: AnyBackbone | None, size: int | None, patch_size: int | None
 ) -> tuple[EvalTransformConfig, tuple[int, int]]:
     """How images are cut, and the size of a patch."""
     if backbone is None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from torch import nn
 
 from vitrail import catalog
-from vitrail.backbones import TimmConvNet, TimmViT
+from vitrail.backbones import AnyBackbone, TimmConvNet
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, read_yaml
 from vitrail.contracts import ImageSet, Ranker
@@ -115,7 +115,7 @@ def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) 
 class _Subject(NamedTuple):
     """What is measured."""
 
-    backbone: TimmViT | TimmConvNet | None
+    backbone: AnyBackbone | TimmConvNet | None
     head: nn.Module | None = None
     classes: tuple[str, ...] | None = None
     pool: str = "cls"
@@ -304,7 +304,7 @@ def _question(report: Report, of_weights: bool) -> str:
 
 def call(
     evaluate: Any,
-    backbone: TimmViT | TimmConvNet,
+    backbone: AnyBackbone | TimmConvNet,
     train: Any,
     val: Any,
     config: Config,
@@ -340,7 +340,7 @@ def config_of(evaluate: Any) -> Config:
     return kind()
 
 
-def native(config: Config, backbone: TimmViT | TimmConvNet, *, preset: bool = False) -> Config:
+def native(config: Config, backbone: AnyBackbone | TimmConvNet, *, preset: bool = False) -> Config:
     """The same protocol at the model's own image size, where that is not 224: published sizes are for models of 224.
 
     With a `preset` asked for by name, a size that the preset itself sets (480 pixels of the attention Jaccard) stays.
@@ -369,7 +369,7 @@ def data_of(folder: Path | None) -> DataConfig | None:
 
 def _model(
     evaluate: Any, weights: str, *, model: str | None, key: str, device: str
-) -> tuple[TimmViT | TimmConvNet, nn.Module | None, tuple[str, ...] | None, str]:
+) -> tuple[AnyBackbone | TimmConvNet, nn.Module | None, tuple[str, ...] | None, str]:
     if "head" not in inspect.signature(evaluate).parameters:
         return open_encoder(weights, model=model, key=key, device=device), None, None, "cls"
     if weights == "pretrained":

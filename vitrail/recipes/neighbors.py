@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig
 from vitrail.data.neighbors import NO_NEIGHBOR, NeighborTable
@@ -29,7 +29,7 @@ PART = 8192  # images whose neighbors are searched for together
 
 
 def make_neighbors(
-    backbone: TimmViT,
+    backbone: AnyBackbone,
     data: ImageSet,
     k: int,
     path: Path,

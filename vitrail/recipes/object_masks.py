@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import TimmViT, need_vit
 from vitrail.contracts import Batch, ImageSet
 from vitrail.data import EvalTransform, EvalTransformConfig, ordered_batches
 from vitrail.data.cutters import Cutters, cut_object
@@ -167,7 +167,8 @@ def masks_by(
     of_images = [setting for setting in settings if setting.startswith("data.")]
     config = ObjectMasksConfig().override([setting for setting in settings if setting not in of_images])
     chosen = getattr(open_data(data, None, [setting.removeprefix("data.") for setting in of_images]), split)
-    backbone = open_backbone(weights, model=model, key=key, device=device)
+    found = open_backbone(weights, model=model, key=key, device=device)
+    backbone = need_vit(found, "making object masks")
     how: dict[str, Any] = {"processes": processes, "workers": workers, "batch_size": batch_size, "device": device}
     return make_object_masks(backbone, chosen, out, config, verify=True, **how)
 
@@ -190,7 +191,8 @@ def draw_grabcut(
         size: pixels a side at which the backbone sees images; its own by default.
     """
     config = ObjectMasksConfig(image_size=size).override(settings)
-    backbone = open_backbone(weights, model=model, key=key, device=device)
+    found = open_backbone(weights, model=model, key=key, device=device)
+    backbone = need_vit(found, "making object masks")
     _check(backbone, config)
     opened = open_images(paths)
     drawn = [grabcut_sheet([stages_of(backbone, image, config)]) for image in opened.values()]

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vitrail.backbones import TimmConvNet, TimmViT
+from vitrail.backbones import AnyBackbone, TimmConvNet
 from vitrail.config import Config
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, build_eval_transform, is_multi_label, ordered_batches
@@ -33,7 +33,7 @@ class ProbeConfig(Config):
 
 
 def knn_probe(
-    backbone: TimmViT | TimmConvNet,
+    backbone: AnyBackbone | TimmConvNet,
     splits: Splits,
     transform: EvalTransformConfig,
     config: ProbeConfig,
@@ -68,7 +68,7 @@ def spread(data: ImageSet, most: int) -> ImageSet:
 
 
 def _features(
-    backbone: TimmViT | TimmConvNet,
+    backbone: AnyBackbone | TimmConvNet,
     data: ImageSet,
     transform: EvalTransformConfig,
     config: FeatureConfig,

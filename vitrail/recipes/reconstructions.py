@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitrail.backbones import TimmViT, need_part
+from vitrail.backbones import TimmViT, need_part, need_vit
 from vitrail.contracts import Backbone, ImageSet, Mask
 from vitrail.data import EvalTransformConfig, build_eval_transform
 from vitrail.masks import MaskConfig, build, visible
@@ -102,7 +102,7 @@ def open_autoencoder(
         raise ValueError("pretrained weights come without a decoder; give a file of MAE that has one, or a run of MAE")
     where = find_weights(weights)
     part = need_part(where, "decoder", checkpoint_key=key, heads=heads)
-    backbone = open_backbone(where, model=model, key=key, device=device)
+    backbone = need_vit(open_backbone(where, model=model, key=key, device=device), "a decoder")
     said = part.normalized_targets
     if said is None and normalized is None:
         raise ValueError(

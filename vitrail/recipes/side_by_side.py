@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitrail.backbones import TimmViT
+from vitrail.backbones import AnyBackbone, TimmViT
 from vitrail.contracts import ImageSet, Sample
 from vitrail.recipes.files import stems
 from vitrail.recipes.filtering import Filtered, filter_page, filter_sheets, filtered
@@ -65,7 +65,7 @@ def draw_side_by_side(
     for name, where in weights.items():
         backbone = open_backbone(where, model=None, key="auto", device=device)
         looks[name] = [look(backbone, image) for image in images]
-        if backbone.object_filter is not None:
+        if isinstance(backbone, TimmViT) and backbone.object_filter is not None:
             filters[name] = [filtered(backbone, image) for image in images[:2]]
     drawn = []
     if any(each.scores is not None for found in looks.values() for each in found):
@@ -137,7 +137,7 @@ def _drawn_heads(images: Sequence[Image.Image], looks: Mapping[str, Sequence[Loo
 
 
 @torch.no_grad()
-def look(backbone: TimmViT, image: Image.Image) -> Look:
+def look(backbone: AnyBackbone, image: Image.Image) -> Look:
     """One image as a network sees it, at the network's own size, on the host."""
     fitted = whole_patches(image, min(backbone.image_size), backbone.patch_size)
     last = () if backbone.depth - 1 in backbone.closed else (-1,)
@@ -185,14 +185,14 @@ def start_of(run: str | Path) -> str:
     return str(named if before is None else before)
 
 
-def drawing_change(splits: Splits) -> Callable[[Path, str, TimmViT], None]:
+def drawing_change(splits: Splits) -> Callable[[Path, str, AnyBackbone], None]:
     """A function that draws a run's backbone before and after training: attention, patch features, the filter.
 
     Features after training stand below those before, in one picture, by one analysis.
     """
     attention = drawing(splits)
 
-    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+    def draw(folder: Path, when: str, drawn: AnyBackbone) -> None:
         attention(folder, when, drawn)
         was_training = drawn.training
         drawn.eval()
@@ -205,7 +205,7 @@ def drawing_change(splits: Splits) -> Callable[[Path, str, TimmViT], None]:
         elif (before := kept_looks(known, chosen)) is not None:
             looks = {"before training": before} | looks
         keep_sheet(folder, "pca.png", pca_rows(images, looks), _PCA)
-        if drawn.object_filter is not None and not drawn.closed:
+        if isinstance(drawn, TimmViT) and drawn.object_filter is not None and not drawn.closed:
             caption = (
                 f"The object-aware filter beside the last self-attention, {when} training: the most used prototypes."
             )

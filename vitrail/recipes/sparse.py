@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vitrail.backbones import BackboneConfig, TimmViT, load_classifier
+from vitrail.backbones import BackboneConfig, TimmViT, load_classifier, need_vit
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import (
@@ -296,7 +296,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
             f"{recipe.data.root} has no class folders, and a classifier needs labels; put the images into one folder "
             "per class"
         )
-    backbone = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    begun = start(recipe.backbone, augment.image_size, augment.mean, augment.std, recipe.init_from, own)
+    backbone = need_vit(begun, recipe.method.kind)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     augment = augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     source = own or recipe.init_from

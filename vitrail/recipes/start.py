@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vitrail.backbones import BackboneConfig, TimmConvNet, TimmViT, add_object_filter, create, load
+from vitrail.backbones import AnyBackbone, BackboneConfig, TimmConvNet, add_object_filter, create, load, need_vit
 from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
@@ -102,15 +102,15 @@ def timed(regularizers: Sequence[RegularizerConfig], epochs: int) -> tuple[Regul
     return tuple(known)
 
 
-def seen_by(backbone: TimmViT | TimmConvNet, image_size: int | tuple[int, int]) -> EvalTransformConfig:
+def seen_by(backbone: AnyBackbone | TimmConvNet, image_size: int | tuple[int, int]) -> EvalTransformConfig:
     """How held-out images are brought to the size that a backbone is trained at."""
     return EvalTransformConfig(image_size=image_size, mean=backbone.mean, std=backbone.std)
 
 
-def drawing(splits: Splits) -> Callable[[Path, str, TimmViT], None]:
+def drawing(splits: Splits) -> Callable[[Path, str, AnyBackbone], None]:
     """A function that draws the last block's attention on held-out images into a run's folder of pictures."""
 
-    def draw(folder: Path, when: str, drawn: TimmViT) -> None:
+    def draw(folder: Path, when: str, drawn: AnyBackbone) -> None:
         if drawn.closed:
             log.warning("no attention is drawn: %s", next(iter(drawn.closed.values())))
             return
@@ -127,7 +127,7 @@ def start(
     std: tuple[float, ...],
     init_from: str | None = None,
     own: str | None = None,
-) -> TimmViT:
+) -> AnyBackbone:
     """The backbone that training starts with.
 
     Args:
@@ -163,7 +163,7 @@ def start(
     return backbone
 
 
-def _give_filter(backbone: TimmViT, wanted: BackboneConfig, weights: str) -> None:
+def _give_filter(backbone: AnyBackbone, wanted: BackboneConfig, weights: str) -> None:
     """Put in the object-aware filter that is wanted; weights with another one are refused."""
     found = backbone.config.object_filter if backbone.config else None
     if wanted.object_filter is None or found == wanted.object_filter:
@@ -173,7 +173,7 @@ def _give_filter(backbone: TimmViT, wanted: BackboneConfig, weights: str) -> Non
             f"backbone.object_filter = {wanted.object_filter}, and {weights} was trained with {found}; the "
             "architecture follows the weights: set backbone.object_filter to null"
         )
-    add_object_filter(backbone, wanted.object_filter)
+    add_object_filter(need_vit(backbone, "an object-aware filter"), wanted.object_filter)
     log.info("%s: a fresh object-aware filter was put into the last block", weights)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vitrail.backbones import BackboneConfig, TimmViT, load
+from vitrail.backbones import BackboneConfig, TimmViT, load, need_vit
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader
@@ -147,7 +147,8 @@ def _made_masks(recipe: Any, verbs: Verbs, path: Path) -> Path:
     if main and not (going_on and is_finished(path)):
         weights = recipe.masks_from or recipe.init_from
         assert weights is not None  # `check` and `first_of_two` have looked
-        backbone = load(recipe.backbone.name if weights == "pretrained" else None, weights)
+        found = load(recipe.backbone.name if weights == "pretrained" else None, weights)
+        backbone = need_vit(found, "making object masks")
         make_object_masks(
             backbone, open_splits(recipe.data).train, path, recipe.mask_settings, workers=capped(recipe.workers)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vitrail.backbones import TimmConvNet, TimmViT, load, load_convnet, weights_file
+from vitrail.backbones import AnyBackbone, TimmConvNet, load, load_convnet, weights_file
 from vitrail.backbones.reading import own_header
 
 
@@ -24,7 +24,7 @@ def run_folder_of(where: str) -> Path | None:
     return above if path.parent.name == "exported" and (above / "config.yaml").is_file() else None
 
 
-def open_backbone(where: str, *, model: str | None, key: str, device: str) -> TimmViT:
+def open_backbone(where: str, *, model: str | None, key: str, device: str) -> AnyBackbone:
     """A backbone in evaluation mode on a device (`auto` takes the GPU where there is one)."""
     if where == "pretrained" and model is None:
         raise ValueError("pretrained weights need a name, as in --model vit_small_patch16_224.dino")
@@ -32,7 +32,7 @@ def open_backbone(where: str, *, model: str | None, key: str, device: str) -> Ti
     return backbone.to(pick_device(device)).eval()
 
 
-def open_encoder(where: str, *, model: str | None, key: str, device: str) -> TimmViT | TimmConvNet:
+def open_encoder(where: str, *, model: str | None, key: str, device: str) -> AnyBackbone | TimmConvNet:
     """`open_backbone`, and the convolutional networks of our own runs, for what asks for features alone."""
     if where != "pretrained" and "convnet" in (own_header(Path(find_weights(where))) or {}):
         return load_convnet(where).to(pick_device(device)).eval()

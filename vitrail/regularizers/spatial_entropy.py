@@ -24,7 +24,10 @@ def scores_of(tokens: Tokens, block: int) -> Tensor:
 
 
 class SpatialEntropy(nn.Module):
-    """Mean spatial entropy in nats, >= 0: low where each head attends to few large regions."""
+    """Mean spatial entropy in nats, >= 0: low where each head attends to few large regions.
+
+    On maps of 2 x 2 and fewer, where all cells above the mean touch, it is 0.
+    """
 
     def __init__(self, block: int = -1) -> None:
         """Args: block: 0-based, negative from the last; the paper takes the last."""
