@@ -25,9 +25,9 @@ _DISTILLED = {
     (384, 12): "deit_small_distilled_patch16_224",
     (768, 12): "deit_base_distilled_patch16_224",
 }
-_BLOCK = re.compile(r"(blocks|block4|stage2\.blocks)\.(\d+)\.")  # of a ViT, and of the last stage of PVT and CvT
 # Heads are 64 wide nearly everywhere. Not in ViT-H/14, nor in MoCo-v3's ViT-S, which has 12.
 _HEADS = {1280: 16, 1408: 16, 1664: 16}
+_BLOCK = re.compile(r"(blocks|block4|stage2\.blocks)\.(\d+)\.")  # of a ViT, and of the last stage of PVT and CvT
 
 
 def infer(state: Mapping[str, Tensor], layout: str = "timm") -> tuple[BackboneConfig, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vitrail.backbones import TimmConvNet, TimmViT
+from vitrail.backbones import AnyBackbone, TimmConvNet
 from vitrail.config import Config
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, build_eval_transform, ordered_batches
@@ -32,7 +32,7 @@ class AttentionConfig(Config):
 
 
 def entropy_by_head(
-    backbone: TimmViT | TimmConvNet,
+    backbone: AnyBackbone | TimmConvNet,
     data: ImageSet,
     transform: EvalTransformConfig,
     config: AttentionConfig,
@@ -89,9 +89,10 @@ def attention_numbers(mine: Tensor | None, count: int, ranks: Ranks) -> dict[str
     Returns:
         `spatial_entropy`, `blobs`, and `spatial_entropy_head_0`, `blobs_head_0` and so on; empty without images.
     """
-    found = [part for part in ranks.gather((mine, count)) if part[0] is not None]
+    found = [(sums, images) for sums, images in ranks.gather((mine, count)) if sums is not None]
     if not found:
         return {}
-    entropy, blobs = (sum(part[0] for part in found) / sum(part[1] for part in found)).tolist()
+    total = torch.stack([sums for sums, _ in found]).sum(0)
+    entropy, blobs = (total / sum(images for _, images in found)).tolist()
     every = {"spatial_entropy": entropy, "blobs": blobs}
     return {name: sum(values) / len(values) for name, values in every.items()} | named_by_head(every)

@@ -16,9 +16,10 @@ from vitrail.config import Config
 from vitrail.data import MultiCrop, MultiCropConfig
 from vitrail.methods.mocov3 import MocoV3, MocoV3Config
 from vitrail.nn.projection_head import ProjectionConfig
+from vitrail.recipes.attention_numbers import AttentionConfig, entropy_by_head
 from vitrail.recipes.heads import take_over
 from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts
+from vitrail.recipes.run import Parts, together
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import (
     HALF,
@@ -72,6 +73,7 @@ class Recipe(Config):
     method: MocoV3Config = MocoV3Config()
     train: TrainConfig = TrainConfig()
     probe: ProbeConfig = ProbeConfig()
+    attention: AttentionConfig = AttentionConfig()
     workers: int = Field(8, ge=0)
     """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
 
@@ -189,8 +191,10 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     workers = capped(recipe.workers)
     loader = loading(splits.train, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
-    probe = knn_probe(backbone, splits, seen_by(backbone, views.global_size), recipe.probe, workers, ranks)
-    return Parts(method, loader, probe, drawing(splits))
+    seen = seen_by(backbone, views.global_size)
+    probe = knn_probe(backbone, splits, seen, recipe.probe, workers, ranks)
+    heads = entropy_by_head(backbone, splits.val, seen, recipe.attention, workers, ranks)
+    return Parts(method, loader, together(probe, heads), drawing(splits))
 
 
 def _narrow(hidden: int, out: int) -> ProjectionConfig:
