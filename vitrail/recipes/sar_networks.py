@@ -49,7 +49,7 @@ TABLE_7 = {
 TABLE_11 = {"ViT-S/16": 79.8, "ViT-S/16 + DRLoc": 80.2, "ViT-S/16 + SAR": 80.7}
 """Top-1, ImageNet-1k, 300 epochs."""
 DRLOC = 0.1
-"""Weight of DRLoc, which the SAR paper does not say; that of its own paper for most networks."""
+"""Weight of DRLoc, an assumption: the SAR paper does not say it."""
 
 
 def sar_table2(settings: Sequence[str] = ()) -> Study:
