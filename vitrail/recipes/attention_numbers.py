@@ -89,9 +89,10 @@ def attention_numbers(mine: Tensor | None, count: int, ranks: Ranks) -> dict[str
     Returns:
         `spatial_entropy`, `blobs`, and `spatial_entropy_head_0`, `blobs_head_0` and so on; empty without images.
     """
-    found = [part for part in ranks.gather((mine, count)) if part[0] is not None]
+    found = [(sums, images) for sums, images in ranks.gather((mine, count)) if sums is not None]
     if not found:
         return {}
-    entropy, blobs = (sum(part[0] for part in found) / sum(part[1] for part in found)).tolist()
+    whole = torch.stack([sums for sums, _ in found]).sum(0)
+    entropy, blobs = (whole / sum(images for _, images in found)).tolist()
     every = {"spatial_entropy": entropy, "blobs": blobs}
     return {name: sum(values) / len(values) for name, values in every.items()} | named_by_head(every)
