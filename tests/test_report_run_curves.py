@@ -22,7 +22,7 @@ def test_accuracy_against_epochs(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "baseline"), make_run(tmp_path / "sar", weight=0.01, epochs=3)]
     path = draw_run_curves(runs, tmp_path / "new" / "accuracy.png", title="Both")
     curves = {"baseline": Curve(EPOCHS, rates(EPOCHS)), "sar": Curve(EPOCHS[:3], rates(EPOCHS[:3]))}
-    wanted = curves_png(curves, title="Both", x_label="epoch", y_label="val/top1", look="light")
+    wanted = curves_png(curves, title="Both", x_label="epoch", y_label="val/top1", dashes=True, look="light")
     with Image.open(path) as picture:
         assert picture.tobytes() == wanted.tobytes()
     with Image.open(draw_run_curves(runs, path, title="Both", metric="top1")) as picture:
@@ -46,7 +46,7 @@ def test_steps_where_epochs_fall_back(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "epoch": 3.5, "val/top1": 75.0}\n')
     curve = Curve([10.0, 20.0, 30.0, 40.0, 60.0], [*rates(EPOCHS), 75.0])
-    wanted = curves_png({"run": curve}, x_label="step", y_label="val/top1", look="light")
+    wanted = curves_png({"run": curve}, x_label="step", y_label="val/top1", dashes=True, look="light")
     with Image.open(draw_run_curves([run], tmp_path / "accuracy.png")) as picture:
         assert picture.tobytes() == wanted.tobytes()
 
