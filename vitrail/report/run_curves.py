@@ -47,7 +47,14 @@ def draw_run_curves(
         repeat.name: [Curve(*records[member].series(name, axis)) for member in repeat.members]
         for repeat in repeated_runs(records)
     }
-    how: dict[str, Any] = {"title": title, "x_label": axis, "y_label": name, "log_y": log_y, "look": "light"}
+    how: dict[str, Any] = {
+        "title": title,
+        "x_label": axis,
+        "y_label": name,
+        "log_y": log_y,
+        "dashes": True,
+        "look": "light",
+    }
     if out.suffix.lower() == ".svg":
         write_atomically(out, curves_svg(curves, **how).encode())
         return out

@@ -34,7 +34,8 @@ FREE_KEYS = frozenset(
 OURS = (
     *("config.yaml", "versions.json", "log.txt", "metrics.jsonl", "skipped.jsonl", "nonfinite.json"),
     *("tensorboard/events.out.*", "checkpoints/last.pt*", "checkpoints/previous.pt", "exported/backbone.*"),
-    *("evaluation/*.json", "pictures/*.png", "pictures/captions.json", "report.html", "curves.png", "entropy_heads.png"),
+    *("evaluation/*.json", "pictures/*.png", "pictures/captions.json", "report.html"),
+    *("curves.png", "entropy_heads.png"),
 )
 # What a run that stopped before its first step leaves: a mistyped folder must not cost a new --out.
 BEFORE_TRAINING = frozenset(
