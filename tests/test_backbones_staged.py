@@ -452,9 +452,12 @@ class TestRefusals:
     def test_what_looks_into_a_plain_vit(self, name: str, tmp_path: Path) -> None:
         from vitrail.localizers import open_localizer
         from vitrail.rankers import open_ranker
+        from vitrail.rankers.ltrp import ranking_network
 
         with pytest.raises(ValueError, match=rf"LTRP needs a plain Vision Transformer.*is a {name}.*t2t_vit_\*"):
             need_vit(tiny_staged(name), "LTRP")
+        with pytest.raises(ValueError, match=rf"LTRP needs a plain Vision Transformer.*is a {name}"):
+            ranking_network(config(name))
         path = staged_file(tmp_path, name)
         for ranker in ("dino", "tome", "evit"):
             with pytest.raises(ValueError, match=rf"the ranker {ranker} needs a plain Vision Transformer"):
