@@ -113,7 +113,7 @@ def test_weights_of_regularizers_know_how_long_training_is() -> None:
 class TestRefused:
     def test_small_crops(self) -> None:
         with pytest.raises(ConfigError, match=r"views\.locals is 2, and MoCo-v3 compares two.*set views\.locals=0"):
-            mocov3.scenes_mocov3().override(["views.locals=2"])
+            mocov3.scenes_mocov3().override(["views.locals=2", "views.local_size=24"])
 
     def test_sizes(self) -> None:
         with pytest.raises(ConfigError, match=r"backbone\.image_size 24 and views\.global_size 48 differ"):
