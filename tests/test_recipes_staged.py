@@ -22,6 +22,7 @@ from vitrail.recipes.ship import ship
 from vitrail.recipes.supervised import build
 
 SCENES = ["data.scenes.count=16", "data.scenes.val_count=8", "data.scenes.image_size=64"]
+LARGER = "data.scenes.image_size=96"  # 3 x 3 keys, as the spatial entropy wants
 COMMON = [
     *SCENES,
     "train.epochs=1",
@@ -46,7 +47,7 @@ def of(name: str, key: str = "backbone") -> list[str]:
 def test_supervised_with_sar(name: str, tmp_path: Path) -> None:
     """With all regularizers at once, and from there on at another size."""
     kinds = ("spatial_entropy", "total_variation", "drloc")
-    settings = [*COMMON, *of(name), "backbone.surgery=F", "augment.image_size=64"]
+    settings = [*COMMON, *of(name), "backbone.surgery=F", "augment.image_size=96", LARGER]
     regularizers = ", ".join(f"{{kind: {kind}}}" for kind in kinds)
     recipe = supervised.scenes().override([*settings, f"method.regularizers=[{regularizers}]"])
     outcome = run(recipe, Verbs(), tmp_path / "run")
@@ -56,15 +57,17 @@ def test_supervised_with_sar(name: str, tmp_path: Path) -> None:
     assert isinstance(backbone, StagedBackbone)
     assert backbone.config.surgery == "F"
     assert (tmp_path / "run" / "pictures" / "attention_after.png").is_file()
-    more = [f"init_from={tmp_path / 'run'}", "augment.image_size=96", "data.scenes.image_size=96", "train.epochs=1"]
+    more = [f"init_from={tmp_path / 'run'}", "augment.image_size=128", "data.scenes.image_size=128"]
     again = build(recipe.override(more), 0, 1).method.backbone  # type: ignore[attr-defined]
-    assert again.image_size == (96, 96)
+    assert again.image_size == (128, 128)
     assert torch.equal(again.norm.weight, backbone.norm.weight)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dino(name: str, tmp_path: Path) -> None:
-    recipe = dino.scenes_dino_sar().override([*COMMON, *of(name), *HEAD, *VIEWS, *PROBE])
+    recipe = dino.scenes_dino_sar().override(
+        [*COMMON, *of(name), *HEAD, *VIEWS, *PROBE, "views.global_size=96", LARGER]
+    )
     outcome = run(recipe, Verbs(), tmp_path / "run")
     assert np.isfinite(outcome.losses["train/spatial_entropy"])
     assert load(tmp_path / "run").embed_dim == SIZES[name]["embed_dims"][-1]

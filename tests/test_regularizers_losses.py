@@ -27,6 +27,15 @@ def test_spatial_entropy_is_the_mean_over_heads_and_images() -> None:
     assert scores.grad.abs().max() > 0
 
 
+def test_spatial_entropy_refuses_maps_on_which_it_is_always_zero() -> None:
+    for rows, columns in ((2, 2), (1, 2), (1, 1)):
+        scores = torch.randn(5, 3, rows, columns, generator=torch.Generator().manual_seed(0))
+        assert spatial_entropy(scores).abs().max() == 0
+        with pytest.raises(ValueError, match=f"maps of {rows} x {columns} keys"):
+            SpatialEntropy()(tokens(scores))
+    assert SpatialEntropy()(tokens(torch.randn(5, 3, 1, 3, generator=torch.Generator().manual_seed(1)))) > 0
+
+
 def test_total_variation_of_a_known_map() -> None:
     # Eq. 14 by hand: rows 1 4 2 and 0 0 5. Across: 3 + 2 + 0 + 5; down: 1 + 4 + 3.
     known = torch.tensor([[1.0, 4.0, 2.0], [0.0, 0.0, 5.0]])

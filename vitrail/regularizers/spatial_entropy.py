@@ -24,10 +24,7 @@ def scores_of(tokens: Tokens, block: int) -> Tensor:
 
 
 class SpatialEntropy(nn.Module):
-    """Mean spatial entropy in nats, >= 0: low where each head attends to few large regions.
-
-    On maps of 2 x 2 and fewer, where all cells above the mean touch, it is 0.
-    """
+    """Mean spatial entropy in nats, >= 0: low where each head attends to few large regions."""
 
     def __init__(self, block: int = -1) -> None:
         """Args: block: 0-based, negative from the last; the paper takes the last."""
@@ -36,5 +33,16 @@ class SpatialEntropy(nn.Module):
         self.scores: tuple[int, ...] = (block,)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        """A scalar in float32 (float64 for float64 scores). A map with inf or NaN makes it NaN."""
-        return spatial_entropy(scores_of(tokens, self.scores[0])).mean()
+        """A scalar in float32 (float64 for float64 scores). A map with inf or NaN makes it NaN.
+
+        Raises:
+            ValueError: for maps of 2 x 2 and smaller, where all cells above the mean touch: it would always be 0.
+        """
+        maps = scores_of(tokens, self.scores[0])
+        rows, columns = maps.shape[-2:]
+        if max(rows, columns) <= 2:
+            raise ValueError(
+                f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, since "
+                "all cells touch; take larger images or smaller patches, so that the backbone has at least 3 x 3 keys"
+            )
+        return spatial_entropy(maps).mean()
