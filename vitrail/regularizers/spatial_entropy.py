@@ -42,7 +42,7 @@ class SpatialEntropy(nn.Module):
         rows, columns = maps.shape[-2:]
         if max(rows, columns) <= 2:
             raise ValueError(
-                f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, since "
-                "all cells touch; take larger images or smaller patches, so that the backbone has at least 3 x 3 keys"
+                f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, "
+                "since all cells touch; take larger images or smaller patches, so that the backbone has at least 3 x 3 keys"
             )
         return spatial_entropy(maps).mean()
