@@ -43,6 +43,6 @@ class SpatialEntropy(nn.Module):
         if max(rows, columns) <= 2:
             raise ValueError(
                 f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, "
-                "since all cells touch; take larger images or smaller patches, so that the backbone has at least 3 x 3 keys"
+                "since all cells touch; take larger images or smaller patches, for 3 x 3 keys and more"
             )
         return spatial_entropy(maps).mean()
