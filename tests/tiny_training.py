@@ -98,7 +98,8 @@ def pretraining(kind: str) -> Any:
     backbone = create(BackboneConfig(**size, drop_path=0.3 if chance else 0))
     if kind == "mocov3":  # with batch norm, of all processes
         projector = ProjectionConfig(layers=3, hidden_dim=16, out_dim=8, last_norm=True, whole_batch=True)
-        return MocoV3(MocoV3Config(head=projector, predictor_dim=16, momentum=0.9), backbone)
+        config = MocoV3Config(head=projector, predictor_dim=16, momentum=0.9)
+        return MocoV3(config, backbone, fresh=False)  # its class token near 0 has gradients of 300, and their rounding
     if kind in PAIRS:  # without batch norm, which sees one process alone
         head = ProjectionConfig(hidden_dim=16, out_dim=8, norm=False)
         if kind == "moco":
