@@ -6,7 +6,8 @@ Each seed gives other scenes, weights and order, the same for all models. k-NN i
 of the class token and of the mean patch token; beside it the untrained network's. MAE's loss says nothing about the
 class token. Several calls on the same folder, each with seeds of its own, may run side by side; the last one, with all
 seeds, gathers. Alignment and diversity are those of the trained network under the masks of
-`evaluation/alignment_diversity`. What was interrupted goes on, what is finished is measured alone.
+`evaluation/alignment_diversity`; attention Jaccard and spatial entropy, of the last block, those of held-out scenes.
+What was interrupted goes on, what is finished is measured alone.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from record import record
 
 from vitrail.backbones import TimmViT, load
 from vitrail.config import Config
-from vitrail.data import EvalTransformConfig
-from vitrail.evaluation import alignment_diversity, knn
+from vitrail.data import EvalTransformConfig, build_eval_transform, ordered_batches
+from vitrail.evaluation import alignment_diversity, attention_jaccard, knn
 from vitrail.evaluation.features import FeatureConfig
+from vitrail.ops.spatial_entropy import spatial_entropy
 from vitrail.recipes.dino import scenes_dino, scenes_dino_sar
 from vitrail.recipes.ibot import scenes_ibot, scenes_ibot_dpp
 from vitrail.recipes.mae import PATCHES, scenes_mae, scenes_mae_dpp
@@ -60,6 +62,18 @@ def knn_of(backbone: TimmViT, recipe: Any, features: FeatureConfig) -> float:
     return knn.evaluate(backbone, splits.train, splits.val, config).numbers["knn20_top1"]
 
 
+@torch.no_grad()
+def attention_of(backbone: TimmViT, recipe: Any) -> dict[str, float]:
+    """Attention Jaccard in percent, and the mean spatial entropy of the last block's heads in nats."""
+    val, side = scenes(recipe.data.scenes).val, recipe.data.scenes.image_size
+    asked = attention_jaccard.JaccardConfig(image_size=side)
+    transform = build_eval_transform(EvalTransformConfig(image_size=side, mean=backbone.mean, std=backbone.std))
+    batches = ordered_batches(val, transform, 100)
+    entropies = [spatial_entropy(backbone(batch.images, scores=(-1,)).scores[-1]) for batch in batches]
+    jaccard = attention_jaccard.evaluate(backbone, val, asked).numbers["jaccard"]
+    return {"jaccard": jaccard, "spatial_entropy": torch.cat(entropies).mean().item()}
+
+
 def measure(name: str, recipe: Config, seed: int, runs: Path) -> dict[str, Any]:
     """Train one model and measure it, and its untrained self; what was measured stays in its run folder."""
     config: Any = recipe.override([f"train.seed={seed}", f"data.scenes.seed={seed}"])
@@ -70,6 +84,7 @@ def measure(name: str, recipe: Config, seed: int, runs: Path) -> dict[str, Any]:
     seed_everything(seed)
     untrained = family_of(config).build(config, 0, 1).method.backbone.eval()
     before = {f"{which}_untrained": knn_of(untrained, config, features) for which, features in FEATURES.items()}
+    before |= {f"{which}_untrained": value for which, value in attention_of(untrained, config).items()}
     resume = (folder / "checkpoints" / "last.pt").is_file()
     outcome = run(config, Verbs(resume=resume, overwrite=not resume), folder)
     trained = load(str(folder)).eval()
@@ -78,6 +93,7 @@ def measure(name: str, recipe: Config, seed: int, runs: Path) -> dict[str, Any]:
     masks = alignment_diversity.evaluate(trained, scenes(config.data.scenes).val, asked).numbers
     found = {
         **{which: knn_of(trained, config, features) for which, features in FEATURES.items()},
+        **attention_of(trained, config),
         **before,
         "seconds": outcome.seconds,
         "images_per_second": outcome.images_per_second,
