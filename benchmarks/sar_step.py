@@ -1,15 +1,15 @@
 """What SAR costs in a whole training step: forward, backward, the optimizer's update and a teacher's.
 
     python benchmarks/sar_step.py [--model vit_tiny_patch16_224] [--image 64] [--patch 8] [--batch 64] [--device cpu]
-    python benchmarks/sar_step.py --backbones t2t_vit_14 vit_small_patch16_224 --image 224 --batch 8 [--method dino]
+    python benchmarks/sar_step.py --backbones t2t_vit_14 vit_small_patch16_224 --image 224 --batch 8 [--method dino mocov3]
 
 Three networks of the same weights take turns in one process: the plain one (row A of the paper's Table 1(b)), the
 operated one without the loss (C), and SAR (F, with the spatial entropy). The cost is the median over rounds of the
 ratio of two neighbors in time. About two minutes on two cores.
 
-With `--backbones` one after the other is measured, each with the patches of its name; the JSON then has their numbers
-under `backbones`, by name. DINO's student and teacher see two views of `--image` pixels, the student also `--locals`
-of `--local-image`.
+With `--backbones` one after the other is measured, each with the patches of its name and by each of `--method`; the
+JSON then has their numbers under `backbones`, by method and name. DINO and MoCo-v3 see two views of `--image` pixels,
+DINO's student also `--locals` of `--local-image`.
 
 Wanted: ViT-Ti at 64 pixels, patches of 8, batch 64 on a CPU at most 3 %; ViT-S/16 at 224 pixels on a GPU at most 1 %.
 """
@@ -29,6 +29,7 @@ from record import record
 from vitrail.backbones import BackboneConfig, create
 from vitrail.contracts import Batch, Step
 from vitrail.methods.dino import Dino, DinoConfig
+from vitrail.methods.mocov3 import MocoV3, MocoV3Config
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.recipes.supervised import SAR
@@ -37,14 +38,14 @@ from vitrail.regularizers import RegularizerConfig
 ROWS = {"plain": ("A", ()), "surgery": ("C", ()), "sar": ("F", (SAR,))}
 
 
-def step_of(row: str, config: BackboneConfig, options: argparse.Namespace) -> Callable[[], None]:
-    """A training step of one row, ready to run."""
+def step_of(row: str, kind: str, config: BackboneConfig, options: argparse.Namespace) -> Callable[[], None]:
+    """A training step of one row by a method of this kind, ready to run."""
     torch.manual_seed(0)
     surgery, regularizers = ROWS[row]
     backbone = create(config.model_copy(update={"surgery": surgery}))
-    method = method_of(backbone, regularizers, options).to(options.device)
+    method = method_of(kind, backbone, regularizers, options).to(options.device)
     optimizer = torch.optim.AdamW(method.parameter_groups(), lr=1e-4, fused=True)
-    batch = batch_of(options)
+    batch = batch_of(kind, options)
     half = torch.autocast(options.device, torch.bfloat16) if options.bf16 else nullcontext()
 
     def step() -> None:
@@ -60,19 +61,24 @@ def step_of(row: str, config: BackboneConfig, options: argparse.Namespace) -> Ca
     return step
 
 
-def method_of(backbone: Any, regularizers: tuple[RegularizerConfig, ...], options: argparse.Namespace) -> Any:
-    """Supervised learning of 100 classes, or DINO."""
-    if options.method == "dino":
+def method_of(
+    kind: str, backbone: Any, regularizers: tuple[RegularizerConfig, ...], options: argparse.Namespace
+) -> Any:
+    """Supervised learning of 100 classes, DINO or MoCo-v3."""
+    if kind == "dino":
         head = HeadConfig(prototypes=options.prototypes)
         return Dino(DinoConfig(head=head, epochs=100, frozen_epochs=0, regularizers=regularizers), backbone)
+    if kind == "mocov3":
+        free = {"freeze_patch_embed": False, "positions": "learned"}
+        return MocoV3(MocoV3Config(regularizers=regularizers, **free), backbone, fresh=False)
     config = SupervisedConfig(mixup=0, cutmix=0, regularizers=regularizers)
     return Supervised(config, backbone, tuple(str(label) for label in range(100)))
 
 
-def batch_of(options: argparse.Namespace) -> Batch:
-    """Noise, with labels, or in as many views as DINO compares."""
-    of_dino = [options.image] * 2 + [options.local_image] * options.locals
-    sizes = of_dino if options.method == "dino" else [options.image]
+def batch_of(kind: str, options: argparse.Namespace) -> Batch:
+    """Noise, with labels, or in as many views as are compared."""
+    sizes = [options.image] * (1 if kind == "supervised" else 2)
+    sizes += [options.local_image] * options.locals if kind == "dino" else []
     images, *views = (torch.randn(options.batch, 3, size, size, device=options.device) for size in sizes)
     labels = torch.randint(100, (options.batch,), device=options.device)
     return Batch(images, labels, torch.arange(options.batch), tuple(views))
@@ -85,9 +91,9 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def measure(config: BackboneConfig, options: argparse.Namespace) -> dict[str, Any]:
+def measure(kind: str, config: BackboneConfig, options: argparse.Namespace) -> dict[str, Any]:
     """Interleaved times; the order of the three turns round, so that none always follows the same."""
-    steps = {row: step_of(row, config, options) for row in ROWS}
+    steps = {row: step_of(row, kind, config, options) for row in ROWS}
     names = list(steps)
     for row in names * 3:
         steps[row]()
@@ -123,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_tiny_patch16_224")
     parser.add_argument("--backbones", nargs="+", help="names in place of --model and --patch")
-    parser.add_argument("--method", choices=("supervised", "dino"), default="supervised")
+    parser.add_argument("--method", nargs="+", choices=("supervised", "dino", "mocov3"), default=["supervised"])
     parser.add_argument("--image", type=int, default=64)
     parser.add_argument("--locals", type=int, default=0)
     parser.add_argument("--local-image", type=int, default=96)
@@ -140,14 +146,16 @@ def main() -> None:
     settings = {key: value for key, value in vars(options).items() if key not in ("out", "rounds", "backbones")}
     if options.backbones:
         found: dict[str, dict[str, Any]] = {}
-        for name in options.backbones:
-            found[name] = measure(BackboneConfig(name=name, image_size=options.image), options)
-            tell(name, found[name])
+        for kind in options.method:
+            for name in options.backbones:
+                both = f"{kind} {name}"
+                found[both] = measure(kind, BackboneConfig(name=name, image_size=options.image), options)
+                tell(both, found[both])
         numbers = {key: value for key, value in settings.items() if key not in ("model", "patch")}
         numbers |= {"backbones": found}
     else:
         config = BackboneConfig(name=options.model, image_size=options.image, patch_size=options.patch)
-        numbers = settings | measure(config, options)
+        numbers = settings | measure(options.method[0], config, options)
         tell(options.model, numbers)
     print(f"written to {record('sar_step', numbers, options.out)}")
 
