@@ -1,7 +1,7 @@
 """What SAR costs in a whole training step: forward, backward, the optimizer's update and a teacher's.
 
     python benchmarks/sar_step.py [--model vit_tiny_patch16_224] [--image 64] [--patch 8] [--batch 64] [--device cpu]
-    python benchmarks/sar_step.py --backbones t2t_vit_14 vit_small_patch16_224 --image 224 --batch 8 [--method dino mocov3]
+    python benchmarks/sar_step.py --backbones t2t_vit_14 cvt_13 --image 224 --batch 8 [--method dino mocov3]
 
 Three networks of the same weights take turns in one process: the plain one (row A of the paper's Table 1(b)), the
 operated one without the loss (C), and SAR (F, with the spatial entropy). The cost is the median over rounds of the
