@@ -17,6 +17,8 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
         pixels[..., channel] = 110 + 40 * texture / texture.std() + 30 * rng.uniform(-1, 1) * (x - y)
     for _ in range(4):
         center, radius = rng.uniform(0.2, 0.8, 2), rng.uniform(0.1, 0.25)
-        inside = np.hypot(y - center[0] * height / max(height, width), x - center[1] * width / max(height, width)) < radius
+        inside = (
+            np.hypot(y - center[0] * height / max(height, width), x - center[1] * width / max(height, width)) < radius
+        )
         pixels[inside] = 0.5 * pixels[inside] + 0.5 * rng.uniform(20, 235, 3)
     return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from vitrail.contracts import ImageSet, Sample
-from vitrail.data.corruptions import CORRUPTIONS, SEVERITIES, check_names, corrupt
+from vitrail.data.corruptions import CORRUPTIONS, LEAST, SEVERITIES, check_names, corrupt
 from vitrail.data.folders import position
 from vitrail.data.transforms import EvalTransform
 
@@ -35,7 +35,8 @@ class Corrupted:
         variants: (corruption, severity), the first one `CLEAN`.
 
     Raises:
-        ValueError: names or severities that there are not.
+        ValueError: names or severities that there are not, or a transform that leaves images their own size or makes
+            them smaller than 32 pixels a side.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Corrupted:
         numbers: Sequence[int] | None = None,
     ) -> None:
         check_names(tuple(corruptions), tuple(severities))
+        _check_frame(transform)
         self.data, self.transform, self.seed, self.classes = data, transform, seed, data.classes
         self.numbers = range(len(data)) if numbers is None else tuple(numbers)
         self.variants = (CLEAN, *((name, severity) for name in corruptions for severity in severities))
@@ -83,6 +85,18 @@ class Corrupted:
             sample = self.data[number]
             self._last = number, sample, self.transform.framed(sample.image)
         return self._last[1:]
+
+
+def _check_frame(transform: EvalTransform) -> None:
+    config = transform.config
+    if config.mode == "pad":
+        raise ValueError('transform.mode is "pad", which leaves each image its size; give "crop" or "squash" here')
+    least = config.image_size if isinstance(config.image_size, int) else min(config.image_size)
+    if least < LEAST:
+        raise ValueError(
+            f"images are of {least} pixels, and corruptions want {LEAST} a side; a model of smaller images cannot be "
+            "measured with them"
+        )
 
 
 @contextmanager

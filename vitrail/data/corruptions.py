@@ -28,7 +28,7 @@ Deviations: these are not the authors' images, so numbers on them are not those 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,11 +75,14 @@ def corrupt(image: np.ndarray, name: str, severity: int, *, seed: int = 0, index
         ValueError: another shape or type, a smaller image, or a name or severity that there is not.
     """
     _check(image, name, severity)
-    kind, place = _KINDS[name], CORRUPTIONS.index(name)
-    small = min(image.shape[:2]) < BETWEEN
-    strength = (kind.small if small else kind.large)[severity - 1]
-    key = sample_seed(sample_seed(seed, place, severity), -3, index)
-    return kind.function(image, *strength, np.random.Generator(np.random.SFC64(key)))
+    key = sample_seed(sample_seed(seed, CORRUPTIONS.index(name), severity), -3, index)
+    rng = np.random.Generator(np.random.SFC64(key))
+    return _KINDS[name].function(image, *strengths(name, min(image.shape[:2]))[severity - 1], rng)
+
+
+def strengths(name: str, side: int) -> tuple[Strength, ...]:
+    """What a corruption is told at severities 1 to 5, for images whose shorter side has so many pixels."""
+    return _KINDS[name].small if side < BETWEEN else _KINDS[name].large
 
 
 def check_names(names: tuple[str, ...], severities: tuple[int, ...]) -> None:
@@ -121,7 +124,7 @@ def _single(*values: float) -> tuple[Strength, ...]:
 _E = 244 / 224  # the authors' elastic transform takes the side for 244 pixels
 _RISE = _single(0.1, 0.2, 0.3, 0.4, 0.5)
 _FLAT = _single(0.4, 0.3, 0.2, 0.1, 0.05)
-_KINDS: dict[str, Any] = {
+_KINDS = {
     "gaussian_noise": _Kind(
         noise.gaussian_noise, _single(0.08, 0.12, 0.18, 0.26, 0.38), _single(0.04, 0.08, 0.12, 0.15, 0.18)
     ),

@@ -256,10 +256,6 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
             f"the classifier does not know {len(unknown)} of the data's classes ({', '.join(unknown[:5])}); give data "
             "with the classes it was trained on"
         )
-    if transform.config.mode == "pad":
-        raise ValueError(
-            'transform.mode is "pad", which leaves every image its size; corruptions take "crop" or "squash"'
-        )
     some = Some(val, config.images)
     data = Corrupted(some, transform, config.corruptions, config.severities, config.seed, some.positions)
     few = (f"{len(some)} of {len(val)} images, evenly spaced",) if len(some) < len(val) else ()
@@ -342,7 +338,7 @@ def _results(
         details["missing"] = [list(variant) for variant in plan.data.missing]
         if plan.data.missing:
             notes.append(
-                f"{len(plan.data.missing)} of 75 folders are not there: means are of {len(complete)} corruptions"
+                f"{len(plan.data.missing)} of 75 folders are not there: means are over {len(complete)} corruptions"
             )
         if baseline is not None and baseline.name == "AlexNet" and details["classes"] != 1000:
             notes.append(
@@ -387,19 +383,21 @@ def _relative(
     """mCE and relative mCE; rows get theirs."""
     rows = {row["corruption"]: row for row in details["rows"]}
     details["baseline"] = {"name": baseline.name, "clean": baseline.clean, "errors": dict(baseline.errors)}
-    found = corruption_errors(complete, baseline)
-    numbers = {"mce": mean(list(found.values()))}
-    for name, value in found.items():
-        rows[name]["ce"] = value
-    if clean is None or baseline.clean is None:
-        return numbers
-    relative = relative_corruption_errors(complete, clean, baseline)
-    if without := [name for name, value in relative.items() if value is None]:
-        notes.append(f"{baseline.name} does not get worse by {', '.join(without)}: no relative mCE")
-        return numbers
-    for name, value in relative.items():
-        rows[name]["relative_ce"] = value
-    return numbers | {"relative_mce": mean([value for value in relative.values() if value is not None])}
+    found = {"ce": corruption_errors(complete, baseline)}
+    if clean is not None and baseline.clean is not None:
+        found["relative_ce"] = relative_corruption_errors(complete, clean, baseline)
+    numbers = {}
+    for key, values in found.items():
+        for name, value in values.items():
+            rows[name][key] = value
+        known = [value for value in values.values() if value is not None]
+        if len(known) == len(values):
+            numbers[f"{'relative_' * (key != 'ce')}mce"] = mean(known)
+            continue
+        without = ", ".join(name for name, value in values.items() if value is None)
+        what = "makes no error with" if key == "ce" else "does not get worse by"
+        notes.append(f"{baseline.name} {what} {without}: no {'relative ' * (key != 'ce')}mCE")
+    return numbers
 
 
 def _baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
@@ -415,9 +413,7 @@ def _baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
     else:
         found = Baseline("baseline", {k: v for k, v in given.items() if k != "clean"}, given.get("clean"))
     if without := [name for name in names if name not in found.errors]:
-        raise ValueError(
-            f"the baseline {found.name} has no error of {', '.join(without)}; it needs one for each corruption"
-        )
+        raise ValueError(f"the baseline has no error of {', '.join(without)}; give one for each corruption")
     return found
 
 

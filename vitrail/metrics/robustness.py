@@ -45,16 +45,17 @@ class Baseline(NamedTuple):
     clean: float | None = None  # on clean images; None where it is not known
 
 
-def corruption_errors(errors: Mapping[str, Sequence[float]], baseline: Baseline) -> dict[str, float]:
-    """CE of each corruption in percent of the baseline.
+def corruption_errors(errors: Mapping[str, Sequence[float]], baseline: Baseline) -> dict[str, float | None]:
+    """CE of each corruption in percent of the baseline; None where the baseline makes no error, so that it has none.
 
     Args:
         errors: by corruption, percent at each severity.
 
     Raises:
-        ValueError: a corruption that the baseline lacks, or in which it makes no error.
+        ValueError: a corruption that the baseline lacks.
     """
-    return {name: 100 * mean(values) / _of(baseline, name) for name, values in errors.items()}
+    known = {name: _of(baseline, name) for name in errors}
+    return {name: 100 * mean(values) / known[name] if known[name] > 0 else None for name, values in errors.items()}
 
 
 def relative_corruption_errors(
@@ -89,6 +90,4 @@ def _of(baseline: Baseline, name: str) -> float:
         raise ValueError(
             f"the baseline {baseline.name} has no error of {name}; it has {', '.join(baseline.errors) or 'none'}"
         )
-    if known <= 0:
-        raise ValueError(f"the baseline {baseline.name} makes no error on {name}, and none can be relative to that")
     return known
