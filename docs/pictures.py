@@ -1,4 +1,4 @@
-"""Draw the pictures of these pages again, from generated scenes alone: masks, views, cells, a loss, cuts, a MAE's.
+"""Draw the pictures of these pages again, from generated scenes alone; a MAE's as well where a run is given.
 
 vitrail train scenes_mae --out runs/scenes_mae
 python docs/pictures.py runs/scenes_mae
@@ -29,6 +29,7 @@ from vitrail.viz.attention import overlay
 from vitrail.viz.canvas import fit, sheet, stacked, to_image
 from vitrail.viz.grabcut import Stages, grabcut_sheet
 from vitrail.viz.masks import greedy_order, mask_gallery, veiled
+from vitrail.viz.robustness import corruption_sheet
 from vitrail.viz.side_by_side import patch_at
 from vitrail.viz.similarity import framed
 from vitrail.viz.tsne import group_color
@@ -178,6 +179,11 @@ def draw_reconstructions(run: str) -> Image.Image:
     return reconstruction_sheet(open_autoencoder(run, device="cpu"), held_out, masks, count=2)
 
 
+def draw_corruptions() -> Image.Image:
+    """A scene in every corruption."""
+    return corruption_sheet(scenes(3)[2], cell=72).quantize(128)  # noise does not compress
+
+
 def keep(name: str, picture: Image.Image) -> None:
     path = HERE / f"{name}.png"
     picture.save(path, optimize=True)
@@ -192,5 +198,6 @@ if __name__ == "__main__":
     keep("leopart", draw_crops())
     keep("cotap", draw_correspondence())
     keep("grabcut", draw_cuts())
+    keep("corruptions", draw_corruptions())
     if len(sys.argv) > 1:
         keep("mae", draw_reconstructions(sys.argv[1]))

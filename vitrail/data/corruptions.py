@@ -88,7 +88,7 @@ def strengths(name: str, side: int) -> tuple[Strength, ...]:
 def check_names(names: tuple[str, ...], severities: tuple[int, ...]) -> None:
     """`ValueError` for a name or severity that there is not, one that comes twice, or none."""
     for what, given, known in (("corruption", names, CORRUPTIONS), ("severity", severities, SEVERITIES)):
-        if not given or len(set(given)) < len(given) or not set(given) <= set(known):  # type: ignore[operator]
+        if not given or len(set(given)) < len(given) or not set(given) <= set(known):
             raise ValueError(f"{given} is no list of each {what} once; known: {', '.join(map(str, known))}")
 
 

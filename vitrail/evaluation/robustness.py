@@ -188,25 +188,7 @@ def evaluate(
         baseline = _baseline(config, val)
         tally = _count(model, plan, config, place)
     numbers, details = _results(config, plan, tally, baseline)
-    card = make_card(
-        protocol="robustness",
-        source=SOURCES[mode],
-        data={"val": val},
-        transform=plan.shown,
-        layer="last block, after the final norm",
-        token=token_of(pool).replace("kept patches", "patches"),
-        averaging=_AVERAGING[mode],
-        weights=weights_digest(backbone),
-        config=config.plain(),
-        backbone=backbone,
-        preset=mode,
-        deviations=changes(RobustnessConfig().plain(), config.plain(), _SILENT),
-        seed=config.seed if mode == "generated" else None,
-        precision=config.precision,
-    )
-    if mode == "imagenet_c":
-        card["resize"] = "none where images have the model's size, else shorter side to it"
-    return Report("robustness", numbers, card, details)
+    return Report("robustness", numbers, _card(backbone, val, config, plan, pool), details)
 
 
 _AVERAGING = {
@@ -214,6 +196,29 @@ _AVERAGING = {
     "imagenet_c": "percent of images at each severity; means over severities, then over corruptions",
     "imagenet_a": "share of images, in percent",
 }
+
+
+def _card(backbone: Backbone, val: ImageSet, config: RobustnessConfig, plan: Plan, pool: Pool) -> dict[str, Any]:
+    assert config.mode != "auto"  # has been decided
+    card = make_card(
+        protocol="robustness",
+        source=SOURCES[config.mode],
+        data={"val": val},
+        transform=plan.shown,
+        layer="last block, after the final norm",
+        token=token_of(pool).replace("kept patches", "patches"),
+        averaging=_AVERAGING[config.mode],
+        weights=weights_digest(backbone),
+        config=config.plain(),
+        backbone=backbone,
+        preset=config.mode,
+        deviations=changes(RobustnessConfig().plain(), config.plain(), _SILENT),
+        seed=config.seed if config.mode == "generated" else None,
+        precision=config.precision,
+    )
+    if config.mode == "imagenet_c":
+        card["resize"] = "none where images have the model's size, else shorter side to it"
+    return card
 
 
 def _width(model: SelectingClassifier, transform: EvalTransform, place: torch.device) -> int:

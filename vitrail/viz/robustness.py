@@ -10,12 +10,13 @@ from PIL import Image
 
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, corrupt
 from vitrail.viz.canvas import PAPER, fit, heading, sheet, stacked
-from vitrail.viz.curves import COLORS, Look, pixels_of
+from vitrail.viz.curves import COLORS, LOOKS, Look, pixels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+CLEAN_WORDS = ", clean images"
 
 
 def corruption_sheet(image: Image.Image, *, seed: int = 0, title: str = "", cell: int = 128) -> Image.Image:
@@ -87,12 +88,10 @@ def corruption_figure(
     """
     from matplotlib.figure import Figure
 
-    from vitrail.viz.curves import _LOOKS
-
     shown = [name for name in CORRUPTIONS if any(row["corruption"] == name for rows in models.values() for row in rows)]
     if not shown:
         raise ValueError("there is no corruption to draw; give at least one row")
-    ink, grid, background = _LOOKS[look]
+    ink, grid, background = LOOKS[look]
     figure = Figure(figsize=size, layout="constrained", facecolor=background)
     axes: Any = figure.add_subplot(facecolor=background)
     places = _places(shown)
@@ -102,7 +101,7 @@ def corruption_figure(
         _bars(axes, rows, places, (number - (len(models) - 1) / 2) * wide, wide, color, name)
         error = (clean or {}).get(name)
         if error is not None:
-            axes.axhline(100 - error, color=color, linewidth=1.1, linestyle=(0, (4, 2)), label=f"{name}, clean images")
+            axes.axhline(100 - error, color=color, linewidth=1.1, linestyle=(0, (4, 2)), label=name + CLEAN_WORDS)
     _dress(axes, shown, places, title, ink, grid)
     return figure
 
@@ -143,14 +142,11 @@ def _dress(axes: Any, shown: Sequence[str], places: Mapping[str, float], title: 
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(grid)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
     axes.margins(x=0.015)
-    axes.legend(
-        frameon=False,
-        labelcolor=ink,
-        fontsize=9,
-        loc="lower left",
-        bbox_to_anchor=(0.3, 1.0),
-        ncols=4,
-        borderaxespad=0.2,
-    )
+    found = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    names = [name for name in found if not name.endswith(CLEAN_WORDS)]
+    names = [each for name in names for each in (name, name + CLEAN_WORDS) if each in found]
+    place = {"loc": "lower left", "bbox_to_anchor": (0.3, 1.0), "ncols": 4, "borderaxespad": 0.2}
+    handles = [found[name] for name in names]
+    axes.legend(handles, names, frameon=False, labelcolor=ink, fontsize=9, **place)

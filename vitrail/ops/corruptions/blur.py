@@ -117,4 +117,4 @@ def rounded(values: np.ndarray) -> np.ndarray:
     """Levels 0 to 255 as uint8, to the nearest; what lies beyond is cut."""
     import cv2
 
-    return cv2.add(values, 0, dtype=cv2.CV_8U)
+    return np.asarray(cv2.add(values, np.zeros(1), dtype=cv2.CV_8U))

@@ -71,8 +71,9 @@ def elastic_transform(
     moved = corners + rng.uniform(-jitter, jitter, (3, 2))
     back = cv2.getAffineTransform(moved.astype(np.float32), corners.astype(np.float32))
     x, y = np.arange(width) + across, np.arange(height)[:, None] + down
-    read = [(row[0] * x + row[1] * y + row[2]).astype(np.float32) for row in back]
-    return cv2.remap(np.ascontiguousarray(image), *read, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    columns, rows = ((row[0] * x + row[1] * y + row[2]).astype(np.float32) for row in back)
+    pixels, edge = np.ascontiguousarray(image), cv2.BORDER_REFLECT_101
+    return np.asarray(cv2.remap(pixels, columns, rows, cv2.INTER_LINEAR, borderMode=edge))
 
 
 def elastic_field(

@@ -51,7 +51,7 @@ def _flakes(
     noise = rng.standard_normal((math.ceil(height / zoom), math.ceil(width / zoom)), np.float32)
     noise = noise * np.float32(spread) + np.float32(mean)
     if zoom > 1:
-        noise = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
+        noise = np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     noise[noise < least] = 0
     return rounded(255 * noise)
 
