@@ -35,6 +35,7 @@ from vitrail.viz.grabcut import Stages, grabcut_sheet
 from vitrail.viz.heads_side_by_side import heads_side_by_side
 from vitrail.viz.masks import greedy_order, mask_gallery, veiled
 from vitrail.viz.regions import region_overlays
+from vitrail.viz.robustness import corruption_sheet
 from vitrail.viz.side_by_side import patch_at
 from vitrail.viz.similarity import framed
 from vitrail.viz.tsne import group_color
@@ -196,6 +197,11 @@ def open_backbone(run: str) -> TimmViT:
     return load(None, run).eval()
 
 
+def draw_corruptions() -> Image.Image:
+    """A scene in every corruption."""
+    return corruption_sheet(scenes(3)[2], cell=72).quantize(128)  # noise does not compress
+
+
 def keep(name: str, picture: Image.Image) -> None:
     path = HERE / f"{name}.png"
     picture.save(path, optimize=True)
@@ -210,6 +216,7 @@ if __name__ == "__main__":
     keep("leopart", draw_crops())
     keep("cotap", draw_correspondence())
     keep("grabcut", draw_cuts())
+    keep("corruptions", draw_corruptions())
     if len(sys.argv) > 1:
         keep("mae", draw_reconstructions(sys.argv[1]))
     if len(sys.argv) > 3:

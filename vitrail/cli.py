@@ -504,6 +504,8 @@ def evaluate(
       vitrail evaluate localization preset=wsolevaluation --localizer lost=dino.pth --data CUB_200_2011
 
       vitrail evaluate localization threshold=test_set --heat-maps scoremaps --data CUB_200_2011
+
+      vitrail evaluate robustness --weights runs/sar --data photos baseline=runs/baseline workers=4
     """
     from vitrail.recipes.files import existing
     from vitrail.recipes.localizers import check_localizers
@@ -590,6 +592,7 @@ PICTURES = {
     "removal": "What a masked autoencoder's reconstruction loses with one visible patch more",
     "patches": "Which patches rankers keep, side by side, with their score maps",
     "grabcut": "How attention and GrabCut make a mask of the object, step by step",
+    "corruptions": "What 15 corruptions at five severities make of an image; needs no weights",
 }
 
 
@@ -609,7 +612,7 @@ def show(
     prototypes: Prototypes = None,
     ratio: Annotated[float | None, typer.Option(help="Share of hidden patches; default 0.75, for removal 0.9.")] = None,
     tau: Annotated[float, typer.Option(help="Of their DPPMask: chance in it, 0 none, 1 random masking.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of their masks, and of the patches of tsne: another seed, others.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of masks, corruptions and the patches of tsne.")] = 0,
     points: Points = 800,
     masks: MaskFolder = None,
     patch_size: PatchSize = None,
@@ -640,6 +643,8 @@ def show(
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
 
       vitrail show grabcut cat.jpg --weights runs/dino --set heads=0,1,2 --set high=0.1
+
+      vitrail show corruptions cat.jpg --size 64
     """
     _check_picture(picture, weights or [], mass)
     one = weights[0] if weights else None
@@ -649,6 +654,13 @@ def show(
     from vitrail.recipes.files import need_some
     from vitrail.recipes.rankers import check_weights
 
+    if picture == "corruptions":
+        need_some(images)
+        from vitrail.recipes.corruptions import draw_corruptions
+
+        for path in draw_corruptions(images, out, size=size, seed=seed):
+            typer.echo(path)
+        return
     if one is None or patch_size is None:  # both together are refused where they meet
         need_some(images)
         for each in weights or []:
@@ -676,7 +688,7 @@ def _check_picture(picture: str, weights: list[str], mass: float) -> None:
         close = difflib.get_close_matches(picture, PICTURES, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"there is no picture {picture!r}; {hint}known: {', '.join(PICTURES)}")
-    if not weights and picture not in ("masks", "patches"):
+    if not weights and picture not in ("masks", "patches", "corruptions"):
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
     if len(weights) > 1 and picture not in SEVERAL:
         raise ValueError(

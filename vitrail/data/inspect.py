@@ -21,6 +21,7 @@ from vitrail.data.coco_semantic import CocoSemantic, has_semantic
 from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.cub import Cub, is_cub
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
+from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c
 from vitrail.data.images import UnreadableImage, open_image
 from vitrail.data.listed import ListedImages
 from vitrail.data.loader import TOLERATED
@@ -75,7 +76,7 @@ def inspect_folder(
     if not root.is_dir():
         return [Finding("error", f"there is no folder {root}", "check the path")]
     trees = {_voc: is_voc, _coco: is_coco, _stuff: is_cocostuff, _ade20k: is_ade20k, _cityscapes: is_cityscapes}
-    trees |= {_cifar: is_cifar, _published: _is_listed, _wsol: is_wsol, _cub: is_cub}
+    trees |= {_cifar: is_cifar, _published: _is_listed, _wsol: is_wsol, _cub: is_cub, _imagenet_c: is_imagenet_c}
     for inspect_tree, fits in trees.items():
         if fits(root):
             return inspect_tree(root, patch_size, image_size, None if every else sample)
@@ -404,6 +405,27 @@ def _published(root: Path, patch_size: int, image_size: int, sample: int | None)
     assert layout is not None  # `_is_listed` has looked
     opening, splits = layout.opening, ["train", "val"]
     return _listed(lambda split: opening(root, split), layout.name, splits, patch_size, image_size, sample)
+
+
+def _imagenet_c(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
+    try:
+        data = ImageNetC(root)
+    except ValueError as error:
+        return [Finding("error", str(error), "unpack it again")]
+    names = sorted({name for name, _ in data.variants})
+    what = f"ImageNet-C: {len(data)} images in {len(data.classes)} classes, {len(names)} of 15 corruptions"
+    findings = [Finding("ok", what, ""), *(Finding("ok", note, "") for note in data.notes)]
+    if data.missing:
+        listed = _few([f"{name}/{severity}" for name, severity in data.missing])
+        mend = "unpack noise.tar, blur.tar, weather.tar and digital.tar there, or measure with allow_missing=true"
+        what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {listed}"
+        findings.append(Finding("warning", what, mend))
+    if len(set(data.counts().values())) > 1:
+        few, many = min(data.counts().values()), max(data.counts().values())
+        what = f"ImageNet-C: its folders have {few} to {many} images each"
+        findings.append(Finding("warning", what, "unpack the archives again; means weigh all severities alike"))
+    looks = [look(data.path(index)) for index in _spread(len(data), sample)]
+    return findings + _of_looks("ImageNet-C", looks, len(data), patch_size, image_size)
 
 
 def _cub(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:

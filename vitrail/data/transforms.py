@@ -203,12 +203,19 @@ class EvalTransform:
 
     def __call__(self, image: Picture) -> Tensor:
         """The image in its frame, float32 `[3, height, width]`."""
+        return self._normalize(self.framed(image))
+
+    def framed(self, image: Picture) -> np.ndarray:
+        """The image in its frame before it is normalized, uint8 `[height, width, 3]`, which may be read-only.
+
+        One that has the frame's size already, and of which all is kept, comes back as it is.
+        """
         height, width = _size(image)
         geometry = self.geometry(height, width)
         if geometry.resized == geometry.size == (height, width):
-            return self._normalize(rgb_pixels(image))
+            return rgb_pixels(image)
         resample = RESAMPLING[self.config.interpolation]
-        return self._normalize(np.asarray(_moved(_pil(image), geometry, resample, self._filling)))
+        return np.asarray(_moved(_pil(image), geometry, resample, self._filling))
 
     def with_targets(self, sample: Sample) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Image `[3, h, w]` float32, mask `[h, w]` uint8 (255 where padded), boxes `[n, 4]` float32.

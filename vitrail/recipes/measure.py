@@ -24,7 +24,7 @@ from vitrail.recipes.heads import open_classifier
 from vitrail.recipes.localization import Measured, held_out_of, localization, open_measured
 from vitrail.recipes.localizers import check_localizers
 from vitrail.recipes.rankers import Shape, check_protocol, name_of_weights, open_rankers, titled
-from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_segmented, open_videos
+from vitrail.recipes.sources import DataConfig, Splits, open_data, open_labeled, open_segmented, open_videos, open_whole
 from vitrail.recipes.weights import find_weights, open_encoder, pick_device, run_folder_of
 
 log = logging.getLogger("vitrail")
@@ -107,6 +107,8 @@ def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) 
     if getattr(module, "VIDEO", False):
         return None, open_videos(data, data_of(folder), settings)
     opening = open_labeled if getattr(module, "SEVERAL", False) else open_data
+    if getattr(module, "WHOLE", False):
+        opening = open_whole
     if getattr(module, "SEGMENTS", False):
         opening = open_segmented
     return opening(data, data_of(folder), settings)
@@ -247,7 +249,24 @@ def _curves(report: Report) -> list[tuple[str, Any, str]]:
         if full["images_per_second"] is not None:
             found.append(("-speed", selection_curve(rows, full, over="speed"), f"{caption}, against speed"))
         return found
+    if report.protocol == "robustness" and details.get("rows"):
+        from vitrail.viz.robustness import corruption_bars
+
+        name = Path(str(report.card["data"]["val"]["name"])).name
+        caption = f"Top-1 on corrupted images, {details['images']} of {name}, bars the mean over severities, dots each"
+        return [("", corruption_bars(*_compared(details)), caption)]
     return []
+
+
+def _compared(details: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """Rows and errors on clean images, of a classifier and of what it was compared with."""
+    rows, clean = {"this classifier": details["rows"]}, {"this classifier": details["clean"]}
+    other = details.get("baseline")
+    if other is not None:
+        known = other["errors"]
+        rows[other["name"]] = [{"corruption": name, "error": error} for name, error in known.items()]
+        clean[other["name"]] = other["clean"]
+    return rows, clean
 
 
 def _located(report: Report, measured: Measured | None, val: Any, device: str) -> list[tuple[str, Any, str]]:

@@ -40,6 +40,8 @@ from vitrail.data.coco_semantic import has_semantic
 from vitrail.data.cocostuff import is_cocostuff
 from vitrail.data.cub import is_cub
 from vitrail.data.davis import Davis, is_davis
+from vitrail.data.imagenet_c import ImageNetC, corruption_folders, is_imagenet_c
+from vitrail.data.imagenet_names import are_wnids
 from vitrail.data.mixed import Mixed
 from vitrail.data.multi_label import has_table
 from vitrail.data.published_sets import download, listed_layout
@@ -179,6 +181,11 @@ def open_splits(config: DataConfig) -> Splits:
         return scenes(config.scenes)
     root = fetched(config.root, config.download)
     kind = tree_of(root)
+    if kind == "ImageNet-C":
+        raise ValueError(
+            f"{config.root} is a tree of ImageNet-C, CORRUPTION/SEVERITY/CLASS; measure with `vitrail evaluate "
+            f"robustness`, or name one of its folders, such as {_a_severity(root)}"
+        )
     if kind is not None:
         raise ValueError(
             f"{config.root} is a {kind} tree, whose images have several objects and no class each; train on one folder "
@@ -409,6 +416,27 @@ def open_labeled(where: str, trained: DataConfig | None = None, settings: Sequen
     return Splits(Later(lambda: ObjectLabels(train())), ObjectLabels(val()))
 
 
+def open_whole(where: str, trained: DataConfig | None = None, settings: Sequence[str] = ()) -> Splits:
+    """As `open_data`, and a tree of ImageNet-C; a test set of ImageNet's classes is taken as a whole.
+
+    That is a folder without splits whose class folders are WordNet ids of ImageNet-1k, as ImageNet-A and -R have. What
+    the weights were trained on is split as in training.
+    """
+    _check_root(settings)
+    if where == "scenes":
+        return open_data(where, trained, settings)
+    root = existing(where)
+    if is_imagenet_c(root):
+        tree = ImageNetC(root)
+        return Splits(tree, tree)
+    own = trained is not None and trained.root and Path(trained.root).expanduser().resolve() == root.resolve()
+    folders = tuple(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
+    if not own and are_wnids(folders):
+        whole = ImageFolder(root)
+        return Splits(whole, whole)
+    return open_data(where, trained, settings)
+
+
 def _check_root(settings: Sequence[str]) -> None:
     if any(setting.startswith("root=") for setting in settings):
         raise ValueError("--data names the images that are measured on; leave data.root out")
@@ -442,7 +470,7 @@ def hold_out(data: ImageSet, share: float) -> Splits:
 
 
 def tree_of(root: Path) -> str | None:
-    """VOC, COCO, COCO-Stuff, ADE20K, Cityscapes or DAVIS, by the folders that they have; None for any other folder.
+    """VOC, COCO, COCO-Stuff, ADE20K, Cityscapes, DAVIS or ImageNet-C, by their folders; None for any other folder.
 
     A folder with both instances and stuff is COCO; `open_segmented` finds the masks there.
     """
@@ -453,12 +481,19 @@ def tree_of(root: Path) -> str | None:
         "ADE20K": is_ade20k,
         "Cityscapes": is_cityscapes,
         "DAVIS": is_davis,
+        "ImageNet-C": is_imagenet_c,
     }
     return next((name for name, fits in trees.items() if fits(root)), None)
 
 
 def _split_name(root: Path, options: Sequence[str]) -> str | None:
     return next((name for name in options if (root / name).is_dir()), None)
+
+
+def _a_severity(root: Path) -> Path:
+    """One folder of class folders of a tree of ImageNet-C."""
+    folder = next(iter(corruption_folders(root).values()))
+    return next(path for path in sorted(folder.iterdir()) if path.is_dir())
 
 
 def _boxes(root: Path, split: str) -> Path | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vitrail.evaluation.result import Report
 
@@ -11,9 +12,35 @@ def told(report: Report) -> list[str]:
     """Lines for a terminal. The report's file has more: every class, errors, versions, digests."""
     if report.protocol == "patch_recall":
         numbers = recall_table(report.details["curves"])
+    elif report.details.get("mode") in ("generated", "imagenet_c"):
+        numbers = [*corruption_table(report.details["rows"]), "", *_numbers(report)]
     else:
-        numbers = [f"{name:<28} {value:.3f}" for name, value in report.numbers.items()]
+        numbers = _numbers(report)
     return [*numbers, *report.words()]
+
+
+def _numbers(report: Report) -> list[str]:
+    return [f"{name:<28} {value:.3f}" for name, value in report.numbers.items()]
+
+
+def corruption_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each corruption: top-1 errors in percent by severity, their mean, and CE where there is a baseline.
+
+    Args:
+        rows: what the protocol `robustness` leaves under `details["rows"]`.
+    """
+    severities = sorted({severity for row in rows for severity in row["errors"]})
+    more = [name for name in ("error", "ce", "relative_ce") if any(row.get(name) is not None for row in rows)]
+    heads = ["top-1 error", *severities, *({"error": "mean"}.get(name, name) for name in more)]
+    cells = [
+        [*(row["errors"].get(severity) for severity in severities), *(row.get(name) for name in more)] for row in rows
+    ]
+    lines = [[row["corruption"], *map(_short, each)] for row, each in zip(rows, cells)]
+    return _aligned([heads, *lines])
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def recall_table(curves: dict[str, list[float]]) -> list[str]:

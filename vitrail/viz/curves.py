@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 Look = Literal["both", "light", "dark"]
 COLORS = ("#3b78d8", "#cf4a5b", "#1f9a76", "#b9820f", "#8a63c7", "#1792ab", "#c0569a", "#7d8a2e")
 _STYLES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (6, 1.4, 1.4, 1.4)))
-# ink, grid, background. "both" is drawn on nothing, in a gray that stands out from white and from black.
-_LOOKS: Mapping[str, tuple[str, str, str]] = {
+LOOKS: Mapping[str, tuple[str, str, str]] = {
     "both": ("#7a8390", "#80808040", "none"),
     "light": ("#3a4250", "#e3e6ea", "#ffffff"),
     "dark": ("#c3c9d2", "#343a44", "#181b21"),
 }
+"""Ink, grid, background. "both" is drawn on nothing, in a gray that stands out from white and from black."""
 
 
 class Curve(NamedTuple):
@@ -67,7 +67,7 @@ def curves_figure(
 
     if not curves:
         raise ValueError("give at least one curve")
-    ink, grid, background = _LOOKS[look]
+    ink, grid, background = LOOKS[look]
     figure = Figure(figsize=size, layout="constrained", facecolor=background)
     axes = figure.add_subplot(facecolor=background)
     for number, (name, given) in enumerate(curves.items()):

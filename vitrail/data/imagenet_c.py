@@ -1,0 +1,158 @@
+"""ImageNet-C and sets in its layout, Tiny-ImageNet-C among them: images that are corrupted already.
+
+    root/CORRUPTION/SEVERITY/CLASS/*.JPEG            root/fog/3/n01440764/ILSVRC2012_val_00000293.JPEG
+    root/GROUP/CORRUPTION/SEVERITY/CLASS/*.JPEG      as unpacked from noise.tar, blur.tar, weather.tar, digital.tar
+
+The four further corruptions of extra.tar count in no mean; they are left out, which `notes` says. Not all corruptions,
+severities and classes need be there: `missing` names the folders that are not.
+
+Source: Hendrycks and Dietterich 2019 (arXiv 1903.12261).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from vitrail.contracts import Sample
+from vitrail.data.corruptions import CORRUPTIONS, EXTRA, GROUPS, SEVERITIES
+from vitrail.data.fingerprint import chosen, fingerprint
+from vitrail.data.folders import ImageFolder, position
+
+
+class ImageNetC:
+    """All images of all corruptions and severities, in the order of the paper's tables.
+
+    Fulfills `vitrail.contracts.ImageSet`.
+
+    Args:
+        root: as the module says.
+
+    Attributes:
+        classes: all class names in the tree, sorted; fewer after `of_classes`.
+        variants: (corruption, severity) of those that are there.
+        missing: those of the 15 x 5 that are not.
+        notes: what was left out, in words.
+
+    Raises:
+        ValueError: no such layout, or a severity without class folders.
+    """
+
+    has_boxes = False
+    has_masks = False
+    split = None
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        found = corruption_folders(self.root)
+        if not found:
+            raise ValueError(f"{root} has no folder CORRUPTION/SEVERITY, such as fog/3; give the root of ImageNet-C")
+        wanted = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
+        places = {key: found[key[0]] / str(key[1]) for key in wanted if key[0] in found}
+        places = {key: folder for key, folder in places.items() if folder.is_dir()}
+        if not places:
+            raise ValueError(
+                f"{root} has none of the 15 corruptions that are measured, only {', '.join(found)}; they are "
+                f"{', '.join(CORRUPTIONS)}"
+            )
+        names = sorted({name for folder in places.values() for name in _class_folders(folder)})
+        self._folders = [ImageFolder(folder, labels="folders", classes=names) for folder in places.values()]
+        self.variants = tuple(places)
+        self.missing = tuple(key for key in wanted if key not in places)
+        extra = [name for name in EXTRA if name in found]
+        self.notes = (f"{', '.join(extra)}: left out, they count in no mean",) if extra else ()
+        self._take(names)
+
+    def _take(self, names: Sequence[str]) -> None:
+        """Keep the images of these classes, in their order."""
+        all_names, numbers = self._folders[0].classes or (), {name: number for number, name in enumerate(names)}
+        self.classes = tuple(names)
+        self._numbers = np.array([numbers.get(name, -1) for name in all_names])
+        self._chosen = [np.flatnonzero(self._numbers[_labels(folder)] >= 0) for folder in self._folders]
+        self._ends = list(accumulate(len(each) for each in self._chosen))
+
+    def of_classes(self, names: Sequence[str]) -> Self:
+        """The same with the images of these classes alone. Raises `ValueError` where the tree has none of them."""
+        known = [name for name in self.classes if name in set(names)]
+        if not known:
+            raise ValueError(
+                f"{self.root} has no images of these classes: it has {', '.join(self.classes[:3])}, ..., asked for are "
+                f"{', '.join(list(names)[:3])}, ..."
+            )
+        part = copy.copy(self)
+        part._take(known)
+        return part
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decode an image. Raises `UnreadableImage`."""
+        folder, inside = self._place(index)
+        sample = folder[inside]
+        assert sample.label is not None  # they come from class folders
+        return sample._replace(label=int(self._numbers[sample.label]))
+
+    def path(self, index: int) -> str:
+        """Where an image lies."""
+        folder, inside = self._place(index)
+        return folder.path(inside)
+
+    def variant_of(self, indices: np.ndarray) -> np.ndarray:
+        """Places in `variants` of these numbers of the set."""
+        return np.searchsorted(self._ends, indices, side="right")
+
+    def counts(self) -> dict[tuple[str, int], int]:
+        """Images of each variant."""
+        return {variant: len(each) for variant, each in zip(self.variants, self._chosen)}
+
+    def digest(self) -> str:
+        """16 hex digits over all paths, and over size and content of 20,000 files at most, evenly spaced."""
+        digest = hashlib.sha256(repr((self.classes, self.variants)).encode())
+        for index in range(len(self)):
+            path = self.path(index)
+            digest.update(path.removeprefix(str(self.root)).encode(errors="surrogateescape"))
+            if chosen(index, len(self)):
+                digest.update(fingerprint(path, content=True).encode())
+        return digest.hexdigest()[:16]
+
+    def _place(self, index: int) -> tuple[ImageFolder, int]:
+        index = position(index, len(self))
+        place = bisect_right(self._ends, index)
+        first = self._ends[place - 1] if place else 0
+        return self._folders[place], int(self._chosen[place][index - first])
+
+
+def is_imagenet_c(root: Path) -> bool:
+    """Whether a folder has one of the corruptions with severities in it, or in a folder of their group."""
+    return bool(corruption_folders(root))
+
+
+def corruption_folders(root: Path) -> dict[str, Path]:
+    """The folders of known corruptions by name, the four further ones included, that have one of the folders 1 to 5."""
+    found: dict[str, Path] = {}
+    for parent in [root, *(root / group for group in (*GROUPS, "extra"))]:
+        for name in (*CORRUPTIONS, *EXTRA):
+            folder = parent / name
+            if name not in found and any((folder / str(severity)).is_dir() for severity in SEVERITIES):
+                found[name] = folder
+    return found
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if not names:
+        raise ValueError(f"{folder} has no class folders; ImageNet-C has CORRUPTION/SEVERITY/CLASS/*.JPEG")
+    return names
+
+
+def _labels(folder: ImageFolder) -> np.ndarray:
+    assert folder.labels is not None  # asked for by folders
+    return folder.labels
