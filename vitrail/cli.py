@@ -630,19 +630,8 @@ def show(
     if picture == "patches":
         _show_patches(images, ranker or [], keep, out, weights, model, key, size, patch_size, device)
         return
-    from vitrail.recipes.files import need_some
-    from vitrail.recipes.rankers import check_weights
-
-    if picture == "corruptions":
-        need_some(images)
-        from vitrail.recipes.corruptions import draw_corruptions
-
-        for path in draw_corruptions(images, out, size=size, seed=seed):
-            typer.echo(path)
-        return
     if weights is None or patch_size is None:  # both together are refused where they meet
-        need_some(images)
-        check_weights(weights)
+        _need_files(images, weights)
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
     if picture in ("masks", "reconstruction", "removal"):
         from vitrail.recipes.masks import Asked
@@ -655,6 +644,8 @@ def show(
         asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes, "cutting": cutting}
         asks |= {"points": points, "seed": seed, "masks": masks}
         drawn = _draw_features(picture, images, str(weights), out, asks, common)
+    elif picture == "corruptions":
+        drawn = _draw_corruptions(images, out, size, seed)
     else:
         from vitrail.recipes.look import draw
 
@@ -670,6 +661,21 @@ def _check_picture(picture: str, weights: str | None) -> None:
         raise ValueError(f"there is no picture {picture!r}; {hint}known: {', '.join(PICTURES)}")
     if weights is None and picture not in ("masks", "patches", "corruptions"):
         raise ValueError(f"show {picture} needs --weights: a checkpoint, a run folder, or `pretrained` with --model")
+
+
+def _need_files(images: list[Path], weights: str | None) -> None:
+    """What can be told of files before torch is imported."""
+    from vitrail.recipes.files import need_some
+    from vitrail.recipes.rankers import check_weights
+
+    need_some(images)
+    check_weights(weights)
+
+
+def _draw_corruptions(images: list[Path], out: Path, size: int | None, seed: int) -> list[Path]:
+    from vitrail.recipes.corruptions import draw_corruptions
+
+    return draw_corruptions(images, out, size=size, seed=seed)
 
 
 def _draw_features(
