@@ -82,6 +82,10 @@ def test_a_tree_that_lacks_something(tmp_path: Path) -> None:
     assert "fog" not in rows
     assert report.details["missing"] == [["frost", 2], *(["fog", severity] for severity in SEVERITIES)]
     assert any("means are over 13 corruptions" in note for note in report.details["notes"])
+    report.save(tmp_path / "one.json")
+    settings = ["allow_missing=true", f"baseline={tmp_path / 'one.json'}"]
+    again = evaluate(MeanBackbone(), BY_COLOR, tree, SMALL.override(settings), classes=WNIDS)
+    assert any("one makes no error with gaussian_noise" in note for note in again.details["notes"])
 
 
 def test_only_classes_that_the_classifier_knows(tmp_path: Path) -> None:

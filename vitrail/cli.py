@@ -651,20 +651,8 @@ def show(
     if picture == "patches":
         _show_patches(images, ranker or [], keep, out, one, model, key, size, patch_size, device)
         return
-    from vitrail.recipes.files import need_some
-    from vitrail.recipes.rankers import check_weights
-
-    if picture == "corruptions":
-        need_some(images)
-        from vitrail.recipes.corruptions import draw_corruptions
-
-        for path in draw_corruptions(images, out, size=size, seed=seed):
-            typer.echo(path)
-        return
     if one is None or patch_size is None:  # both together are refused where they meet
-        need_some(images)
-        for each in weights or []:
-            check_weights(each)
+        _need_files(images, weights or [])
     common: dict[str, Any] = {"model": model, "key": key, "size": size, "device": device}
     if picture in ("masks", "reconstruction", "removal"):
         from vitrail.recipes.masks import Asked
@@ -677,6 +665,8 @@ def show(
         asks: dict[str, Any] = {"patch": patch, "matches": matches, "prototypes": prototypes, "cutting": cutting}
         asks |= {"points": points, "seed": seed, "masks": masks}
         drawn = _draw_features(picture, images, str(one), out, asks, common)
+    elif picture == "corruptions":
+        drawn = _draw_corruptions(images, out, size, seed)
     else:
         drawn = _draw_seen(picture, images, weights or [], out, {"block": block, "patch": patch, "mass": mass}, common)
     for path in drawn:
@@ -710,6 +700,22 @@ def _draw_seen(
     from vitrail.recipes.look import draw
 
     return draw(picture, images, weights[0], out, **asks, **common)
+
+
+def _need_files(images: list[Path], weights: list[str]) -> None:
+    """What can be told of files before torch is imported."""
+    from vitrail.recipes.files import need_some
+    from vitrail.recipes.rankers import check_weights
+
+    need_some(images)
+    for each in weights:
+        check_weights(each)
+
+
+def _draw_corruptions(images: list[Path], out: Path, size: int | None, seed: int) -> list[Path]:
+    from vitrail.recipes.corruptions import draw_corruptions
+
+    return draw_corruptions(images, out, size=size, seed=seed)
 
 
 def _draw_features(

@@ -81,7 +81,9 @@ class Corrupted:
             if get_worker_info() is not None:
                 import cv2
 
-                cv2.setNumThreads(1)  # a started process does not inherit what its parent has set
+                # A started process does not inherit what its parent has set. Not 1: that waits for OpenCV's threads to
+                # end, which a forked process does not have.
+                cv2.setNumThreads(0)
             sample = self.data[number]
             self._last = number, sample, self.transform.framed(sample.image)
         return self._last[1:]

@@ -48,6 +48,7 @@ class ImageNetC:
     has_boxes = False
     has_masks = False
     split = None
+    _digest: str | None
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -73,7 +74,7 @@ class ImageNetC:
     def _take(self, names: Sequence[str]) -> None:
         """Keep the images of these classes, in their order."""
         all_names, numbers = self._folders[0].classes or (), {name: number for number, name in enumerate(names)}
-        self.classes = tuple(names)
+        self.classes, self._digest = tuple(names), None
         self._numbers = np.array([numbers.get(name, -1) for name in all_names])
         self._chosen = [np.flatnonzero(self._numbers[_labels(folder)] >= 0) for folder in self._folders]
         self._ends = list(accumulate(len(each) for each in self._chosen))
@@ -115,13 +116,16 @@ class ImageNetC:
 
     def digest(self) -> str:
         """16 hex digits over all paths, and over size and content of 20,000 files at most, evenly spaced."""
+        if self._digest is not None:
+            return self._digest
         digest = hashlib.sha256(repr((self.classes, self.variants)).encode())
         for index in range(len(self)):
             path = self.path(index)
             digest.update(path.removeprefix(str(self.root)).encode(errors="surrogateescape"))
             if chosen(index, len(self)):
                 digest.update(fingerprint(path, content=True).encode())
-        return digest.hexdigest()[:16]
+        self._digest = digest.hexdigest()[:16]
+        return self._digest
 
     def _place(self, index: int) -> tuple[ImageFolder, int]:
         index = position(index, len(self))

@@ -233,10 +233,8 @@ def _mode(config: RobustnessConfig, val: ImageSet, match: Match) -> Mode:
     if config.mode == "auto":
         if tree:
             return "imagenet_c"
-        whole = getattr(val, "split", None) is None and val.classes is not None
-        return (
-            "imagenet_a" if whole and len(val.classes or ()) < match.outputs and are_wnids(val.classes) else "generated"
-        )
+        whole, fewer = getattr(val, "split", None) is None, len(val.classes or ()) < match.outputs
+        return "imagenet_a" if whole and fewer and are_wnids(val.classes) else "generated"
     if tree != (config.mode == "imagenet_c"):
         what = "a tree of ImageNet-C" if tree else "no tree of ImageNet-C (CORRUPTION/SEVERITY/CLASS)"
         raise ValueError(f"mode is {config.mode}, and the data are {what}; leave mode=auto, or give other data")
@@ -252,10 +250,9 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
     if isinstance(val, ImageNetC):
         return _plan_tree(config, val, match, whole)
     if config.mode == "imagenet_a":
-        notes = (
-            (f"{len(unknown)} classes that the classifier does not know: their images are left out",) if unknown else ()
-        )
-        return Plan(val, transform, transform.config, (CLEAN,), outputs, restrict=True, notes=notes)
+        without = (f"{len(unknown)} classes that the classifier does not know: their images are left out",)
+        shown = transform.config
+        return Plan(val, transform, shown, (CLEAN,), outputs, restrict=True, notes=without if unknown else ())
     if unknown:
         raise ValueError(
             f"the classifier does not know {len(unknown)} of the data's classes ({', '.join(unknown[:5])}); give data "
@@ -287,7 +284,7 @@ def _plan_tree(config: RobustnessConfig, val: ImageNetC, match: Match, whole: Ev
 
 def _count(model: SelectingClassifier, plan: Plan, config: RobustnessConfig, place: torch.device) -> Tally:
     known = plan.outputs[plan.outputs >= 0]
-    ks = (1, 5) if not plan.restrict or len(known) > 5 else (1,)
+    ks = (1, 5) if plan.restrict and len(known) > 5 else (1,)
     seen, skipped = torch.zeros(len(plan.variants), dtype=torch.int64), dict[int, tuple[str, str]]()
     right = {k: torch.zeros_like(seen) for k in ks}
     # Where outputs are left out, labels are places among those that stay.
@@ -308,8 +305,7 @@ def _count(model: SelectingClassifier, plan: Plan, config: RobustnessConfig, pla
             labels, where = labels_of[batch.labels[own]], plan.variant_of(batch.indices[own])
             seen += torch.bincount(where, minlength=len(seen))
             for k, counted in right.items():
-                if k == 1 or k < logits.shape[1]:
-                    counted += torch.bincount(where[topk_correct(logits, labels, k)], minlength=len(seen))
+                counted += torch.bincount(where[topk_correct(logits, labels, k)], minlength=len(seen))
     if not bool((seen > 0).all()):
         what = ", ".join(f"{name} {severity}" for (name, severity), count in zip(plan.variants, seen) if not count)
         raise ValueError(f"no image of {what} could be read; run `vitrail doctor` on the folder")
@@ -326,8 +322,7 @@ def _results(
     images = int(tally.seen.max())
     details: dict[str, Any] = {"mode": config.mode, "images": images, "classes": int((plan.outputs >= 0).sum())}
     if config.mode == "imagenet_a":
-        outputs = int((plan.outputs >= 0).sum())
-        numbers = {f"top{k}": 100 * int(right) / images for k, right in tally.right.items() if k == 1 or k < outputs}
+        numbers = {f"top{k}": 100 * int(right) / images for k, right in tally.right.items()}
         return numbers, details | {"notes": notes}
     found = dict(zip(plan.variants, tally.errors(), strict=True))
     clean = found.pop(CLEAN, config.clean_error)
@@ -412,7 +407,7 @@ def _baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
         return None
     if given is None:
         return Baseline("AlexNet", ALEXNET, ALEXNET_CLEAN)
-    names = config.corruptions if config.mode == "generated" else CORRUPTIONS
+    names = complete_of(val) if isinstance(val, ImageNetC) else config.corruptions
     if isinstance(given, str):
         found = _reported(Path(given), config, val)
     else:
@@ -420,6 +415,11 @@ def _baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
     if without := [name for name in names if name not in found.errors]:
         raise ValueError(f"the baseline has no error of {', '.join(without)}; give one for each corruption")
     return found
+
+
+def complete_of(tree: ImageNetC) -> tuple[str, ...]:
+    """The corruptions of which a tree has all severities."""
+    return tuple(name for name in CORRUPTIONS if all((name, severity) in tree.variants for severity in SEVERITIES))
 
 
 def _reported(path: Path, config: RobustnessConfig, val: ImageSet) -> Baseline:
