@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,17 +49,11 @@ from vitrail.evaluation.class_match import Match
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
+from vitrail.evaluation.robustness_baseline import find_baseline, relative_numbers
 from vitrail.evaluation.selecting import Pool, SelectingClassifier, token_of
 from vitrail.evaluation.some import Some
 from vitrail.metrics.classification import topk_correct
-from vitrail.metrics.robustness import (
-    ALEXNET,
-    ALEXNET_CLEAN,
-    Baseline,
-    corruption_errors,
-    mean,
-    relative_corruption_errors,
-)
+from vitrail.metrics.robustness import Baseline, mean
 
 SOURCES = {
     "generated": "corruptions of Hendrycks and Dietterich 2019, arXiv 1903.12261, generated here",
@@ -185,7 +178,7 @@ def evaluate(
         mode = _mode(config, val, match)
         config = config.model_copy(update={"mode": mode})
         plan = _plan(config, val, match, transform)
-        baseline = _baseline(config, val)
+        baseline = find_baseline(config, val)
         tally = _count(model, plan, config, place)
     numbers, details = _results(config, plan, tally, baseline)
     return Report("robustness", numbers, _card(backbone, val, config, plan, pool), details)
@@ -346,7 +339,7 @@ def _results(
                 "and is not comparable with published ones"
             )
     if baseline is not None and complete:
-        numbers |= _relative(complete, clean, baseline, details, notes)
+        numbers |= relative_numbers(complete, clean, baseline, details, notes)
     return numbers, details | {"notes": notes}
 
 
@@ -371,77 +364,3 @@ def _row(name: str, errors: Mapping[int, float], complete: bool) -> dict[str, An
     return {"corruption": name, "group": group, "errors": by_severity} | (
         {"error": mean(list(errors.values()))} if complete else {"error": None}
     )
-
-
-def _relative(
-    complete: Mapping[str, Sequence[float]],
-    clean: float | None,
-    baseline: Baseline,
-    details: dict[str, Any],
-    notes: list[str],
-) -> dict[str, float]:
-    """mCE and relative mCE; rows get theirs."""
-    rows = {row["corruption"]: row for row in details["rows"]}
-    details["baseline"] = {"name": baseline.name, "clean": baseline.clean, "errors": dict(baseline.errors)}
-    found = {"ce": corruption_errors(complete, baseline)}
-    if clean is not None and baseline.clean is not None:
-        found["relative_ce"] = relative_corruption_errors(complete, clean, baseline)
-    numbers = {}
-    for key, values in found.items():
-        for name, value in values.items():
-            rows[name][key] = value
-        known = [value for value in values.values() if value is not None]
-        if len(known) == len(values):
-            numbers[f"{'relative_' * (key != 'ce')}mce"] = mean(known)
-            continue
-        without = ", ".join(name for name, value in values.items() if value is None)
-        what = "makes no error with" if key == "ce" else "does not get worse by"
-        notes.append(f"{baseline.name} {what} {without}: no {'relative ' * (key != 'ce')}mCE")
-    return numbers
-
-
-def _baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
-    """What numbers are relative to, checked against what is asked for."""
-    given = config.baseline
-    if config.mode == "imagenet_a" or (given is None and config.mode == "generated"):
-        return None
-    if given is None:
-        return Baseline("AlexNet", ALEXNET, ALEXNET_CLEAN)
-    names = complete_of(val) if isinstance(val, ImageNetC) else config.corruptions
-    if isinstance(given, str):
-        found = _reported(Path(given), config, val)
-    else:
-        found = Baseline("baseline", {k: v for k, v in given.items() if k != "clean"}, given.get("clean"))
-    if without := [name for name in names if name not in found.errors]:
-        raise ValueError(f"the baseline has no error of {', '.join(without)}; give one for each corruption")
-    return found
-
-
-def complete_of(tree: ImageNetC) -> tuple[str, ...]:
-    """The corruptions of which a tree has all severities."""
-    return tuple(name for name in CORRUPTIONS if all((name, severity) in tree.variants for severity in SEVERITIES))
-
-
-def _reported(path: Path, config: RobustnessConfig, val: ImageSet) -> Baseline:
-    """Another classifier's errors on the same images."""
-    file = path / "evaluation" / "robustness.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"there is no report at {file}; `vitrail evaluate robustness` on the other weights writes one")
-    report = Report.load(file)
-    if report.protocol != "robustness" or report.details.get("mode") != config.mode:
-        raise ValueError(
-            f"{file} is of {report.protocol}, {report.details.get('mode')}, and this of robustness, {config.mode}; a "
-            "baseline is measured in the same way"
-        )
-    own, other = config.plain(), report.card["config"]
-    alike = ("severities", "seed", "images", "transform") if config.mode == "generated" else ()
-    differ = [name for name in alike if own[name] != other.get(name)]
-    digest = report.card["data"]["val"]["digest"]
-    if digest != val.digest():
-        differ.append("data")
-    if differ:
-        raise ValueError(
-            f"{file} was measured with other {', '.join(differ)}; measure both classifiers in the same way"
-        )
-    rows = {row["corruption"]: row["error"] for row in report.details["rows"] if row["error"] is not None}
-    return Baseline(path.name if path.is_dir() else file.stem, rows, report.details["clean"])
