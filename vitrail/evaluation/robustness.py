@@ -42,7 +42,7 @@ from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.corrupted import CLEAN, Corrupted, one_thread_of_opencv
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, check_names
 from vitrail.data.imagenet_c import ImageNetC
-from vitrail.data.imagenet_names import are_wnids
+from vitrail.data.imagenet_names import are_wnids, of_imagenet_a
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.class_match import Match
@@ -62,6 +62,7 @@ SOURCES = {
 }
 WHOLE = True
 """A folder of ImageNet's classes without splits is measured as a whole, unless the weights were trained on it."""
+_NOT_A = "not the 200 of ImageNet-A: not comparable with its published numbers"
 _SILENT = (*NO_INFLUENCE, "mode", "baseline", "clean_error", "allow_missing", "imagenet_order", "seed")
 
 Mode = Literal["generated", "imagenet_c", "imagenet_a"]
@@ -119,6 +120,11 @@ class Plan(NamedTuple):
     each: int = 1  # how often an image comes
     notes: tuple[str, ...] = ()
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the data's classes that the classifier knows, sorted."""
+        return tuple(sorted(name for name, place in zip(self.data.classes, self.outputs.tolist()) if place >= 0))
+
     def variant_of(self, indices: Tensor) -> Tensor:
         """Places in `variants` of numbers of the data."""
         if len(self.variants) == 1:
@@ -159,7 +165,7 @@ def evaluate(
 
     Returns:
         A report with the numbers above. Details: `rows`, one for each corruption, with errors by severity, CE and
-        relative CE; `clean` error; `baseline`; `missing`.
+        relative CE; `clean` error; `baseline`; `missing`; `class_names`, those measured.
 
     Raises:
         ValueError: empty or unlabeled data, classes that cannot be matched, a tree that lacks something where
@@ -178,7 +184,7 @@ def evaluate(
         mode = _mode(config, val, match)
         config = config.model_copy(update={"mode": mode})
         plan = _plan(config, val, match, transform)
-        baseline = find_baseline(config, val)
+        baseline = find_baseline(config, val, plan.measured)
         tally = _count(model, plan, config, place)
     numbers, details = _results(config, plan, tally, baseline)
     return Report("robustness", numbers, _card(backbone, val, config, plan, pool), details)
@@ -209,6 +215,8 @@ def _card(backbone: Backbone, val: ImageSet, config: RobustnessConfig, plan: Pla
         seed=config.seed if config.mode == "generated" else None,
         precision=config.precision,
     )
+    if config.mode == "imagenet_a" and not of_imagenet_a(plan.measured):
+        card["source"] += f"; {len(plan.measured)} classes, {_NOT_A}"
     if config.mode == "imagenet_c":
         card["resize"] = "none where images have the model's size, else shorter side to it"
     return card
@@ -243,9 +251,13 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
     if isinstance(val, ImageNetC):
         return _plan_tree(config, val, match, whole)
     if config.mode == "imagenet_a":
+        measured = set(val.classes) - set(unknown)
+        notes = () if of_imagenet_a(measured) else (f"{len(measured)} classes, {_NOT_A}",)
         without = (f"{len(unknown)} classes that the classifier does not know: their images are left out",)
         shown = transform.config
-        return Plan(val, transform, shown, (CLEAN,), outputs, restrict=True, notes=without if unknown else ())
+        return Plan(
+            val, transform, shown, (CLEAN,), outputs, restrict=True, notes=(*notes, *(without if unknown else ()))
+        )
     if unknown:
         raise ValueError(
             f"the classifier does not know {len(unknown)} of the data's classes ({', '.join(unknown[:5])}); give data "
@@ -313,7 +325,8 @@ def _results(
     """Numbers and details."""
     notes = [*plan.notes, *tally.notes]
     images = int(tally.seen.max())
-    details: dict[str, Any] = {"mode": config.mode, "images": images, "classes": int((plan.outputs >= 0).sum())}
+    details: dict[str, Any] = {"mode": config.mode, "images": images, "classes": len(plan.measured)}
+    details["class_names"] = list(plan.measured)
     if config.mode == "imagenet_a":
         numbers = {f"top{k}": 100 * int(right) / images for k, right in tally.right.items()}
         return numbers, details | {"notes": notes}

@@ -1,6 +1,6 @@
 """What the robustness protocol's numbers are relative to: AlexNet, numbers by hand, or another classifier's report.
 
-A report is taken where it was measured in the same way: mode, severities, seed, number of images, transform and data.
+A report is taken where it was measured in the same way: mode, severities, seed, number of images, transform, data and classes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from vitrail.evaluation.robustness import RobustnessConfig
 
 
-def find_baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
+def find_baseline(config: RobustnessConfig, val: ImageSet, classes: Sequence[str]) -> Baseline | None:
     """What numbers are relative to, checked against what is asked for; None for nothing.
 
     Args:
         config: with the mode decided.
         val: what is measured.
+        classes: names of those that are measured.
 
     Raises:
         ValueError: no such report, one that was measured in another way, or errors that lack a corruption.
@@ -43,7 +44,7 @@ def find_baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
         return Baseline("AlexNet", ALEXNET, ALEXNET_CLEAN)
     names = complete_of(val) if isinstance(val, ImageNetC) else config.corruptions
     if isinstance(given, str):
-        found = _reported(Path(given), config, val)
+        found = _reported(Path(given), config, val, classes)
     else:
         found = Baseline("baseline", {k: v for k, v in given.items() if k != "clean"}, given.get("clean"))
     if without := [name for name in names if name not in found.errors]:
@@ -56,7 +57,7 @@ def complete_of(tree: ImageNetC) -> tuple[str, ...]:
     return tuple(name for name in CORRUPTIONS if all((name, severity) in tree.variants for severity in SEVERITIES))
 
 
-def _reported(path: Path, config: RobustnessConfig, val: ImageSet) -> Baseline:
+def _reported(path: Path, config: RobustnessConfig, val: ImageSet, classes: Sequence[str]) -> Baseline:
     """Another classifier's errors on the same images."""
     file = path / "evaluation" / "robustness.json" if path.is_dir() else path
     if not file.is_file():
@@ -77,8 +78,20 @@ def _reported(path: Path, config: RobustnessConfig, val: ImageSet) -> Baseline:
         raise ValueError(
             f"{file} was measured with other {', '.join(differ)}; measure both classifiers in the same way"
         )
+    _check_classes(file, report.details.get("class_names", ()), classes)
     rows = {row["corruption"]: row["error"] for row in report.details["rows"] if row["error"] is not None}
     return Baseline(path.name if path.is_dir() else file.stem, rows, report.details["clean"])
+
+
+def _check_classes(file: Path, theirs: Sequence[str], own: Sequence[str]) -> None:
+    if set(theirs) == set(own):
+        return
+    differ = sorted(set(theirs) ^ set(own))
+    raise ValueError(
+        f"{file} was measured on {len(theirs)} classes ({', '.join(sorted(theirs)[:3])}, ...) and this on {len(own)} "
+        f"({', '.join(sorted(own)[:3])}, ...), {len(differ)} of them in one alone ({', '.join(differ[:3])}, ...); "
+        "measure both on data with the classes that both classifiers know"
+    )
 
 
 def relative_numbers(
