@@ -1,6 +1,7 @@
 """What the robustness protocol's numbers are relative to: AlexNet, numbers by hand, or another classifier's report.
 
-A report is taken where it was measured in the same way: mode, severities, seed, number of images, transform, data and classes.
+A report is taken where it was measured in the same way: mode, severities, seed, number of images, transform, data and
+classes.
 """
 
 from __future__ import annotations
