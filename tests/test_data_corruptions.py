@@ -12,7 +12,7 @@ from photos import photo
 from PIL import Image
 
 from vitrail.data import ImageFolder
-from vitrail.data.corruptions import CORRUPTIONS, EXTRA, GROUPS, SEVERITIES, check_names, corrupt
+from vitrail.data.corruptions import CORRUPTIONS, EXTRA, GROUPS, SEVERITIES, check_names, corrupt, strengths
 from vitrail.ops.corruptions import digital
 from vitrail.ops.corruptions.blur import gaussian
 
@@ -23,6 +23,99 @@ def test_fifteen_in_four_groups() -> None:
     assert len(CORRUPTIONS) == 15 == len(set(CORRUPTIONS))
     assert [len(names) for names in GROUPS.values()] == [3, 4, 4, 4]
     assert not set(CORRUPTIONS) & set(EXTRA)
+
+
+# What the authors' two programs give a corruption at severities 1 to 5, written down a second time. Zoom: where a range
+# from 1 ends, and its step. Elastic transform: pixels, of images of 224 and of 64. Frost: the third is the enlargement.
+PUBLISHED: dict[int, dict[str, list[tuple[float, ...]]]] = {
+    224: {
+        "gaussian_noise": [(0.08,), (0.12,), (0.18,), (0.26,), (0.38,)],
+        "shot_noise": [(60,), (25,), (12,), (5,), (3,)],
+        "impulse_noise": [(0.03,), (0.06,), (0.09,), (0.17,), (0.27,)],
+        "defocus_blur": [(3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)],
+        "glass_blur": [(0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)],
+        "motion_blur": [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
+        "zoom_blur": [(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)],
+        "snow": [
+            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ],
+        "frost": [(1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)],
+        "fog": [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)],
+        "brightness": [(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
+        "contrast": [(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
+        "elastic_transform": [
+            (488, 170.8, 24.4),
+            (488, 19.52, 48.8),
+            (12.2, 2.44, 4.88),
+            (17.08, 2.44, 4.88),
+            (29.28, 2.44, 4.88),
+        ],
+        "pixelate": [(0.6,), (0.5,), (0.4,), (0.3,), (0.25,)],
+        "jpeg_compression": [(25,), (18,), (15,), (10,), (7,)],
+    },
+    64: {
+        "gaussian_noise": [(0.04,), (0.08,), (0.12,), (0.15,), (0.18,)],
+        "shot_noise": [(250,), (100,), (50,), (30,), (15,)],
+        "impulse_noise": [(0.01,), (0.02,), (0.05,), (0.08,), (0.14,)],
+        "defocus_blur": [(0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)],
+        "glass_blur": [(0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)],
+        "motion_blur": [(10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)],
+        "zoom_blur": [(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
+        "snow": [
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+        ],
+        "frost": [(1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)],
+        "fog": [(0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)],
+        "brightness": [(0.1,), (0.2,), (0.3,), (0.4,), (0.5,)],
+        "contrast": [(0.4,), (0.3,), (0.2,), (0.1,), (0.05,)],
+        "elastic_transform": [
+            (0, 0, 5.12),
+            (3.2, 19.2, 3.84),
+            (6.4, 5.12, 3.84),
+            (6.4, 1.92, 1.92),
+            (10.24, 1.92, 1.28),
+        ],
+        "pixelate": [(0.9,), (0.8,), (0.7,), (0.6,), (0.5,)],
+        "jpeg_compression": [(65,), (58,), (50,), (40,), (25,)],
+    },
+}
+
+
+@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_strengths_are_the_published_ones(name: str, side: int) -> None:
+    wanted = PUBLISHED[side][name]
+    if name == "zoom_blur":
+        wanted = [(len(np.arange(1, end, step)), step) for end, step in wanted]
+    found = strengths(name, side)
+    if name == "elastic_transform":
+        found = tuple(tuple(side * share for share in each) for each in found)
+    assert len(found) == len(wanted) == len(SEVERITIES)
+    for mine, published in zip(found, wanted, strict=True):
+        assert mine == pytest.approx(published, rel=1e-9)
+
+
+def test_corruptions_are_told_these_strengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pixels where the published programs have pixels."""
+    told: list[tuple[float, ...]] = []
+
+    def elastic(image: np.ndarray, *given: float) -> np.ndarray:
+        told.append(given[:3])
+        return image
+
+    monkeypatch.setattr(digital, "elastic_transform", elastic)
+    for side in (64, 224):
+        for severity in SEVERITIES:
+            corrupt(photo(side, side + 9), "elastic_transform", severity)
+            assert told[-1] == pytest.approx(PUBLISHED[side]["elastic_transform"][severity - 1])
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -18,7 +18,7 @@ from vitrail.contracts import Sample
 from vitrail.data import ImageFolder
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, corrupt
 from vitrail.data.imagenet_c import ImageNetC
-from vitrail.data.imagenet_names import are_wnids, imagenet_wnids
+from vitrail.data.imagenet_names import are_wnids, imagenet_wnids, of_imagenet_a
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.class_match import Match
 from vitrail.evaluation.features import eval_transform
@@ -199,6 +199,9 @@ def test_imagenet_a_restricts_a_thousand_outputs(tmp_path: Path) -> None:
     assert report.numbers == {"top1": 100}
     assert report.card["preset"] == "imagenet_a"
     assert report.details["mode"] == "imagenet_a"
+    told = "3 classes, not the 200 of ImageNet-A: not comparable with its published numbers"
+    assert report.details["notes"] == [told]
+    assert told in report.card["source"]
     generated = evaluate(MeanBackbone(), head, data, SMALL.override(["mode=generated", "severities=1"]))
     assert generated.numbers["clean_top1"] == 0
 
@@ -211,6 +214,38 @@ def test_imagenet_a_maps_by_name(tmp_path: Path) -> None:
     partly = evaluate(MeanBackbone(), head, data, SMALL, classes=("a", "b", *WNIDS[1::-1]))
     assert partly.details["classes"] == 2
     assert any("1 classes that the classifier does not know" in note for note in partly.details["notes"])
+
+
+# Places of ImageNet-A's classes among the 1,000, of the authors' program.
+IMAGENET_A = """
+6 11 13 15 17 22 23 27 30 37 39 42 47 50 57 70 71 76 79 89 90 94 96 97 99 105 107 108 110 113 124 125 130 132 143 144
+150 151 207 234 235 254 277 283 287 291 295 298 301 306 307 308 309 310 311 313 314 315 317 319 323 324 326 327 330
+334 335 336 347 361 363 372 378 386 397 400 401 402 404 407 411 416 417 420 425 428 430 437 438 445 456 457 461 462
+470 472 483 486 488 492 496 514 516 528 530 539 542 543 549 552 557 561 562 569 572 573 575 579 589 606 607 609 614
+626 627 640 641 642 643 658 668 677 682 684 687 701 704 719 736 746 749 752 758 763 765 768 773 774 776 779 780 786
+792 797 802 803 804 813 815 820 823 831 833 835 839 845 847 850 859 862 870 879 880 888 890 897 900 907 913 924 932
+933 934 937 943 945 947 951 954 956 957 959 971 972 980 981 984 986 987 988
+"""
+
+
+def test_the_200_classes_of_imagenet_a() -> None:
+    names = [imagenet_wnids()[int(place)] for place in IMAGENET_A.split()]
+    assert len(names) == 200
+    assert of_imagenet_a(names)
+    assert of_imagenet_a(names[::-1])
+    assert not of_imagenet_a(names[1:])
+    assert not of_imagenet_a([imagenet_wnids()[0], *names[1:]])
+
+
+def test_a_baseline_of_other_classes_is_refused(tmp_path: Path) -> None:
+    tree = ImageNetC(imagenet_c(tmp_path / "tree"))
+    every = evaluate(MeanBackbone(), BY_COLOR, tree, SMALL, classes=WNIDS)
+    assert every.details["class_names"] == list(WNIDS)
+    every.save(tmp_path / "every.json")
+    config = SMALL.override([f"baseline={tmp_path / 'every.json'}"])
+    known = (WNIDS[2], "something else", WNIDS[0])
+    with pytest.raises(ValueError, match=r"on 3 classes .* and this on 2 .*\(n01443537, .*that both classifiers know"):
+        evaluate(MeanBackbone(), BY_COLOR, tree, config, classes=known)
 
 
 def test_match() -> None:

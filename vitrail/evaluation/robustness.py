@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -43,24 +42,18 @@ from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.corrupted import CLEAN, Corrupted, one_thread_of_opencv
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, check_names
 from vitrail.data.imagenet_c import ImageNetC
-from vitrail.data.imagenet_names import are_wnids
+from vitrail.data.imagenet_names import are_wnids, of_imagenet_a
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.class_match import Match
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
+from vitrail.evaluation.robustness_baseline import find_baseline, relative_numbers
 from vitrail.evaluation.selecting import Pool, SelectingClassifier, token_of
 from vitrail.evaluation.some import Some
 from vitrail.metrics.classification import topk_correct
-from vitrail.metrics.robustness import (
-    ALEXNET,
-    ALEXNET_CLEAN,
-    Baseline,
-    corruption_errors,
-    mean,
-    relative_corruption_errors,
-)
+from vitrail.metrics.robustness import Baseline, mean
 
 SOURCES = {
     "generated": "corruptions of Hendrycks and Dietterich 2019, arXiv 1903.12261, generated here",
@@ -69,6 +62,7 @@ SOURCES = {
 }
 WHOLE = True
 """A folder of ImageNet's classes without splits is measured as a whole, unless the weights were trained on it."""
+_NOT_A = "not the 200 of ImageNet-A: not comparable with its published numbers"
 _SILENT = (*NO_INFLUENCE, "mode", "baseline", "clean_error", "allow_missing", "imagenet_order", "seed")
 
 Mode = Literal["generated", "imagenet_c", "imagenet_a"]
@@ -126,6 +120,11 @@ class Plan(NamedTuple):
     each: int = 1  # how often an image comes
     notes: tuple[str, ...] = ()
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the data's classes that the classifier knows, sorted."""
+        return tuple(sorted(name for name, place in zip(self.data.classes, self.outputs.tolist()) if place >= 0))
+
     def variant_of(self, indices: Tensor) -> Tensor:
         """Places in `variants` of numbers of the data."""
         if len(self.variants) == 1:
@@ -166,7 +165,7 @@ def evaluate(
 
     Returns:
         A report with the numbers above. Details: `rows`, one for each corruption, with errors by severity, CE and
-        relative CE; `clean` error; `baseline`; `missing`.
+        relative CE; `clean` error; `baseline`; `missing`; `class_names`, those measured.
 
     Raises:
         ValueError: empty or unlabeled data, classes that cannot be matched, a tree that lacks something where
@@ -185,7 +184,7 @@ def evaluate(
         mode = _mode(config, val, match)
         config = config.model_copy(update={"mode": mode})
         plan = _plan(config, val, match, transform)
-        baseline = _baseline(config, val)
+        baseline = find_baseline(config, val, plan.measured)
         tally = _count(model, plan, config, place)
     numbers, details = _results(config, plan, tally, baseline)
     return Report("robustness", numbers, _card(backbone, val, config, plan, pool), details)
@@ -216,6 +215,8 @@ def _card(backbone: Backbone, val: ImageSet, config: RobustnessConfig, plan: Pla
         seed=config.seed if config.mode == "generated" else None,
         precision=config.precision,
     )
+    if config.mode == "imagenet_a" and not of_imagenet_a(plan.measured):
+        card["source"] += f"; {len(plan.measured)} classes, {_NOT_A}"
     if config.mode == "imagenet_c":
         card["resize"] = "none where images have the model's size, else shorter side to it"
     return card
@@ -250,9 +251,13 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
     if isinstance(val, ImageNetC):
         return _plan_tree(config, val, match, whole)
     if config.mode == "imagenet_a":
+        measured = set(val.classes) - set(unknown)
+        notes = () if of_imagenet_a(measured) else (f"{len(measured)} classes, {_NOT_A}",)
         without = (f"{len(unknown)} classes that the classifier does not know: their images are left out",)
         shown = transform.config
-        return Plan(val, transform, shown, (CLEAN,), outputs, restrict=True, notes=without if unknown else ())
+        return Plan(
+            val, transform, shown, (CLEAN,), outputs, restrict=True, notes=(*notes, *(without if unknown else ()))
+        )
     if unknown:
         raise ValueError(
             f"the classifier does not know {len(unknown)} of the data's classes ({', '.join(unknown[:5])}); give data "
@@ -320,7 +325,8 @@ def _results(
     """Numbers and details."""
     notes = [*plan.notes, *tally.notes]
     images = int(tally.seen.max())
-    details: dict[str, Any] = {"mode": config.mode, "images": images, "classes": int((plan.outputs >= 0).sum())}
+    details: dict[str, Any] = {"mode": config.mode, "images": images, "classes": len(plan.measured)}
+    details["class_names"] = list(plan.measured)
     if config.mode == "imagenet_a":
         numbers = {f"top{k}": 100 * int(right) / images for k, right in tally.right.items()}
         return numbers, details | {"notes": notes}
@@ -346,7 +352,7 @@ def _results(
                 "and is not comparable with published ones"
             )
     if baseline is not None and complete:
-        numbers |= _relative(complete, clean, baseline, details, notes)
+        numbers |= relative_numbers(complete, clean, baseline, details, notes)
     return numbers, details | {"notes": notes}
 
 
@@ -371,77 +377,3 @@ def _row(name: str, errors: Mapping[int, float], complete: bool) -> dict[str, An
     return {"corruption": name, "group": group, "errors": by_severity} | (
         {"error": mean(list(errors.values()))} if complete else {"error": None}
     )
-
-
-def _relative(
-    complete: Mapping[str, Sequence[float]],
-    clean: float | None,
-    baseline: Baseline,
-    details: dict[str, Any],
-    notes: list[str],
-) -> dict[str, float]:
-    """mCE and relative mCE; rows get theirs."""
-    rows = {row["corruption"]: row for row in details["rows"]}
-    details["baseline"] = {"name": baseline.name, "clean": baseline.clean, "errors": dict(baseline.errors)}
-    found = {"ce": corruption_errors(complete, baseline)}
-    if clean is not None and baseline.clean is not None:
-        found["relative_ce"] = relative_corruption_errors(complete, clean, baseline)
-    numbers = {}
-    for key, values in found.items():
-        for name, value in values.items():
-            rows[name][key] = value
-        known = [value for value in values.values() if value is not None]
-        if len(known) == len(values):
-            numbers[f"{'relative_' * (key != 'ce')}mce"] = mean(known)
-            continue
-        without = ", ".join(name for name, value in values.items() if value is None)
-        what = "makes no error with" if key == "ce" else "does not get worse by"
-        notes.append(f"{baseline.name} {what} {without}: no {'relative ' * (key != 'ce')}mCE")
-    return numbers
-
-
-def _baseline(config: RobustnessConfig, val: ImageSet) -> Baseline | None:
-    """What numbers are relative to, checked against what is asked for."""
-    given = config.baseline
-    if config.mode == "imagenet_a" or (given is None and config.mode == "generated"):
-        return None
-    if given is None:
-        return Baseline("AlexNet", ALEXNET, ALEXNET_CLEAN)
-    names = complete_of(val) if isinstance(val, ImageNetC) else config.corruptions
-    if isinstance(given, str):
-        found = _reported(Path(given), config, val)
-    else:
-        found = Baseline("baseline", {k: v for k, v in given.items() if k != "clean"}, given.get("clean"))
-    if without := [name for name in names if name not in found.errors]:
-        raise ValueError(f"the baseline has no error of {', '.join(without)}; give one for each corruption")
-    return found
-
-
-def complete_of(tree: ImageNetC) -> tuple[str, ...]:
-    """The corruptions of which a tree has all severities."""
-    return tuple(name for name in CORRUPTIONS if all((name, severity) in tree.variants for severity in SEVERITIES))
-
-
-def _reported(path: Path, config: RobustnessConfig, val: ImageSet) -> Baseline:
-    """Another classifier's errors on the same images."""
-    file = path / "evaluation" / "robustness.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"there is no report at {file}; `vitrail evaluate robustness` on the other weights writes one")
-    report = Report.load(file)
-    if report.protocol != "robustness" or report.details.get("mode") != config.mode:
-        raise ValueError(
-            f"{file} is of {report.protocol}, {report.details.get('mode')}, and this of robustness, {config.mode}; a "
-            "baseline is measured in the same way"
-        )
-    own, other = config.plain(), report.card["config"]
-    alike = ("severities", "seed", "images", "transform") if config.mode == "generated" else ()
-    differ = [name for name in alike if own[name] != other.get(name)]
-    digest = report.card["data"]["val"]["digest"]
-    if digest != val.digest():
-        differ.append("data")
-    if differ:
-        raise ValueError(
-            f"{file} was measured with other {', '.join(differ)}; measure both classifiers in the same way"
-        )
-    rows = {row["corruption"]: row["error"] for row in report.details["rows"] if row["error"] is not None}
-    return Baseline(path.name if path.is_dir() else file.stem, rows, report.details["clean"])
