@@ -25,15 +25,11 @@ def hugging_face() -> Any:
 
 
 def their_pvt(side: int = 64) -> Any:
-    """With the epsilons of the authors' code, 1e-5 in patch embeddings and reductions: theirs are 1e-6 everywhere."""
     library, sizes = hugging_face(), SIZES["pvt_small"]
     how = {"hidden_sizes": sizes["embed_dims"], "depths": sizes["depths"], "num_attention_heads": sizes["heads"]}
     torch.manual_seed(0)
     model = library.PvtForImageClassification(library.PvtConfig(image_size=side, num_labels=5, **how)).eval()
     moved(model)
-    for name, part in model.named_modules():
-        if name.endswith(".layer_norm") and name != "pvt.encoder.layer_norm":
-            part.eps = 1e-5
     return model
 
 
@@ -79,15 +75,20 @@ def test_pvt(tmp_path: Path) -> None:
     torch.testing.assert_close(found.head(found.backbone.eval()(pixels).cls), model(pixels).logits, **CLOSE)
 
 
-def test_pvt_with_their_epsilons_is_off_by_little(tmp_path: Path) -> None:
-    """What the page says of Hugging Face's copy: the same up to about 1e-4."""
+def test_their_pvt_has_other_epsilons_than_its_authors(tmp_path: Path) -> None:
+    """Built as the authors' it is off by little, and equal where theirs get the authors' epsilons."""
     model = their_pvt()
     backbone = ours(model, "pvt_small", tmp_path)
+    assert backbone.config is not None
+    assert backbone.config.options["inner_eps"] == 1e-6
+    assert "inner_eps is 1e-6" in backbone.report.words()
+    authors = config("pvt_small", options={**SIZES["pvt_small"], "inner_eps": 1e-5})
+    other = load(authors, tmp_path / "theirs.pth").eval()
+    assert 1e-5 < (other(images()).cls - of_pvt(model, images())[0]).abs().max() < 1e-3
     for name, part in model.named_modules():
-        if name.endswith("layer_norm"):
-            part.eps = 1e-6
-    off = (backbone(images()).cls - of_pvt(model, images())[0]).abs().max()
-    assert 0 < off < 1e-3
+        if name.endswith(".layer_norm") and name != "pvt.encoder.layer_norm":
+            part.eps = 1e-5
+    torch.testing.assert_close(other(images()).cls, of_pvt(model, images())[0], **CLOSE)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 128), (32, 32)])

@@ -188,6 +188,9 @@ def test_published_trainings(tmp_path: Path) -> None:
     two, seven = whole("sar_table2", tmp_path), whole("sar_table7", tmp_path)
     assert train(two, "ViT-T/16 + SAR") == ("vit_tiny_patch16_224", 300, 1024, 1e-3, 5)
     assert train(two, "T2T-ViT-14 + SAR") == ("t2t_vit_14", 300, 1024, 1e-3, 10)
+    averaged = {cell.row for cell in two.cells if cell.config().train.ema is not None}  # type: ignore[attr-defined]
+    assert averaged == {"T2T-ViT-14", "T2T-ViT-14 + SAR"}
+    assert any("6.1 G are those of softmax tokens" in note for note in two.notes)
     assert train(two, "PVT-Small") == ("pvt_small", 300, 1024, 1e-3, 5)
     assert train(two, "CvT-13") == ("cvt_13", 300, 2048, 2e-3, 5)
     assert train(seven, "CvT-13 + SAR") == ("cvt_13", 100, 2048, 2e-3, 5)
@@ -374,3 +377,12 @@ def test_attention_and_other_protocols_in_one_table(tmp_path: Path) -> None:
         ("robustness", "top1"),
         ("robustness", "mce"),
     ]
+
+
+def test_a_mean_error_stands_beside_no_published_mce(tmp_path: Path) -> None:
+    five, small = whole("sar_table5", tmp_path), sar_table5(["small=true"])
+    assert "percent of AlexNet's" in five.unit
+    assert small.columns == ("error on corruptions",)
+    assert {(cell.number, cell.published) for cell in small.cells} == {("mce_unnormalized", None)}
+    assert "AlexNet" not in small.unit
+    assert "it is no mCE" in small.unit

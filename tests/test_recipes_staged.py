@@ -15,7 +15,7 @@ from tiny_staged import NAMES, SIZES, staged_file, tiny_staged
 from vitrail.backbones import StagedBackbone, load, load_part
 from vitrail.data import SyntheticScenes
 from vitrail.evaluation import attention_jaccard, knn, linear, pointing
-from vitrail.recipes import augmentation, dino, ibot, leopart, mae, supervised
+from vitrail.recipes import augmentation, dino, ibot, leopart, mae, mocov3, supervised
 from vitrail.recipes.look import draw
 from vitrail.recipes.run import Verbs, describe, run
 from vitrail.recipes.ship import ship
@@ -99,6 +99,31 @@ def test_methods_that_hide_patches_need_a_plain_vit(kind: str, words: str) -> No
     sizes = VIEWS if kind == "ibot" else ["augment.image_size=64"]
     with pytest.raises(ValueError, match=rf"{words} needs a plain Vision Transformer.*is a pvt_small"):
         describe(made.override([*COMMON, *of("pvt_small"), *sizes]), 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_too_few_keys_for_the_entropy_are_told_at_build(name: str) -> None:
+    """64 pixels are 2 x 2 keys of both; local crops count where they are regularized."""
+    words = r"maps of 2 x 2 keys, on which it is always 0.*3 x 3 keys and more"
+    cut = [*COMMON, *of(name), "backbone.surgery=F"]
+    with pytest.raises(ValueError, match=words):
+        describe(supervised.scenes_sar().override([*cut, "augment.image_size=64"]), 1)
+    crops = dino.scenes_dino_sar().override([*cut, *HEAD, *VIEWS, *PROBE])
+    with pytest.raises(ValueError, match=words):
+        describe(crops, 1)
+    larger = crops.override(["views.global_size=96", LARGER])
+    assert "16 images" in describe(larger, 1)
+    with pytest.raises(ValueError, match=r"maps of 1 x 1 keys"):
+        describe(larger.override(["method.regularize=all"]), 1)
+
+
+def test_too_few_patches_of_a_vit() -> None:
+    """Also with iBOT and MoCo-v3, whose patches of 12 pixels are 2 x 2 of an image of 24."""
+    small = ["data.scenes.image_size=24", "train.device=cpu", "backbone.patch_size=12", "views.global_size=24"]
+    asked = ["views.locals=0", "method.regularizers=[{kind: spatial_entropy}]"]
+    for recipe, module in ((ibot.scenes_ibot(), ibot), (mocov3.scenes_mocov3(), mocov3)):
+        with pytest.raises(ValueError, match="maps of 2 x 2 keys"):
+            module.build(recipe.override([*small, *asked]), 0, 1)
 
 
 def test_crops_of_no_whole_patches() -> None:

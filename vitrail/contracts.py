@@ -24,16 +24,17 @@ class Tokens(NamedTuple):
     Block numbers are 0-based; a negative number counts from the last block. `layers` and `scores` are keyed
     by the number that was asked for, so `backbone(x, scores=(-1,)).scores[-1]` works on any depth.
 
-    Scores are those of the patches' keys, d a head's width, and Y and X are the grid of the keys. It equals `grid` in
-    plain ViTs and in PVT; CvT has half as many keys a side, rounded up: (7, 7) for (14, 14). Its own softmax divides by
-    the square root of the whole width instead, so that its attention is flatter than a softmax of these scores.
+    Scores are those of the patches' keys, times the network's own scale, so that the softmax over all keys, that of the
+    class token among them, is its attention: 1/sqrt(d), d a head's width, in ViTs and PVT, 1/sqrt(D) in CvT. Y and X
+    are the grid of the keys. It equals `grid` in plain ViTs and in PVT; CvT has half as many keys a side, rounded up:
+    (7, 7) for (14, 14).
     """
 
     cls: Tensor  # [B, D] after the final norm
     patches: Tensor  # [B, N, D] after the final norm, raster order
     grid: tuple[int, int]  # (Y, X); Y * X == N unless a subset was kept
     layers: Mapping[int, Tensor] = {}  # asked-for blocks, [B, 1 + N, D], CLS first, before the final norm
-    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . keys / sqrt(d), no softmax, [B, H, Y, X]
+    scores: Mapping[int, Tensor] = {}  # asked-for blocks, CLS query . keys * scale, no softmax, [B, H, Y, X]
 
 
 @runtime_checkable

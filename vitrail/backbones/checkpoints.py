@@ -32,7 +32,7 @@ from vitrail.backbones.pvt import PATCH, Pvt, interpolated
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.backbones.report import LoadReport
 from vitrail.backbones.staged import StagedBackbone, is_staged
-from vitrail.backbones.staged_files import activation_of
+from vitrail.backbones.staged_files import library_options
 from vitrail.backbones.t2t_vit import FAMILY, is_t2t_vit
 from vitrail.backbones.t2t_vit import PATCH as T2T_PATCH
 from vitrail.backbones.timm_vit import TimmViT
@@ -309,7 +309,7 @@ def _architecture(
     """The configuration, notes, and the grid of the file's positions where the header says it."""
     if own is None:
         if name is not None:
-            return *_follow_activation(_as_config(name), found), None
+            return *_follow_library(_as_config(name), found), None
         if found.arch is not None:
             return BackboneConfig(name=found.arch), (f"the file names its architecture: {found.arch}",), None
         try:
@@ -351,12 +351,16 @@ def _changed(config: BackboneConfig, changes: Mapping[str, Any]) -> BackboneConf
     return BackboneConfig.parse(config.plain() | dict(changes)) if changes else config
 
 
-def _follow_activation(config: BackboneConfig, found: Recognized) -> tuple[BackboneConfig, tuple[str, ...]]:
-    """Hugging Face's CvT computes another activation than the authors' code, with the same weights."""
-    option = activation_of(found.layout)
-    if not option or not is_staged(config.name) or "activation" in config.options:
+def _follow_library(config: BackboneConfig, found: Recognized) -> tuple[BackboneConfig, tuple[str, ...]]:
+    """Hugging Face's CvT and PVT compute a little differently from the authors' code, with the same weights."""
+    option = library_options(found.layout, config.name)
+    if not option or option.keys() <= config.options.keys():
         return config, ()
-    note = f"the MLP's activation is {option['activation']}, as Hugging Face's CvT computes; the authors' is quick_gelu"
+    notes = {
+        "activation": "the MLP's activation is gelu, as Hugging Face's CvT computes; the authors' is quick_gelu",
+        "inner_eps": "inner_eps is 1e-6, as Hugging Face's PVT computes; the authors' is 1e-5",
+    }
+    note = notes[next(iter(option))]
     return config.model_copy(update={"options": config.options | option}), (note,)
 
 

@@ -11,14 +11,13 @@ Source: Wu et al., "CvT: Introducing Convolutions to Vision Transformers", 2021 
 weights, the scale and the activation are those of the authors' code (github.com/microsoft/CvT):
 
 - Attention divides q . k by the square root of the stage's width (384), not by that of a head's (64). Hugging Face's
-  copy does so, too. The CLS scores that a backbone hands out are q . k / sqrt(64), as of all networks here: by a factor
-  of sqrt(heads) larger than what the network's softmax sees. Spatial entropy does not change by it; maps that are made
-  of these scores by a softmax are sharper than the network's own attention.
+  copy does so, too. The CLS scores that a backbone hands out are what this softmax sees.
 - The MLP's activation is x * sigmoid(1.702 x), "quick_gelu". Hugging Face's copy computes the exact GELU with the same
   weights; `activation="gelu"` does that.
 
-Deviations
-- Drop path grows over the blocks of all stages; in the authors' code within the last stage alone.
+Drop path is as released, too: it grows over the blocks of the last stage, and the first two have none.
+
+Deviation
 - The MLP's hidden width is a whole multiple of the width.
 """
 
@@ -89,14 +88,13 @@ class Cvt(nn.Module):
         """Args:
         config: sizes.
         image_size: (height, width) in pixels, multiples of 16.
-        drop_path: chance that the very last block is skipped; it grows linearly from 0 over the blocks of all stages.
+        drop_path: chance that the very last block is skipped; it grows linearly from 0 over the last stage's blocks.
         cut: what the very last block does without.
         """
         super().__init__()
         self.config, self.image_size = config, image_size
-        rates = torch.linspace(0, drop_path, sum(config.depths), device="cpu").tolist()
         for number, depth in enumerate(config.depths):
-            own, rates = rates[:depth], rates[depth:]
+            own = torch.linspace(0, drop_path if number == 2 else 0, depth, device="cpu").tolist()
             self.add_module(f"stage{number}", CvtStage(config, number, own, cut if number == 2 else None))
         self.norm = nn.LayerNorm(config.embed_dims[-1])
         draw_weights(self)

@@ -10,7 +10,7 @@ keys are all tokens, so its CLS scores are a map as those of a plain ViT: 7 x 7 
 
 Source: Wang et al., "Pyramid Vision Transformer", 2021 (arXiv 2102.12122), Table 1; names of weights and the epsilons
 of the norms are those of the authors' code (github.com/whai362/PVT): 1e-6 in blocks and at the end, 1e-5 in patch
-embeddings and reductions. Hugging Face's copy has 1e-6 everywhere, which changes its outputs by about 1e-5.
+embeddings and reductions. Hugging Face's copy has 1e-6 everywhere; `inner_eps=1e-6` does that.
 
 Deviations
 - Positions of another grid are interpolated (bilinear) whenever the grid differs. The authors' code keeps them as they
@@ -50,6 +50,8 @@ class PvtConfig(Config):
     """Channels inside of the MLP, as a multiple of the width."""
     reductions: _Four = (8, 4, 2, 1)
     """How many tokens, a side, become one key; the last stage, which has a class token, reduces nothing."""
+    inner_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Of the norms in patch embeddings and reductions: 1e-5 as in the authors' code, 1e-6 as in Hugging Face's."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
@@ -104,7 +106,8 @@ class Pvt(nn.Module):
                 _block(config, stage, rates.pop(0), cut if last and n == depth - 1 else None) for n in range(depth)
             ]
             rows, columns = self.grid_at(stage, image_size)
-            self.add_module(f"patch_embed{stage + 1}", ConvEmbed(channels, width, kernel=side, stride=side))
+            embed = ConvEmbed(channels, width, kernel=side, stride=side, eps=config.inner_eps)
+            self.add_module(f"patch_embed{stage + 1}", embed)
             positions = nn.init.trunc_normal_(torch.empty(1, rows * columns + last, width), std=0.02)
             self.register_parameter(f"pos_embed{stage + 1}", nn.Parameter(positions))
             self.add_module(f"block{stage + 1}", nn.ModuleList(blocks))
@@ -169,15 +172,19 @@ class Pvt(nn.Module):
 class ReducedAttention(nn.Module):
     """Self-attention whose keys and values are those of a map that was made smaller."""
 
-    def __init__(self, width: int, heads: int, reduction: int) -> None:
-        """Args: reduction: how many tokens, a side, become one key; 1 for all, and for tokens with a class token."""
+    def __init__(self, width: int, heads: int, reduction: int, eps: float) -> None:
+        """Args:
+        width, heads: of the tokens.
+        reduction: how many tokens, a side, become one key; 1 for all, and for tokens with a class token.
+        eps: of the norm of a reduced map.
+        """
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.sr = nn.Conv2d(width, width, reduction, stride=reduction) if reduction > 1 else None
-        self.norm = nn.LayerNorm(width) if reduction > 1 else None
+        self.norm = nn.LayerNorm(width, eps=eps) if reduction > 1 else None
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Normalized tokens `[B, T, D]`; returns output, queries and keys, see `GridBlock`."""
@@ -201,6 +208,6 @@ def interpolated(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) 
 
 def _block(config: PvtConfig, stage: int, drop_path: float, cut: SurgeryConfig | None) -> GridBlock:
     width = config.embed_dims[stage]
-    attn = ReducedAttention(width, config.heads[stage], config.reductions[stage])
+    attn = ReducedAttention(width, config.heads[stage], config.reductions[stage], config.inner_eps)
     switches = {} if cut is None else cut.model_dump(exclude={"entropy"})
     return GridBlock(attn, width, width * config.mlp_ratios[stage], drop_path=drop_path, eps=1e-6, **switches)

@@ -91,8 +91,9 @@ class StagedBackbone(nn.Module):
         Args:
             images: `[B, 3, H, W]`, normalized by `mean` and `std`; H and W multiples of the patch size.
             layers: blocks of the last stage whose output to keep, 0-based, negative from the last.
-            scores: blocks of the last stage whose CLS scores to return: q_cls . k / sqrt(d) over the keys, before the
-                softmax, `[B, H, y, x]`, float32 or wider. PVT has as many keys as tokens, CvT half of them a side.
+            scores: blocks of the last stage whose CLS scores to return: q_cls . k times the network's own scale, over
+                the keys, before the softmax, `[B, H, y, x]`, float32 or wider. The scale is 1/sqrt(d) in PVT, d a
+                head's width, and 1/sqrt(width) in CvT. PVT has as many keys as tokens, CvT half of them a side.
 
         Returns:
             `Tokens`, those of the last stage.

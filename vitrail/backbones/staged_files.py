@@ -89,7 +89,7 @@ def infer_staged(state: Mapping[str, Tensor], layout: str) -> tuple[BackboneConf
 
     Args:
         state: weights under the authors' names.
-        layout: of the file; Hugging Face's CvT computes with another activation.
+        layout: of the file; Hugging Face's networks compute a little differently.
 
     Raises:
         ValueError: for widths that are no multiples of 64, which leave the number of heads open, and positions of
@@ -107,7 +107,7 @@ def infer_staged(state: Mapping[str, Tensor], layout: str) -> tuple[BackboneConf
     name = next((name for name, own in plain.items() if own | found == own), next(iter(known)))
     options = {key: tuple(value) for key, value in found.items() if plain[name][key] != value}
     side = _side(state) if PVT in state else 224
-    made: dict[str, Any] = {"name": name, "image_size": side, "options": options | activation_of(layout)}
+    made: dict[str, Any] = {"name": name, "image_size": side, "options": options | library_options(layout, name)}
     words = f"widths {found['embed_dims']}, blocks {found['depths']}, heads of 64 channels, image {side}"
     return BackboneConfig(**made), (f"no name was given; by its shapes this is {name}: {words}",)
 
@@ -124,9 +124,14 @@ def _side(state: Mapping[str, Tensor]) -> int:
     return 4 * side
 
 
-def activation_of(layout: str) -> dict[str, Any]:
-    """The option that makes a CvT compute as the library does whose file it is; nothing for the others."""
-    return {"activation": "gelu"} if layout == LAYOUTS[HF_CVT] else {}
+def library_options(layout: str, name: str) -> dict[str, Any]:
+    """The option that makes a network of that name compute as the library does whose file it is.
+
+    Empty for files of the authors, and for a network that is not the file's.
+    """
+    if layout == LAYOUTS[HF_CVT] and name in CVTS:
+        return {"activation": "gelu"}
+    return {"inner_eps": 1e-6} if layout == LAYOUTS[HF_PVT] and name in PVTS else {}
 
 
 def _pvt_sizes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:

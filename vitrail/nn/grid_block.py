@@ -19,7 +19,7 @@ class GridBlock(nn.Module):
     """norm1, attention, norm2 and MLP; each skip connection and norm2 can be switched off.
 
     The attention is called as `attn(x, grid)` with tokens `[B, T, D]` and gives its output `[B, T, D]`, queries
-    `[B, H, T, d]` and keys `[B, H, S, d]`.
+    `[B, H, T, d]` and keys `[B, H, S, d]`. `attn.scale` is what its softmax multiplies q . k by; without it 1/sqrt(d).
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class GridBlock(nn.Module):
         Args:
             x: tokens, a class token first where there is one, then those of the grid.
             grid: (Y, X).
-            scores: also return the first token's scores against all keys: q_0 . k / sqrt(d) before any softmax,
-                `[B, H, S]`, float32 or wider.
+            scores: also return the first token's scores against all keys: q_0 . k times the attention's own scale,
+                before any softmax, `[B, H, S]`, float32 or wider.
         """
         attended, query, key = self.attn(self.norm1(x), grid)
         attended = self.drop_path1(attended)
         x = x + attended if self.msa_skip else attended
         changed = self.drop_path2(self.mlp(self.norm2(x)))
         x = x + changed if self.mlp_skip else changed
-        return (x, first_row(query, key)) if scores else x
+        return (x, first_row(query, key, getattr(self.attn, "scale", None))) if scores else x
 
     @property
     def operated(self) -> bool:
@@ -84,11 +84,13 @@ class GridBlock(nn.Module):
 class ConvEmbed(nn.Module):
     """A convolution that makes tokens of an image or of a map, and their norm."""
 
-    def __init__(self, channels: int, width: int, *, kernel: int, stride: int, padding: int = 0) -> None:
-        """Args: channels that come in; width of the tokens; kernel, stride and padding in cells of the map."""
+    def __init__(
+        self, channels: int, width: int, *, kernel: int, stride: int, padding: int = 0, eps: float = 1e-5
+    ) -> None:
+        """Args: channels that come in; width of the tokens; kernel, stride, padding in cells; eps of the norm."""
         super().__init__()
         self.proj = nn.Conv2d(channels, width, kernel, stride=stride, padding=padding)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """A map `[B, C, H, W]` to tokens `[B, Y * X, D]` in raster order, and the grid (Y, X)."""

@@ -199,15 +199,15 @@ def gathered(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
     return attn.proj_drop(attn.proj(mixed))
 
 
-def first_row(query: Tensor, key: Tensor) -> Tensor:
-    """Scores of the first of the queries `[B, H, T, d]` against keys `[B, H, S, d]`: q_0 . k / sqrt(d), `[B, H, S]`.
+def first_row(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """Scores of the first of the queries `[B, H, T, d]` against keys `[B, H, S, d]`: q_0 . k * scale, `[B, H, S]`.
 
-    In float32 or wider also under autocast, before any softmax.
+    In float32 or wider also under autocast, before any softmax. The scale is 1 / sqrt(d) where none is given.
     """
     # Rounding the scores to half precision would make cells tie at the mean, where the entropy jumps.
     wide = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(device_type=query.device.type, enabled=False):
-        first = query[:, :, :1].to(wide) * query.shape[-1] ** -0.5
+        first = query[:, :, :1].to(wide) * (query.shape[-1] ** -0.5 if scale is None else scale)
         return (first @ key.to(wide).transpose(-2, -1)).squeeze(2)
 
 

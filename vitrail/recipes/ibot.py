@@ -28,11 +28,13 @@ from vitrail.recipes.start import (
     capped,
     check_crops,
     check_data,
+    check_entropy,
     check_mixed,
     check_views,
     check_weights,
     drawing,
     loading,
+    regularized_sizes,
     seen_by,
     start,
     timed,
@@ -206,6 +208,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     begun = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
     backbone = need_vit(begun, "iBOT")
     check_crops(backbone.patch_size, views)
+    check_entropy(recipe.method.regularizers, backbone, *regularized_sizes(views, recipe.method.regularize))
     # Normalization belongs to the weights: those that training goes on from bring their own.
     views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     regularizers = timed(recipe.method.regularizers, recipe.train.epochs)

@@ -26,6 +26,7 @@ from vitrail.recipes.start import (
     capped,
     check_crops,
     check_data,
+    check_entropy,
     check_views,
     check_weights,
     drawing,
@@ -180,6 +181,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     views, splits = recipe.views, open_splits(recipe.data)
     backbone = start(recipe.backbone, views.global_size, views.mean, views.std, recipe.init_from, own)
     check_crops(backbone.patch_size, views)
+    check_entropy(recipe.method.regularizers, backbone, views.global_size)
     # Normalization belongs to the weights: those that training goes on from bring their own.
     views = views.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     regularizers = timed(recipe.method.regularizers, recipe.train.epochs)

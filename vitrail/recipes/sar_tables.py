@@ -90,7 +90,7 @@ class Place(NamedTuple):
     column: str
     training: Training
     measure: Measure
-    published: float
+    published: float | None  # None where nothing published is comparable
     first: First | None = None
 
 

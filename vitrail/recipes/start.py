@@ -6,8 +6,18 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from vitrail.backbones import AnyBackbone, BackboneConfig, TimmConvNet, add_object_filter, create, load, need_vit
+from vitrail.backbones import (
+    AnyBackbone,
+    BackboneConfig,
+    StagedBackbone,
+    TimmConvNet,
+    add_object_filter,
+    create,
+    load,
+    need_vit,
+)
 from vitrail.config import ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
@@ -17,6 +27,7 @@ from vitrail.recipes.files import existing
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.sources import DataConfig, Splits, fetched
 from vitrail.regularizers import RegularizerConfig, WeightConfig
+from vitrail.regularizers.spatial_entropy import check_maps
 from vitrail.train import TrainConfig
 
 log = logging.getLogger("vitrail")
@@ -89,6 +100,24 @@ def check_weights(regularizers: Sequence[RegularizerConfig], epochs: int) -> Non
                 f"a regularizer's warmup_cosine weight is planned for {weight.epochs} epochs and "
                 f"train.epochs is {epochs}; set the first to null"
             )
+
+
+def check_entropy(
+    regularizers: Sequence[RegularizerConfig], backbone: AnyBackbone, *sizes: int | tuple[int, int]
+) -> None:
+    """Raise `ValueError` where the spatial entropy is wanted, and images of one of these sizes have too few keys."""
+    if all(each.kind != "spatial_entropy" for each in regularizers):
+        return
+    for size in sizes:
+        height, width = size if isinstance(size, tuple) else (size, size)
+        grid = (height // backbone.patch_size[0], width // backbone.patch_size[1])
+        check_maps(*(backbone.net.keys_grid(grid) if isinstance(backbone, StagedBackbone) else grid))
+
+
+def regularized_sizes(views: MultiCropConfig, regularize: Literal["global", "all"]) -> tuple[int, ...]:
+    """Sizes of the crops that regularizers see."""
+    local = (views.local_size,) if regularize == "all" and views.locals else ()
+    return (views.global_size, *local)
 
 
 def timed(regularizers: Sequence[RegularizerConfig], epochs: int) -> tuple[RegularizerConfig, ...]:

@@ -38,6 +38,7 @@ from vitrail.recipes.start import (
     HALF,
     capped,
     check_data,
+    check_entropy,
     check_size,
     check_weights,
     drawing,
@@ -248,6 +249,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     backbone = start(
         recipe.backbone, recipe.augment.image_size, recipe.augment.mean, recipe.augment.std, recipe.init_from, own
     )
+    check_entropy(recipe.method.regularizers, backbone, recipe.augment.image_size)
     # Normalization belongs to the weights: those that are fine-tuned bring their own.
     augment = recipe.augment.model_copy(update={"mean": backbone.mean, "std": backbone.std})
     regularizers = timed(recipe.method.regularizers, recipe.train.epochs)

@@ -23,6 +23,15 @@ def scores_of(tokens: Tokens, block: int) -> Tensor:
     return tokens.scores[block]
 
 
+def check_maps(rows: int, columns: int) -> None:
+    """Raise `ValueError` for maps of 2 x 2 and smaller, where all cells above the mean touch: it would always be 0."""
+    if max(rows, columns) <= 2:
+        raise ValueError(
+            f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, "
+            "since all cells touch; take larger images or smaller patches, for 3 x 3 keys and more"
+        )
+
+
 class SpatialEntropy(nn.Module):
     """Mean spatial entropy in nats, >= 0: low where each head attends to few large regions."""
 
@@ -36,13 +45,8 @@ class SpatialEntropy(nn.Module):
         """A scalar in float32 (float64 for float64 scores). A map with inf or NaN makes it NaN.
 
         Raises:
-            ValueError: for maps of 2 x 2 and smaller, where all cells above the mean touch: it would always be 0.
+            ValueError: see `check_maps`.
         """
         maps = scores_of(tokens, self.scores[0])
-        rows, columns = maps.shape[-2:]
-        if max(rows, columns) <= 2:
-            raise ValueError(
-                f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, "
-                "since all cells touch; take larger images or smaller patches, for 3 x 3 keys and more"
-            )
+        check_maps(*maps.shape[-2:])
         return spatial_entropy(maps).mean()
