@@ -17,7 +17,8 @@ from torch import Tensor
 from vitrail.contracts import Localizer, Located, Sample
 from vitrail.data import Cub, Wsol
 from vitrail.evaluation.heat_maps import HeatMaps
-from vitrail.evaluation.localization import LocalizationConfig, evaluate
+from vitrail.evaluation.localization import PRESETS, LocalizationConfig, evaluate
+from vitrail.evaluation.located import enlarged
 
 FIXED = LocalizationConfig(threshold=0.5)
 SWEPT = LocalizationConfig(threshold="test_set")
@@ -141,18 +142,19 @@ def test_shuffled_labels_leave_a_tenth_of_gt_known() -> None:
 
 
 def plain_loop(
-    maps: list[np.ndarray], truths: list[np.ndarray], thresholds: list[int], wider: int, whole: bool
+    maps: list[np.ndarray], truths: list[np.ndarray], thresholds: list[int], wider: int, whole: bool, holes: bool
 ) -> tuple[float, float]:
     """MaxBoxAcc and MaxBoxAccV2 with OpenCV, image by image and threshold by threshold."""
     right = np.zeros((4, len(thresholds)))
     for map_, truth in zip(maps, truths, strict=True):
         for t, threshold in enumerate(thresholds):
             _, mask = cv2.threshold(map_, threshold, 255, cv2.THRESH_BINARY)
-            contours, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+            contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
             if not contours:
                 continue
+            counted = [each for each, place in zip(contours, tree[0]) if holes or place[3] < 0]  # no parent: no hole
             fits = []
-            for contour in (max(contours, key=cv2.contourArea), *contours):
+            for contour in (max(contours, key=cv2.contourArea), *counted):
                 x, y, width, height = cv2.boundingRect(contour)
                 right_end, lower_end = x + width, y + height
                 if whole:
@@ -173,10 +175,17 @@ def plain_loop(
 
 
 @pytest.mark.parametrize(
-    ("preset", "wider", "whole", "holes"),
-    [("default", 0, False, True), ("wsolevaluation", 1, True, True), ("ppd", 1, False, False)],
+    ("preset", "enlarge", "truths", "wider", "whole", "holes"),
+    [
+        ("default", "bilinear", 2, 0, False, False),
+        ("wsolevaluation", "bicubic", 2, 1, True, True),
+        ("locloc", "bilinear", 1, 0, False, False),
+        ("ppd", "bilinear", 2, 1, False, False),
+    ],
 )
-def test_conventions_equal_a_plain_loop_with_opencv(preset: str, wider: int, whole: bool, holes: bool) -> None:
+def test_conventions_equal_a_plain_loop_with_opencv(
+    preset: str, enlarge: str, truths: int, wider: int, whole: bool, holes: bool
+) -> None:
     rng = np.random.default_rng(3)
     samples, maps = [], list[Tensor]()
     for _ in range(12):
@@ -186,20 +195,46 @@ def test_conventions_equal_a_plain_loop_with_opencv(preset: str, wider: int, who
         boxes = np.hstack([corner, corner + rng.uniform(3, 14, (2, 2))])
         samples.append(Sample(Image.fromarray(np.stack([pixels] * 3, 2)), 0, None, boxes.astype(np.float32), ""))
     settings: dict[str, Any] = {"image_size": (32, 40), "threshold": "test_set", "thresholds": 100}
-    config = LocalizationConfig(preset=preset, holes=holes, **settings)
+    config = LocalizationConfig(preset=preset, **settings)
 
-    def keep(each: Tensor) -> Tensor:
-        maps.extend(each)
-        return each
+    def small(each: Tensor) -> Tensor:
+        found = torch.nn.functional.avg_pool2d(each, 4)
+        maps.extend(torch.nn.functional.interpolate(found[:, None], (32, 40), mode=enlarge)[:, 0])
+        return found
 
-    numbers = evaluate(Bright(change=keep), ListSet(samples, None), config).numbers
+    numbers = evaluate(Bright(change=small), ListSet(samples, None), config).numbers
     values = [(255 * ((each - each.min()) / (each.max() - each.min()))).to(torch.uint8).numpy() for each in maps]
-    truths = [np.floor(each.boxes) if whole else each.boxes.astype(np.float64) for each in samples]
+    boxes_of = [np.floor(each.boxes) if whole else each.boxes.astype(np.float64) for each in samples]
     levels = sorted({255 * number // 100 for number in range(100)})
-    largest, every = plain_loop(values, truths, levels, wider, whole)
+    largest, every = plain_loop(values, [each[:truths] for each in boxes_of], levels, wider, whole, holes)
     assert numbers["max_box_acc"] == pytest.approx(largest)
-    if holes:
-        assert numbers["max_box_acc_v2"] == pytest.approx(every)
+    assert numbers["max_box_acc_v2"] == pytest.approx(every)
+
+
+def test_presets_are_those_of_the_table() -> None:
+    assert {name: tuple(each) for name, each in PRESETS.items()} == {
+        "default": (None, "squash", "bilinear", "largest", "any", "half_open", False, False, 100),
+        "wsolevaluation": (224, "squash", "bicubic", "largest", "any", "inclusive", True, True, 1000),
+        "locloc": (224, "crop", "bilinear", "largest", "first", "half_open", False, False, 100),
+        "ppd": (256, "squash", "bilinear", "largest", "any", "inclusive", False, False, 100),
+    }
+
+
+def test_wsolevaluation_ends_boxes_at_the_last_pixel_of_the_view() -> None:
+    """Found [8, 8, 48, 48] in a view of 48: 40 pixels wide with "+1" where it ends at 47, else 41; truth 28 x 29."""
+    data = ListSet([rectangle((8, 8, 48, 48), truth=[[8, 8, 35, 36]])], None)
+    config = LocalizationConfig(preset="wsolevaluation", image_size=48, threshold=0.5)
+    for given, iou in ((config, 28 * 29 / 40**2), (config.override(["whole_pixels=false"]), 28 * 29 / 41**2)):
+        report = evaluate(Bright(), data, given)
+        assert report.details["per_image"][0]["iou"] == pytest.approx(iou)
+        assert report.numbers["gt_known_loc"] == report.numbers["max_box_acc_v2_50"] == 100 * (iou > 0.5)
+
+
+def test_larger_maps_are_made_smaller_without_aliasing() -> None:
+    """Of four columns the middle two are 1: their mean is 0.5, the two that lie next to a new center have 1."""
+    striped = torch.tensor([0.0, 1.0, 1.0, 0.0]).repeat(64, 16)
+    for how in ("bilinear", "bicubic"):
+        assert enlarged(striped, (64, 16), how)[:, 3:-3].sub(0.5).abs().max() < 0.1
 
 
 def two_levels(seed: int, truth: str) -> ListSet:

@@ -137,6 +137,24 @@ def test_ppd_in_closed_form() -> None:
     assert torch.allclose(found["cross_entropy"], functional.cross_entropy(logits, given.labels), atol=1e-6)
 
 
+def test_ppds_classifier_sees_the_middle_of_the_image() -> None:
+    backbone = tiny_vit(0)
+    method = PpdMethod(PpdConfig(generator=PpdGeneratorConfig(hidden=16, width=12), crop=0.5), backbone, CLASSES)
+    localizer, x = method.eval().localizer, images(2)
+    expected = localizer.classifier(localizer.class_tokens(x[..., 8:24, 8:24]))
+    assert torch.equal(localizer(x).logits, expected)
+    assert not torch.allclose(localizer.classifier(localizer.class_tokens(x)), expected)
+
+
+def test_drop_path_is_the_classifiers_alone() -> None:
+    backbone = tiny_vit(0, drop_path=0.1)
+    method = Locloc(LoclocConfig(generator=GegConfig(channels=8, width=12)), backbone, CLASSES).train()
+    last = method.localizer.classifier.blocks[-1].drop_path1
+    assert last.drop_prob == pytest.approx(0.1)
+    assert last.training
+    assert not any(part.training for part in backbone.modules())
+
+
 def test_the_released_wiring_leaves_its_deepest_level_idle() -> None:
     method = make("locloc", generator={"wiring": "released"}).train()
     method.training_step(batch(), STEP).total.backward()

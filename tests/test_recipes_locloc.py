@@ -173,6 +173,7 @@ def test_published_values() -> None:
         assert (first.epochs, first.warmup_epochs) == (20, 0)
         assert (first.global_batch_size, recipe.train.global_batch_size) == (batch, batch)
         assert (recipe.train.learning_rate, recipe.train.epochs, recipe.train.warmup_epochs) == (rate, epochs, 5)
+        assert (recipe.train.min_learning_rate, recipe.backbone.drop_path) == (1e-5, 0.1)
         assert (recipe.views.image_size, recipe.views.resize, recipe.views.masked) == (224, 256, True)
         assert recipe.views.augment.rand_augment == "rand-m9-mstd0.5-inc1"
         assert recipe.views.augment.erase == 0
@@ -184,6 +185,7 @@ def test_published_values() -> None:
     baseline = ppd.ppd_cub()
     assert baseline.generator_train is not None
     assert (baseline.generator_train.epochs, baseline.generator_train.learning_rate) == (300, 1e-3)
+    assert (baseline.train.optimizer, baseline.train.min_learning_rate) == ("sgd", 0)
     assert (baseline.views.image_size, baseline.views.squash, baseline.which) == (256, True, "plain")
     assert (baseline.mask_settings.threshold, baseline.mask_settings.image_size) == (0.05, 256)
 

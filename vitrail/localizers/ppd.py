@@ -12,6 +12,7 @@ the supplement of "LocLoc" describes it in Sec. B.1. `vitrail.methods.ppd` train
 Deviations from the paper
 - Its classifier gets an image that keeps its aspect ratio, its generator one that does not. A localizer is given one
   tensor, so here the classifier's view is the middle of that, `crop` of its sides.
+- Its generator reads the patches after the final norm (supplement, Sec. B.3, and the released script), here before.
 """
 
 from __future__ import annotations

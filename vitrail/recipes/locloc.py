@@ -137,7 +137,7 @@ def _earlier(
 
 def _published(*, batch: int, generator_rate: float, rate: float, epochs: int) -> Recipe:
     return Recipe(
-        backbone=BackboneConfig(name="vit_small_patch16_224"),
+        backbone=BackboneConfig(name="vit_small_patch16_224", drop_path=0.1),  # of the classifier's copies: it rests
         generator_train=TrainConfig(
             epochs=20,
             global_batch_size=batch,
