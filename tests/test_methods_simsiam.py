@@ -78,4 +78,5 @@ def test_the_predictor_is_exported_too() -> None:
         "out_dim": 24,
         "norm": True,
         "last_norm": False,
+        "whole_batch": False,
     }
