@@ -216,7 +216,7 @@ class TestRefusals:
         other, path = load(weights=trained / "stage1"), tmp_path / "other.safetensors"
         with torch.no_grad():
             next(other.parameters()).add_(0.5)
-        save_exported(path, other)
+        save_exported(other.export(), path)
         settings = [start[1], f"init_from={path}"]
         said = r"of weights with the digest \w{16}, and init_from=.*other\.safetensors has \w{16}; name the masks'"
         with pytest.raises(ValueError, match=said):
