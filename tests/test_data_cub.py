@@ -137,6 +137,21 @@ def test_metadata_in_a_folder_of_the_sets_name_and_without_class_folders(tmp_pat
         Wsol(tmp_path)
 
 
+def test_folders_that_are_numbers_name_no_class(tmp_path: Path) -> None:
+    """As in ILSVRC's own lists, val2/0/....jpeg, beside training images in folders of WordNet ids."""
+    place, names = tmp_path / "metadata" / "val", ("val2/0/1.jpeg", "val2/1/2.jpeg")
+    place.mkdir(parents=True)
+    for name in names:
+        picture(tmp_path / name)
+    (place / "image_ids.txt").write_text("\n".join(names))
+    (place / "class_labels.txt").write_text(f"{names[0]},0\n{names[1]},1\n")
+    for given in (("n01440764", "n01443537"), ("class 0", "class 1", "class 2")):
+        assert Wsol(tmp_path, "val", classes=given).classes == given
+    (place / "class_labels.txt").write_text(f"{names[0]},1\n{names[1]},0\n")
+    with pytest.raises(ValueError, match="label 0 of the metadata is '1', and class 0"):
+        Wsol(tmp_path, "val", classes=("n01440764", "n01443537"))
+
+
 def test_metadata_that_is_wrong(tmp_path: Path) -> None:
     root = wsol(tmp_path)
     place = root / "metadata" / "test"

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from vitrail.contracts import Localizer, Located, Sample
 from vitrail.data import Cub, Wsol
-from vitrail.evaluation.heat_maps import HeatMaps
+from vitrail.evaluation.heat_maps import HeatMaps, UnusableMap, check_shape
 from vitrail.evaluation.localization import PRESETS, LocalizationConfig, evaluate
 from vitrail.evaluation.located import enlarged
+from vitrail.recipes.sources import Part
 
 FIXED = LocalizationConfig(threshold=0.5)
 SWEPT = LocalizationConfig(threshold="test_set")
@@ -458,6 +459,8 @@ def test_missing_and_unusable_heat_maps_stop_or_are_counted(tmp_path: Path) -> N
 
 
 def test_settings_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="ious"):
+        LocalizationConfig().override(["ious=[]"])
     with pytest.raises(ValueError, match="threshold"):
         LocalizationConfig().override(["threshold=1.5"])
     with pytest.raises(ValueError, match="threshold"):
@@ -495,3 +498,52 @@ def test_the_centered_box_is_chosen_on_held_out_images() -> None:
     assert held.numbers["floor_centered_box"] == 0
     assert held.details["centered_box"]["chosen_on"] == "held-out images"
     assert held.numbers["floor_whole_image"] == pytest.approx(100)
+
+
+def test_held_out_images_that_are_measured_are_refused() -> None:
+    data = object_set(12)
+    with pytest.raises(ValueError, match="2 of 4 held-out images are among the 6 measured ones, such as 4;"):
+        evaluate(Bright(), Part(data, range(6)), held_out=Part(data, range(4, 8)))
+    with pytest.raises(ValueError, match="3 of 3 held-out images are among the 12 measured ones"):
+        evaluate(Bright(), data, held_out=Part(data, range(3)))
+    assert evaluate(Bright(), Part(data, range(6)), held_out=Part(data, range(6, 9))).numbers["gt_known_loc"] == 100
+
+
+def test_sets_without_boxes_and_masks_are_refused_before_an_image_is_read() -> None:
+    data = object_set(3)
+    data.has_boxes = data.has_masks = False  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="none of 3 images has a box or a mask"):
+        evaluate(Bright(), data, FIXED)
+    assert data.reads == 0
+
+
+def test_one_image_without_a_label_is_said() -> None:
+    data = object_set(3)
+    data.samples[1] = data.samples[1]._replace(label=None)
+    report = evaluate(Bright(logits=lambda maps, _: torch.zeros(len(maps), 8)), data, FIXED)
+    assert "top1_loc" not in report.numbers
+    assert "1 of 3 images have a box and no label" in " ".join(report.details["notes"])
+
+
+class Named(ListSet):
+    def relative_path(self, index: int) -> str:
+        return ("1.jpg", "1.png")[index]
+
+
+def test_a_map_of_two_images_or_beyond_float32_is_refused(tmp_path: Path) -> None:
+    written = folder_of_maps(tmp_path, ["1"], torch.rand(1, 4, 4))
+    with pytest.raises(ValueError, match=r"1\.npy would be the map of both 1\.jpg and 1\.png; .* 1\.png\.npy"):
+        written.missing(Named(object_set(2).samples, None))
+    np.save(tmp_path / "1.npy", np.array([[1e300, 0.0], [0.0, 1.0]]))
+    with pytest.raises(UnusableMap, match="numbers beyond float32"):
+        written.read("1.jpg")
+
+
+def test_shapes_of_maps() -> None:
+    for shape, frame in (((14, 14), (224, 224)), ((1, 1), (224, 224)), ((10, 15), (335, 500)), ((7, 11), (335, 500))):
+        check_shape(shape, frame, None)
+    for rows, columns in ((14, 13), (7, 6), (3, 2), (2, 1), (48, 20)):
+        with pytest.raises(UnusableMap, match="not in proportion"):
+            check_shape((rows, columns), (224, 224), None)
+    with pytest.raises(UnusableMap, match="not in proportion"):
+        check_shape((10, 13), (335, 500), None)

@@ -268,6 +268,14 @@ class TestSources:
         assert not {train[index].path for index in range(48)} & {val[index].path for index in range(12)}
         assert train.digest() != val.digest()
 
+    def test_a_class_whose_only_image_is_held_out_is_named(self, tmp_path: Path, caplog: Any) -> None:
+        write_images(tmp_path, ("a",), 2)
+        write_images(tmp_path, ("b",), 1)
+        write_images(tmp_path, ("c",), 3)
+        with caplog.at_level("WARNING", "vitrail"):
+            open_splits(DataConfig(root=str(tmp_path), held_out=0.2))
+        assert "1 classes have no image to train on, since their few are held out: b;" in caplog.text
+
     def test_classes_in_val_that_train_lacks(self, tmp_path: Path) -> None:
         write_images(tmp_path / "train", ("cat", "dog"))
         write_images(tmp_path / "val", ("cat", "emu"))

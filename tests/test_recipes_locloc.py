@@ -10,7 +10,7 @@ import pytest
 import torch
 from object_scenes import squares
 
-from vitrail.backbones import load, load_part
+from vitrail.backbones import load, load_part, save_exported
 from vitrail.config import ConfigError
 from vitrail.contracts import Located, Step
 from vitrail.data import EvalTransformConfig
@@ -211,6 +211,30 @@ class TestRefusals:
     def test_masks_of_other_images(self, start: list[str]) -> None:
         with pytest.raises(ValueError, match="are of other images"):
             locloc.build(tiny(*start, "data.scenes.count=40"), 0, 1)
+
+    def test_masks_of_other_weights_are_taken_only_where_these_are_named(
+        self, trained: Path, start: list[str], tmp_path: Path
+    ) -> None:
+        other, path = load(weights=trained / "stage1"), tmp_path / "other.safetensors"
+        with torch.no_grad():
+            next(other.parameters()).add_(0.5)
+        save_exported(other.export(), path)
+        settings = [start[1], f"init_from={path}"]
+        said = r"of weights with the digest \w{16}, and init_from=.*other\.safetensors has \w{16}; name the masks'"
+        with pytest.raises(ValueError, match=said):
+            locloc.build(tiny(*settings), 0, 1)
+        named = f"masks_from={trained / 'stage1'}"
+        assert locloc.build(tiny(*settings, named), 0, 1).loader.data.masks.folder == trained / "object_masks"
+        with pytest.raises(ValueError, match=r"and masks_from=.*other\.safetensors has"):
+            locloc.build(tiny(*start, f"masks_from={path}"), 0, 1)
+        assert locloc.build(tiny(*settings), 0, 1, own=str(trained / "exported" / "backbone.safetensors"))
+
+    def test_masks_made_in_another_way(self, start: list[str]) -> None:
+        said = r"were made with low=0\.05, and mask_settings says low=0\.01; set mask_settings as they were made"
+        with pytest.raises(ValueError, match=said):
+            locloc.build(tiny(*start, "mask_settings.low=0.01"), 0, 1)
+        with pytest.raises(ValueError, match=r"heads=\[0, 1\], and mask_settings says heads=\[0\]"):
+            ppd.build(tiny(*start, "mask_settings.heads=[0]", recipe="scenes_ppd"), 0, 1)
 
     def test_views_of_no_whole_patches(self, start: list[str]) -> None:
         with pytest.raises(ConfigError, match=r"views\.augment\.image_size 30 is not a multiple of the patch size 8"):

@@ -177,7 +177,10 @@ def _named(paths: list[str], labels: np.ndarray, given: Sequence[str] | None) ->
         return tuple(names.get(label, f"class {label}") for label in range(max(homes) + 1))
     if max(homes) >= len(given):
         raise ValueError(f"the metadata has the label {max(homes)}, and only {len(given)} classes are known")
-    wrong = [label for label, name in sorted(names.items()) if given[label] != name]
+    # Folders that are the labels' numbers, and names that were given out for lack of any, name no class.
+    by_number = all(name.isdecimal() and int(name) == label for label, name in names.items())
+    nameless = all(name == f"class {label}" for label, name in enumerate(given))
+    wrong = [] if by_number or nameless else [label for label, name in sorted(names.items()) if given[label] != name]
     if wrong:
         raise ValueError(
             f"label {wrong[0]} of the metadata is {names[wrong[0]]!r}, and class {wrong[0]} of the training images is "

@@ -44,7 +44,19 @@ class HeatMaps:
         return next((self.root / name for name in names if (self.root / name).is_file()), None)
 
     def missing(self, data: ImageSet) -> dict[int, str]:
-        """Positions and names of images without a map, as far as `data` names its images without reading them."""
+        """Positions and names of images without a map, as far as `data` names its images without reading them.
+
+        Raises:
+            ValueError: where one map would be taken for two images, such as a.npy for a.jpg and a.png.
+        """
+        owner: dict[Path, str] = {}
+        for name in _names(data):
+            path = self.path(name)
+            if path is not None and owner.setdefault(path, name) != name:
+                raise ValueError(
+                    f"{path} would be the map of both {owner[path]} and {name}; name maps with the image's own ending, "
+                    f"{name}.npy"
+                )
         return {index: name for index, name in enumerate(_names(data)) if self.path(name) is None}
 
     def check_apart(self, data: ImageSet, held_out: ImageSet) -> None:
@@ -71,9 +83,11 @@ class HeatMaps:
         if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
             what = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else "several arrays"
             raise UnusableMap(f"{path} holds {what}; a map is [h, w] of real numbers")
-        if not np.isfinite(values).all():
-            raise UnusableMap(f"{path} holds NaN or infinity")
-        return torch.from_numpy(values.astype(np.float32))
+        with np.errstate(over="ignore"):
+            map_ = values.astype(np.float32)
+        if not np.isfinite(map_).all():
+            raise UnusableMap(f"{path} holds NaN, infinity or numbers beyond float32")
+        return torch.from_numpy(map_)
 
 
 def _names(data: ImageSet) -> list[str]:
@@ -99,11 +113,15 @@ def image_name(data: ImageSet, index: int, path: str = "") -> str:
 def check_shape(shape: Sequence[int], frame: tuple[int, int], image: tuple[int, int] | None) -> None:
     """Whether a map of (height, width) shows what it should: all of `frame`, or where that is given all of `image`.
 
-    Raises `UnusableMap` where its sides are in proportion to neither, to a pixel.
+    Raises `UnusableMap` where no one scale, to whole rows and columns, makes its sides of those of either.
     """
     height, width = shape
     for rows, columns in (frame, image or frame):
-        if abs(height * columns - width * rows) <= max(rows, columns):
+        # One scale s with |s rows - height| <= 1/2 and |s columns - width| <= 1/2: the ranges of s meet.
+        lower = max((2 * height - 1) * columns, (2 * width - 1) * rows)
+        upper = min((2 * height + 1) * columns, (2 * width + 1) * rows)
+        square = rows == columns and height != width
+        if lower <= upper and not square:
             return
     other = f" and not to the image of {image[0]} x {image[1]}" if image else ""
     raise UnusableMap(

@@ -117,7 +117,7 @@ class LocalizationConfig(Config):
     """Take the outlines of holes for boxes, too, where all count, as OpenCV's list of outlines has them."""
     thresholds: Annotated[int, Field(ge=1, le=1000)] | None = None
     """How many, evenly spaced in [0, 1). Maps have 256 levels, so that more than 255 are no more."""
-    ious: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Listed] = (0.3, 0.5, 0.7)
+    ious: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Listed, Field(min_length=1)] = (0.3, 0.5, 0.7)
     """IoUs of MaxBoxAccV2."""
     allow_missing: bool = False
     """Count images without a usable heat map as missed; else they are listed and nothing is measured."""
@@ -180,6 +180,8 @@ def evaluate(
             know, or maps that cannot be used.
     """
     config = config or LocalizationConfig()
+    if not getattr(data, "has_boxes", True) and not getattr(data, "has_masks", True):
+        raise ValueError(f"none of {len(data)} images has a box or a mask; {BOX_FILE}")
     if config.threshold == "held_out":
         _check_held_out(data, held_out)
         if isinstance(source, HeatMaps) and held_out is not None and held_out_source is None:
@@ -235,6 +237,26 @@ def _check_held_out(data: ImageSet, held_out: ImageSet | None) -> None:
         )
     if held_out.digest() == data.digest():
         raise ValueError("the held-out images are those that are measured; give others, or threshold=test_set")
+    both = sorted(_marks(data) & _marks(held_out), key=repr)
+    if both:
+        raise ValueError(
+            f"{len(both)} of {len(held_out)} held-out images are among the {len(data)} measured ones, such as "
+            f"{both[0][1]}; give others, or threshold=test_set"
+        )
+
+
+def _marks(data: ImageSet) -> set[tuple[str, str | int]]:
+    """Of each image, what no other one has: its file, or, in a set without files, the set and the position there."""
+    positions: list[int] = list(range(len(data)))
+    while hasattr(data, "positions") and hasattr(data, "data"):
+        positions = [data.positions[each] for each in positions]
+        data = data.data
+    folder = getattr(data, "folder", None) or getattr(data, "root", None)
+    if folder is not None and hasattr(data, "relative_path"):
+        home = Path(folder).resolve()
+        return {("file", str(home / data.relative_path(each))) for each in positions}
+    own = data.digest()
+    return {(own, each) for each in positions}
 
 
 def _found(

@@ -192,7 +192,7 @@ class _Tally:
         self.pixels: PixelPrecision | None = None
         self.without: list[int] = []
         self.unusable: dict[int, str] = {}
-        self.dropped = self.constant = self.outside = 0
+        self.dropped = self.constant = self.outside = self.unlabeled = 0
 
     def add(self, seen: list[Seen], maps: Tensor | list[Tensor], logits: Tensor | None, labels: Tensor | None) -> None:
         stretched = [stretch(enlarged(each, one.geometry.size, self.rules.enlarge)) for each, one in zip(maps, seen)]
@@ -203,6 +203,7 @@ class _Tally:
             self._count_pixels(one, values)
         kept = [place for place, one in enumerate(seen) if one.truth is not None]
         self.without += [one.position for one in seen if one.truth is None]
+        self.unlabeled += sum(seen[place].label is None for place in kept)
         self.outside += sum(not len(one.truth) for one in seen if one.truth is not None)
         if not kept:
             return
@@ -238,6 +239,10 @@ class _Tally:
             (self.dropped, "boxes are empty or lie outside of their image and were left out"),
             (self.outside, f"{share} have their object outside of the crop and count as missed"),
             (self.constant, "maps are constant, which gives no box, and count as missed"),
+            (
+                self.unlabeled if self.unlabeled < len(self.seen) else 0,
+                f"{share} have a box and no label, so that nothing is said of classes; give all of them labels",
+            ),
             (len(self.unusable), f"{share} have no usable heat map and count as missed"),
         )
         notes = [f"{self.title}: {number} {words}" for number, words in told if number]

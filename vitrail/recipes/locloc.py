@@ -111,7 +111,7 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     check_patches(backbone, views)
     generator, classifier, classes = _earlier(recipe, own or recipe.init_from, backbone, splits.train.classes)
     method = Locloc(recipe.method, backbone, classes, generator=generator, classifier=classifier)
-    return assembled(recipe, method, splits, lambda weights: from_source(Source(weights)).eval(), rank, world)
+    return assembled(recipe, method, splits, lambda weights: from_source(Source(weights)).eval(), rank, world, own)
 
 
 def _earlier(

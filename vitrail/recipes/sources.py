@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field
 
 from vitrail.config import Config
@@ -465,8 +466,23 @@ def hold_out(data: ImageSet, share: float) -> Splits:
             f"{len(data)} images are too few to hold out a share of {share} for validation; "
             "add a val/ folder or change data.held_out"
         )
+    _tell_lost(data, train)
     log.info("there is no val/: %d of %d images are held out", len(val), len(data))
     return Splits(Part(data, train, f"all but {share:g} held out"), Part(data, val, f"{share:g} held out"))
+
+
+def _tell_lost(data: ImageSet, train: Sequence[int]) -> None:
+    """Warn of classes all of whose images are held out, where labels are known without reading images."""
+    labels = getattr(data, "labels", None)
+    if labels is None or np.ndim(labels) != 1:
+        return
+    lost = sorted(set(np.asarray(labels).tolist()) - set(np.asarray(labels)[list(train)].tolist()))
+    if lost:
+        names = data.classes or ()
+        log.warning(
+            "%d classes have no image to train on, since their few are held out: %s; add images, or a val/ folder",
+            *(len(lost), ", ".join(names[each] if each < len(names) else str(each) for each in lost[:8])),
+        )
 
 
 def tree_of(root: Path) -> str | None:

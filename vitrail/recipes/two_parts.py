@@ -18,7 +18,7 @@ from vitrail.data.object_masks import ObjectMasks, ObjectMasksConfig, WithObject
 from vitrail.nn.across import rank as rank_here
 from vitrail.recipes import dino, supervised
 from vitrail.recipes.localization_probe import LocalizationProbeConfig, drawing_located, localization_probe
-from vitrail.recipes.object_masks import await_object_masks, make_object_masks
+from vitrail.recipes.object_masks import about_masks, await_object_masks, make_object_masks
 from vitrail.recipes.probe import spread
 from vitrail.recipes.run import Parts, Verbs, train_before
 from vitrail.recipes.sources import DataConfig, Splits, open_splits
@@ -42,7 +42,8 @@ class TwoParts(Config):
     """A training of the backbone that comes first, into OUT/stage1, where `init_from` is null: by DINO, or with labels,
     which weak supervision has."""
     object_masks: str | None = None
-    """Folder of masks by `vitrail object-masks`; null makes them before training, OUT/object_masks."""
+    """Folder of masks by `vitrail object-masks`, of these weights and settings; null makes them before training,
+    OUT/object_masks."""
     masks_from: str | None = None
     """Weights whose attention makes the masks; null for those that training starts from."""
     mask_settings: ObjectMasksConfig = ObjectMasksConfig()
@@ -86,6 +87,8 @@ def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
         recipe = recipe.model_copy(update={"init_from": str(place)})
     if recipe.object_masks is None and needs_masks(recipe):
         recipe = recipe.model_copy(update={"object_masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
+    if recipe.object_masks is not None:  # of these weights, also where the second part starts from the first one's
+        recipe = recipe.model_copy(update={"masks_from": recipe.masks_from or recipe.init_from})
     if recipe.generator_train is None or recipe.method.parts != "both":
         return recipe
     place = train_before(_of_part(recipe, "generator"), verbs, out, "generator", "the generator")
@@ -118,13 +121,19 @@ def check_patches(backbone: TimmViT, views: MaskViewsConfig) -> None:
                 )
 
 
-def assembled(recipe: Any, method: Any, splits: Splits, opened: Callable[[str], Any], rank: int, world: int) -> Parts:
+def assembled(
+    recipe: Any, method: Any, splits: Splits, opened: Callable[[str], Any], rank: int, world: int, own: str | None
+) -> Parts:
     """Loader, numbers and pictures of a method with a `localizer`, for one of `world` processes."""
     backbone, parts = method.backbone, recipe.method.parts
     method.check_batch(recipe.train.global_batch_size // world // recipe.train.accumulate)
     images: ImageSet = splits.train
     if recipe.object_masks is not None and needs_masks(recipe):
-        images = WithObjectMasks(images, ObjectMasks.open(recipe.object_masks), recipe.which)
+        masks = ObjectMasks.open(recipe.object_masks)
+        # The weights of a run that goes on need not be there any more; they were compared when it began.
+        if own is None:
+            _check_masks(recipe, masks, images)
+        images = WithObjectMasks(images, masks, recipe.which)
     # Normalization belongs to the weights.
     views = MaskViews(recipe.views.normalized(tuple(backbone.mean), tuple(backbone.std)), parts)
     loader: Loader = loading(images, views, recipe.train, capped(recipe.workers), rank, world)
@@ -147,13 +156,39 @@ def _made_masks(recipe: Any, verbs: Verbs, path: Path) -> Path:
     if main and not (going_on and is_finished(path)):
         weights = recipe.masks_from or recipe.init_from
         assert weights is not None  # `check` and `first_of_two` have looked
-        found = load(recipe.backbone.name if weights == "pretrained" else None, weights)
-        backbone = need_vit(found, "making object masks")
+        backbone = _attending(recipe, weights)
         make_object_masks(
             backbone, open_splits(recipe.data).train, path, recipe.mask_settings, workers=capped(recipe.workers)
         )
     await_object_masks(path, main)
     return path
+
+
+def _check_masks(recipe: Any, masks: ObjectMasks, images: ImageSet) -> None:
+    """Raise `ValueError` for masks of other images, weights or settings than the recipe names."""
+    masks.check(images)
+    weights = recipe.masks_from or recipe.init_from
+    if weights is None:  # stage 1 is not trained yet
+        return
+    wanted = about_masks(_attending(recipe, weights), images, recipe.mask_settings)
+    if masks.about["weights"] != wanted["weights"]:
+        named = f"masks_from={weights}" if recipe.masks_from else f"init_from={weights}"
+        raise ValueError(
+            f"the masks in {masks.folder} are of weights with the digest {masks.about['weights']}, and {named} has "
+            f"{wanted['weights']}; name the masks' weights as masks_from=WEIGHTS, or leave object_masks out to make new"
+        )
+    names = [name for name in ObjectMasksConfig.model_fields if masks.about.get(name) != wanted[name]]
+    if names:
+        made, said = (", ".join(f"{each}={of.get(each)}" for each in names) for of in (masks.about, wanted))
+        raise ValueError(
+            f"the masks in {masks.folder} were made with {made}, and mask_settings says {said}; set mask_settings as "
+            "they were made, or leave object_masks out to make new"
+        )
+
+
+def _attending(recipe: Any, weights: str) -> TimmViT:
+    """The network whose attention makes the masks, at its own image size."""
+    return need_vit(load(recipe.backbone.name if weights == "pretrained" else None, weights), "making object masks")
 
 
 def _of_part(recipe: Any, part: str) -> Any:
