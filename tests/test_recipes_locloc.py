@@ -122,6 +122,27 @@ def test_locloc_trains_both_together_by_default(start: list[str]) -> None:
     assert set(parts.method.training_step(given, Step(0, 1)).parts) == {"segmentation", "cross_entropy", "top1"}
 
 
+@pytest.mark.parametrize(("recipe", "which"), [("scenes_locloc", "enhanced"), ("scenes_ppd", "plain")])
+def test_which_masks_are_learned_from(recipe: str, which: str, trained: Path, start: list[str]) -> None:
+    made = ObjectMasks.open(trained / "object_masks")
+    differ = [place for place in range(len(made)) if (made[place].enhanced != made[place].plain).any()]
+    assert differ
+    data: Any = {"scenes_locloc": locloc, "scenes_ppd": ppd}[recipe].build(tiny(*start, recipe=recipe), 0, 1).loader
+    for place in differ[:4]:
+        assert (data.data[place].mask.astype(bool) == getattr(made[place], which)).all()
+
+
+def test_masks_are_made_by_the_weights_that_are_named_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(two_parts, "load", lambda _, weights: asked.append(weights))
+    monkeypatch.setattr(two_parts, "need_vit", lambda found, _: found)
+    monkeypatch.setattr(two_parts, "make_object_masks", lambda *_, **__: None)
+    monkeypatch.setattr(two_parts, "await_object_masks", lambda *_: None)
+    for settings in (["masks_from=other"], []):
+        two_parts._made_masks(tiny("init_from=own", *settings), Verbs(), tmp_path)
+    assert asked == ["other", "own"]
+
+
 def test_a_generator_alone_goes_on_to_be_a_whole(trained: Path, start: list[str]) -> None:
     """By two commands, as `generator_train` does it in one."""
     alone = locloc.build(tiny(*start, "method.parts=generator"), 0, 1)
