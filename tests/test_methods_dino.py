@@ -278,7 +278,10 @@ class TestViews:
 class TestRegularizers:
     @pytest.mark.parametrize("which", ["global", "all"])
     def test_value(self, which: str) -> None:
-        config, given = PLAIN.override([f"regularizers=[{ENTROPY}]", f"regularize={which}"]), batch(sides=(24, 24, 18, 18, 18))
+        config, given = (
+            PLAIN.override([f"regularizers=[{ENTROPY}]", f"regularize={which}"]),
+            batch(sides=(24, 24, 18, 18, 18)),
+        )
         module, views = method(config), (given.images, *given.views)
         seen = views[:2] if which == "global" else views
         raw = torch.stack([spatial_entropy(module.backbone(view, scores=(-1,)).scores[-1]).mean() for view in seen])
