@@ -283,12 +283,16 @@ class TestTraining:
         else:
             assert more == {"net.stage2.cls_token"}
 
-    def test_a_teacher_follows_with_its_running_values(self, name: str) -> None:
+    def test_a_teacher_keeps_the_running_values_that_it_gathers(self, name: str) -> None:
         student = tiny_staged(name, drop_path=0.3).train()
         teacher = teacher_of(student)
         assert all(part.drop_prob == 0 for part in teacher.modules() if hasattr(part, "drop_prob"))
         student(images())
+        teacher(images(seed=1))
+        before = {key: value.clone() for key, value in teacher.named_buffers()}
         follow(teacher, student, 0.9)
+        assert all(torch.equal(value, before[key]) for key, value in teacher.named_buffers())
+        follow(teacher.eval(), student, 0.9)
         kept = dict(teacher.named_buffers())
         assert all(torch.equal(value, kept[key]) for key, value in student.named_buffers())
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from vitrail.backbones import BackboneConfig, create
 from vitrail.nn.teacher import follow, momentum_at, teacher_of
+from vitrail.nn.whole_batch_norm import WholeBatchNorm
 
 
 def student(width: int = 5) -> nn.Module:
@@ -43,9 +44,26 @@ def test_it_gets_no_gradient_and_drops_nothing() -> None:
     assert torch.equal(teacher_of(dropping)(torch.ones(64, 3)), dropping.eval()(torch.ones(64, 3)))
 
 
-def test_buffers_are_taken_over() -> None:
-    pupil = nn.BatchNorm1d(3)
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, WholeBatchNorm])
+def test_running_values_that_a_teacher_gathers_stay_its_own(kind: type[nn.Module]) -> None:
+    pupil = nn.Sequential(nn.Linear(3, 3), kind(3))  # type: ignore[call-arg]
+    pupil.register_buffer("other", torch.zeros(1))
     teacher = teacher_of(pupil)
+    pupil(torch.randn(8, 3) + 2)
+    pupil.get_buffer("other").fill_(5)
+    teacher(torch.randn(8, 3) - 2)
+    teacher(torch.randn(8, 3) - 2)
+    before = {name: value.clone() for name, value in teacher[1].named_buffers()}
+    assert not torch.equal(before["running_mean"], pupil[1].get_buffer("running_mean"))
+    follow(teacher, pupil, 0.99)
+    assert all(torch.equal(value, before[name]) for name, value in teacher[1].named_buffers())
+    assert int(teacher[1].get_buffer("num_batches_tracked")) == 2
+    assert teacher.get_buffer("other") == 5
+
+
+def test_a_teacher_in_evaluation_mode_takes_running_values_over() -> None:
+    pupil = nn.BatchNorm1d(3)
+    teacher = teacher_of(pupil).eval()
     pupil(torch.randn(8, 3) + 2)
     follow(teacher, pupil, 0.99)
     assert torch.equal(teacher.running_mean, pupil.running_mean)

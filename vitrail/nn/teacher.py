@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 Student = TypeVar("Student", bound=nn.Module)
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+"""What batch norm gathers."""
 
 
 def teacher_of(student: Student) -> Student:
@@ -28,7 +30,10 @@ def teacher_of(student: Student) -> Student:
 
 @torch.no_grad()
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move a teacher toward its student; buffers are taken over.
+    """Move a teacher toward its student; buffers are taken over, but for what its batch norms gather themselves.
+
+    A batch norm of the teacher that is in training mode normalizes by its own batches and gathers their mean and
+    variance, as in the code of MoCo and DINO; one in evaluation mode gathers nothing and takes the student's.
 
     Raises `ValueError` where the two are built differently, and for a momentum outside of [0, 1].
     """
@@ -37,14 +42,21 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     mine, theirs = dict(teacher.named_parameters()), dict(student.named_parameters())
     _check_alike(mine, theirs)
     torch._foreach_lerp_(list(mine.values()), [theirs[name] for name in mine], 1 - momentum)
-    kept, new = dict(teacher.named_buffers()), dict(student.named_buffers())
+    kept, new, own = dict(teacher.named_buffers()), dict(student.named_buffers()), _gathered(teacher)
     for name, value in kept.items():
-        value.copy_(new[name])
+        if name not in own:
+            value.copy_(new[name])
 
 
 def momentum_at(progress: float, start: float, end: float = 1.0) -> float:
     """A teacher's momentum when `progress` (in [0, 1]) of training lies behind."""
     return end - (end - start) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _gathered(teacher: nn.Module) -> set[str]:
+    """Names of the buffers that batch norms in training mode write."""
+    norms = [name for name, part in teacher.named_modules() if part.training and "running_mean" in part._buffers]
+    return {f"{name}.{each}".removeprefix(".") for name in norms for each in RUNNING}
 
 
 def _check_alike(teacher: dict[str, nn.Parameter], student: dict[str, nn.Parameter]) -> None:
