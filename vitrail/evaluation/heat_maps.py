@@ -47,8 +47,7 @@ class HeatMaps:
         """Positions and names of images without a map, as far as `data` names its images without reading them.
 
         Raises:
-            ValueError: where one map would be taken for two images, such as a.npy for a.jpg and a.png, or the folder is that of
-                the images.
+            ValueError: one map for two images, as a.npy for a.jpg and a.png, or the folder of the images themselves.
         """
         owner: dict[Path, str] = {}
         folder = getattr(data, "folder", None)
