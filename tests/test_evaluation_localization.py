@@ -534,6 +534,13 @@ def test_a_map_of_two_images_or_beyond_float32_is_refused(tmp_path: Path) -> Non
     written = folder_of_maps(tmp_path, ["1"], torch.rand(1, 4, 4))
     with pytest.raises(ValueError, match=r"1\.npy would be the map of both 1\.jpg and 1\.png; .* 1\.png\.npy"):
         written.missing(Named(object_set(2).samples, None))
+    data = Named(object_set(1).samples, None)
+    other = Named(object_set(2).samples, None)
+    with pytest.raises(ValueError, match="2 held-out images have names of measured ones"):
+        written.check_apart(data, other)
+    data.folder = tmp_path  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="is the folder of the images themselves"):
+        written.missing(data)
     np.save(tmp_path / "1.npy", np.array([[1e300, 0.0], [0.0, 1.0]]))
     with pytest.raises(UnusableMap, match="numbers beyond float32"):
         written.read("1.jpg")

@@ -47,9 +47,12 @@ class HeatMaps:
         """Positions and names of images without a map, as far as `data` names its images without reading them.
 
         Raises:
-            ValueError: where one map would be taken for two images, such as a.npy for a.jpg and a.png.
+            ValueError: one map for two images, as a.npy for a.jpg and a.png, or the folder of the images themselves.
         """
         owner: dict[Path, str] = {}
+        folder = getattr(data, "folder", None)
+        if folder is not None and Path(folder).resolve() == self.root.resolve():
+            raise ValueError(f"{self.root} is the folder of the images themselves; name the folder of their heat maps")
         for name in _names(data):
             path = self.path(name)
             if path is not None and owner.setdefault(path, name) != name:
@@ -61,7 +64,9 @@ class HeatMaps:
 
     def check_apart(self, data: ImageSet, held_out: ImageSet) -> None:
         """Raise `ValueError` where images of both sets have one name: one map would be taken for two images."""
-        both = sorted(set(_names(data)) & set(_names(held_out)))
+        measured = _names(data)
+        taken: set[str | Path] = set(measured) | {path for path in map(self.path, measured) if path is not None}
+        both = sorted(name for name in _names(held_out) if name in taken or self.path(name) in taken)
         if both:
             raise ValueError(
                 f"{len(both)} held-out images have names of measured ones, such as {both[0]}, so that {self.root} "
@@ -117,11 +122,10 @@ def check_shape(shape: Sequence[int], frame: tuple[int, int], image: tuple[int, 
     """
     height, width = shape
     for rows, columns in (frame, image or frame):
-        # One scale s with |s rows - height| <= 1/2 and |s columns - width| <= 1/2: the ranges of s meet.
+        # One scale s with |s rows - height| < 1/2 and |s columns - width| < 1/2: the ranges of s meet.
         lower = max((2 * height - 1) * columns, (2 * width - 1) * rows)
         upper = min((2 * height + 1) * columns, (2 * width + 1) * rows)
-        square = rows == columns and height != width
-        if lower <= upper and not square:
+        if lower < upper:
             return
     other = f" and not to the image of {image[0]} x {image[1]}" if image else ""
     raise UnusableMap(
