@@ -196,7 +196,8 @@ def study_of(
         rows=rows,
         columns=columns,
         cells=tuple(cells),
-        unit=unit,
+        unit=f"tiny networks, on generated scenes where no folder is given, in place of: {unit}" * asked.own.small
+        or unit,
         notes=(*_notes(asked), *notes),
         digits=2,
     )

@@ -28,7 +28,7 @@ def check_maps(rows: int, columns: int) -> None:
     if max(rows, columns) <= 2:
         raise ValueError(
             f"the spatial entropy is to be taken of maps of {rows} x {columns} keys, on which it is always 0, "
-            "since all cells touch; take larger images or smaller patches, for 3 x 3 keys and more"
+            "since all cells touch; take larger images (of 96 pixels and more for PVT and CvT) or smaller patches"
         )
 
 
