@@ -104,7 +104,7 @@ def test_methods_that_hide_patches_need_a_plain_vit(kind: str, words: str) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_too_few_keys_for_the_entropy_are_told_at_build(name: str) -> None:
     """64 pixels are 2 x 2 keys of both; local crops count where they are regularized."""
-    words = r"maps of 2 x 2 keys, on which it is always 0.*3 x 3 keys and more"
+    words = r"maps of 2 x 2 keys, on which it is always 0.*of 96 pixels and more"
     cut = [*COMMON, *of(name), "backbone.surgery=F"]
     with pytest.raises(ValueError, match=words):
         describe(supervised.scenes_sar().override([*cut, "augment.image_size=64"]), 1)
