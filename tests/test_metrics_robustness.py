@@ -37,7 +37,7 @@ def test_alexnet_is_as_in_the_notes_on_protocols() -> None:
     """Fifteen numbers, taken from the sources by another hand."""
     notes = SHARED / "specs" / "protocols.md"
     if not notes.is_file():
-        pytest.skip(f"no notes on protocols at {notes}")
+        pytest.skip(f"PROTOCOL NOTES ABSENT: {notes.name} is not beside this checkout")
     line = notes.read_text().split("AlexNet means:", 1)[1].split("(", 1)[0]
     written = [100 * float(number) for number in line.split()]
     assert list(ALEXNET.values()) == pytest.approx(written, rel=1e-9)
