@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from vitrail.evaluation.result import Report
 from vitrail.recipes.localizers import LocalizerWords
 from vitrail.recipes.weights import run_folder_of
 
+log = logging.getLogger("vitrail")
 UNCHOSEN = 0.5
 """The threshold where none was chosen or given."""
 
@@ -53,12 +55,15 @@ def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None 
         return Cut(UNCHOSEN, own, "the threshold was not chosen")
     config, (height, width) = report.card["config"], report.card["resolution"]
     note = f"{report.details['chosen']['words']}; {path}"
-    return Cut(report.details["chosen"]["loc"], size or (height, width), note, config["view"], config["enlarge"])
+    cut = Cut(report.details["chosen"]["loc"], size or (height, width), note, config["view"], config["enlarge"])
+    log.info("threshold %.3g in the view %s %s x %s: %s", cut.threshold, cut.view, height, width, note)
+    return cut
 
 
 def saved_evaluation(words: LocalizerWords, digest: str) -> tuple[Report | None, Path | None]:
-    """The newest report of the protocol `localization` on this localizer, where `vitrail evaluate` leaves it: in the
-    run's folder evaluation/, or for other weights in evaluation/NAME here. (None, None) where there is none."""
+    """The newest report of the protocol `localization` on this localizer, of those that chose on held-out images if
+    there are any. They lie where `vitrail evaluate` leaves them: in the run's folder evaluation/, or for other weights in
+    evaluation/NAME here. (None, None) where there is none."""
     if words.weights is None:
         return None, None
     run = run_folder_of(words.weights)
@@ -80,5 +85,5 @@ def saved_evaluation(words: LocalizerWords, digest: str) -> tuple[Report | None,
                 f"the evaluation in {folder} is of other weights than {words.weights} now holds", stacklevel=3
             )
         return None, None
-    _, path, report = max(found, key=lambda each: each[:2])
+    _, path, report = max(found, key=lambda each: (each[2].card["config"]["threshold"] == "held_out", *each[:2]))
     return report, path

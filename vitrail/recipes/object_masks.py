@@ -24,7 +24,7 @@ from vitrail.contracts import Batch, ImageSet
 from vitrail.data import EvalTransform, EvalTransformConfig, ordered_batches
 from vitrail.data.cutters import Cutters, cut_object
 from vitrail.data.mask_writer import MaskWriter
-from vitrail.data.object_masks import PLAIN_ALONE, ObjectMasks, ObjectMasksConfig, is_finished
+from vitrail.data.object_masks import PLAIN_ALONE, UNREADABLE, ObjectMasks, ObjectMasksConfig, is_finished
 from vitrail.data.transforms import Picture
 from vitrail.evaluation.features import frozen, weights_digest
 from vitrail.evaluation.progress import progress
@@ -88,7 +88,26 @@ def make_object_masks(
             "%d of %d images have the plain mask alone, since attention left GrabCut nothing to tell apart: images %s",
             *(len(alone), len(masks), ", ".join(map(str, alone[:8])) + (" ..." if len(alone) > 8 else "")),
         )
+    _tell_coverage(masks)
     return masks
+
+
+def _tell_coverage(masks: ObjectMasks, most: int = 256) -> None:
+    """Log how much of the images GrabCut's masks cover, of `most` evenly spaced ones; warn where most tell nothing."""
+    missing = set(masks.having(UNREADABLE))
+    places = [index for index in range(len(masks)) if index not in missing]
+    places = places[:: max(1, len(places) // most)]
+    covered = np.array([float(masks[index][0].mean()) for index in places])
+    if not len(covered):
+        return
+    useless = float(((covered > 0.95) | (covered < 0.01)).mean())
+    log.info("object masks cover %.0f %% of an image on average", 100 * covered.mean())
+    if useless > 0.5:
+        log.warning(
+            "%.0f %% of the masks cover nearly nothing or nearly all of their image, and teach little; look at them "
+            "with `vitrail show grabcut`, and choose other heads, high and low, or other weights",
+            100 * useless,
+        )
 
 
 def await_object_masks(path: Path, main: bool) -> None:

@@ -86,6 +86,7 @@ def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
         place = train_before(recipe.stage1, verbs, out, "stage1", "the backbone")
         recipe = recipe.model_copy(update={"init_from": str(place)})
     if recipe.object_masks is None and needs_masks(recipe):
+        _check_images(recipe)
         recipe = recipe.model_copy(update={"object_masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
     if recipe.object_masks is not None:  # of these weights, also where the second part starts from the first one's
         recipe = recipe.model_copy(update={"masks_from": recipe.masks_from or recipe.init_from})
@@ -93,6 +94,21 @@ def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
         return recipe
     place = train_before(_of_part(recipe, "generator"), verbs, out, "generator", "the generator")
     return _of_part(recipe, "classifier").model_copy(update={"init_from": str(place)})
+
+
+def _check_images(recipe: Any) -> None:
+    """What training would refuse after hours of making masks. Raises `ConfigError`."""
+    images, batch = open_splits(recipe.data).train, recipe.train.global_batch_size
+    if len(images) < batch:
+        raise ConfigError(
+            f"train.global_batch_size {batch} is larger than the {len(images)} images to train on; "
+            f"set train.global_batch_size={len(images)} or less"
+        )
+    if recipe.method.parts != "generator" and len(images.classes or ()) < 2:
+        raise ConfigError(
+            f"{recipe.data.root} has {len(images.classes or ())} classes, and a classifier needs two; put the images "
+            "into one folder per class, or train the generator alone: method.parts=generator"
+        )
 
 
 def needs_masks(recipe: Any) -> bool:
