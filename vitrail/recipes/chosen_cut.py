@@ -62,8 +62,8 @@ def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None 
 
 def saved_evaluation(words: LocalizerWords, digest: str) -> tuple[Report | None, Path | None]:
     """The newest report of the protocol `localization` on this localizer, of those that chose on held-out images if
-    there are any. They lie where `vitrail evaluate` leaves them: in the run's folder evaluation/, or for other weights in
-    evaluation/NAME here. (None, None) where there is none."""
+    there are any. They lie where `vitrail evaluate` leaves them: in the run's folder evaluation/, or for other weights
+    in evaluation/NAME here. (None, None) where there is none."""
     if words.weights is None:
         return None, None
     run = run_folder_of(words.weights)
