@@ -847,6 +847,13 @@ def localize(
     boxes: Annotated[
         Literal["largest", "all"], typer.Option(help="Of the largest part of a map above the threshold, or of all.")
     ] = "largest",
+    min_area: Annotated[
+        float, typer.Option(help="Share of the image that an object covers at least, in [0, 1), such as 0.01.")
+    ] = 0.0,
+    top: Annotated[int | None, typer.Option(help="With --boxes all: the largest so many by area.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in --out, and forget what is in it, instead of going on.")
+    ] = False,
     model: Model = None,
     key: Key = "auto",
     size: Annotated[
@@ -857,18 +864,25 @@ def localize(
 ) -> None:
     """Find the object in images: boxes (boxes.json, and coco.json in COCO's format), masks and overlays (png).
 
+    Called again, it goes on: images that are finished are not done again.
+
     Examples:
 
       vitrail localize photos/ --weights runs/locloc --out found
 
       vitrail localize cat.jpg dog.jpg --localizer lost=dino_deitsmall16_pretrain.pth --threshold 0.5
+
+      vitrail localize photos/ --weights runs/locloc --boxes all --min-area 0.01 --top 5 --out several
     """
     from vitrail.recipes.files import image_files
-    from vitrail.recipes.localizers import HEAT_MAPS, check_threshold, parse_localizer, titled
+    from vitrail.recipes.localizers import HEAT_MAPS, check_kept, check_threshold, known_names, parse_localizer, titled
 
     check_threshold(threshold)
+    check_kept(boxes, min_area, top)
     if localizer is not None:
         parse_localizer(localizer).given(weights)
+    elif weights is None:
+        raise ValueError(f"no localizer is named; give --weights RUN or --localizer NAME=WEIGHTS, {known_names()}")
     (words,) = titled([localizer] if localizer else [], weights).values()
     if words.name == HEAT_MAPS:
         raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
@@ -877,10 +891,12 @@ def localize(
     from vitrail.recipes.localize import Wanted, localize_files  # torch: what can be told without is told before
 
     _show_progress()
-    done = localize_files(images, words, Wanted(threshold, boxes, model, key, size, batch_size, device), out)
-    left = f", {done.without} without a box" * bool(done.without) + f", {done.unreadable} left out" * bool(
-        done.unreadable
+    opening = (model, key, size, batch_size, device)
+    done = localize_files(images, words, Wanted(threshold, boxes, *opening, min_area, top, overwrite), out)
+    left = f" ({done.before} of them before)" * bool(done.before) + f", {done.without} without a box" * bool(
+        done.without
     )
+    left += f", {done.unreadable} left out" * bool(done.unreadable)
     typer.echo(f"written: {done.files[0]} and {done.files[1].name}, {done.images} images{left}; masks/ and overlays/")
 
 

@@ -8,6 +8,7 @@ threshold; it lies in its box.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,21 @@ def object_boxes(values: Tensor, level: int, geometry: Geometry, which: Contour 
             box = tuple(found.boxes[number].tolist())
             boxes.append(_in_image(values, labels == names[box], level, geometry, found.boxes[number]))
     return boxes
+
+
+def large_enough(
+    boxes: Sequence[ObjectBox], size: tuple[int, int], min_area: float = 0.0, top: int | None = None
+) -> list[ObjectBox]:
+    """Boxes whose object covers at least a share of the image, by falling area, at most `top` of them.
+
+    Args:
+        boxes: of one image.
+        size: of the image, (height, width).
+        min_area: share of its pixels, in [0, 1).
+        top: None for all.
+    """
+    least = min_area * size[0] * size[1]
+    return sorted((each for each in boxes if each.area >= least), key=lambda each: -each.area)[:top]
 
 
 def laid(values: Tensor, geometry: Geometry, window: Window | None = None) -> np.ndarray:
