@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vitrail.contracts import Localizer
 from vitrail.evaluation.features import weights_digest
-from vitrail.evaluation.located import LEVELS, Enlarge, View
+from vitrail.evaluation.located import Enlarge, View, level_of
 from vitrail.evaluation.result import Report
 from vitrail.recipes.localizers import LocalizerWords
 from vitrail.recipes.weights import run_folder_of
@@ -31,7 +31,7 @@ class Cut(NamedTuple):
     @property
     def level(self) -> int:
         """The threshold as a whole number, as the protocol counts it."""
-        return int(LEVELS * self.threshold)
+        return level_of(self.threshold)
 
 
 def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None = None, size: int | None = None) -> Cut:

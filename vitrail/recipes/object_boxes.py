@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from vitrail.data.transforms import Geometry
-from vitrail.evaluation.located import LEVELS, Contour
-from vitrail.ops.component_boxes import component_boxes
+from vitrail.evaluation.located import LEVELS, Contour, components_above, whole_levels
 from vitrail.ops.components import connected_components
 
 
@@ -55,10 +54,9 @@ def object_boxes(values: Tensor, level: int, geometry: Geometry, which: Contour 
         geometry: how the image came into the view.
         which: the "largest" component as the protocol has it, or "all" by their number of pixels.
     """
-    cut = (values * LEVELS).to(torch.uint8)
-    found = component_boxes(cut[None], torch.tensor([level], dtype=torch.uint8))
+    found = components_above(values[None], (level,))
     order = found.largest[0] if which == "largest" else found.pixels.argsort(descending=True, stable=True)
-    labels = connected_components(cut > level)
+    labels = connected_components(whole_levels(values) > level)
     names = _by_box(labels)
     boxes = []
     for number in order.tolist():
