@@ -92,11 +92,21 @@ def list_(
         ],
         typer.Argument(help="Which list."),
     ] = "all",
+    name: Annotated[
+        str | None, typer.Argument(help="With protocols: the one whose settings are named.", metavar="[PROTOCOL]")
+    ] = None,
 ) -> None:
     """Name what there is: recipes, studies, protocols, pictures, methods, rankers, localizers, masks, regularizers.
 
-    Example: vitrail list recipes
+    Examples:
+
+      vitrail list recipes
+
+      vitrail list protocols localization     (its settings)
     """
+    if name is not None:
+        _list_settings(what, name)
+        return
     pictures = [catalog.Entry(name, "", summary) for name, summary in PICTURES.items()]
     lists: dict[str, tuple[str, Sequence[catalog.Entry | catalog.RankerEntry]]] = {
         "recipes": ("vitrail train RECIPE", catalog.recipes()),
@@ -126,6 +136,20 @@ def list_(
                 for line in _needs(entry):
                     typer.echo(f"{'':<25}{line}")
             typer.echo()
+
+
+def _list_settings(what: str, name: str) -> None:
+    if what != "protocols":
+        raise ValueError(
+            f"settings of {what} are not listed, those of protocols are: vitrail list protocols PROTOCOL; `vitrail train "
+            "RECIPE --dry-run` prints those of a recipe"
+        )
+    entry = catalog.find(catalog.protocols(), name, "protocol")
+    typer.secho(f"{name}  (vitrail evaluate {name} SETTING=VALUE ...; of the images data.SETTING=VALUE)", bold=True)
+    for each in catalog.settings_of(entry):
+        typer.echo(f"  {f'{each.name}={each.default}':<28} {each.kind}")
+        if each.summary:
+            typer.echo(f"      {each.summary}")
 
 
 def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
@@ -490,6 +514,8 @@ def evaluate(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
     """Measure a backbone, a ranker or a localizer by a published protocol; the numbers come with their protocol card.
+
+    `vitrail list protocols PROTOCOL` names its settings, KEY=VALUE.
 
     Examples:
 
