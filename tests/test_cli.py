@@ -103,7 +103,7 @@ def test_the_settings_of_every_protocol_are_listed() -> None:
             if told[name].default not in ("", "..."):
                 assert config().override([f"{name}={told[name].default}"]).plain()[name] == default, (entry.name, name)
     shown = runner.invoke(app, ["list", "protocols", "localization"]).output
-    assert "  view=null                    squash | crop | null\n      \"squash\" shows the whole image;" in shown
+    assert '  view=null                    squash | crop | null\n      "squash" shows the whole image;' in shown
     assert "  precision=fp32               fp32 | bf16\n" in shown
     assert "  ious=0.3,0.5,0.7             tuple[float, ...]\n" in shown
 

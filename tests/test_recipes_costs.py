@@ -94,8 +94,11 @@ def test_timings_that_differ_widely_are_told(found: Costs) -> None:
     assert "note" not in costs_table(steady, config)
     wide = found._replace(rows=(first._replace(spread=0.21), second._replace(spread=0.5), *quiet))
     said = costs_table(wide, config).splitlines()[-1]
-    assert said.startswith("note: seconds of 2 of 9 modules differ by more than 20 % between 3 rounds, up to 50 % (PPD cl")
-    assert said.endswith("PPD loading, PPD class tokens; take them again on an idle machine, with more rounds, such as rounds=9")
+    assert said.startswith(
+        "note: seconds of 2 of 9 modules differ by more than 20 % between 3 rounds, up to 50 % (PPD "
+    )
+    assert "(PPD class tokens): PPD loading, PPD class tokens; take them again on an idle machine" in said
+    assert said.endswith("such as rounds=9")
 
 
 def test_words_and_json(tmp_path: Path, found: Costs) -> None:

@@ -1,4 +1,4 @@
-"""Localization between epochs: that it is the protocol's own at the same threshold, and that nothing found is a miss."""
+"""Localization between epochs: that it is the protocol's own at the same threshold; that nothing found is a miss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vitrail.recipes.localization_probe import box_of, drawing_located, localiza
 
 
 class Noisy(torch.nn.Module):
-    """A map of 8 x 8 with the color in it and noise, the same for the same image; or one that is the same everywhere."""
+    """A map of 8 x 8 with the color in it and noise, the same for the same image; or a flat one."""
 
     mean, std, image_size, classes = (0.5,) * 3, (0.5,) * 3, (32, 32), None
     generator = True

@@ -164,7 +164,7 @@ class Stopped(Exception):
     """In place of whatever ends a process."""
 
 
-def stopping(colorful: Colorful, at: int, then: Callable[[], None] = lambda: None) -> list[int]:
+def stopping(colorful: Colorful, at: int, then: Callable[[], object] = lambda: None) -> list[int]:
     """Let it stop at its `at`-th batch; returns the sizes of the batches that it saw, as they come."""
     right, seen = type(colorful).forward, list[int]()
 
@@ -214,7 +214,7 @@ def test_a_killed_call_is_gone_on_with(
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     entries = [json.loads(line) for line in (killed / "boxes.jsonl").read_text().splitlines()]
     assert [each.get("name") for each in entries] == [None, "0", "1", "2", "3"]
-    assert {"mark", *table(killed)["images"][0]} == set(entries[1])
+    assert {"file", "mark", *table(killed)["images"][0]} == set(entries[1])
 
 
 def test_what_is_not_finished_any_more_is_done_again(colorful: Colorful, tmp_path: Path) -> None:
@@ -270,6 +270,15 @@ def test_overwrite_begins_anew(colorful: Colorful, tmp_path: Path) -> None:
     (out / "boxes.jsonl").unlink()
     with pytest.raises(ValueError, match=r"boxes\.json is there without the boxes\.jsonl that it is made of"):
         localize_files(paths, WHOLE, other, out)
+
+
+def test_it_goes_on_from_another_folder(colorful: Colorful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos(tmp_path / "in", 2)
+    monkeypatch.chdir(tmp_path)
+    localize_files(["in"], WHOLE, AT, "out")
+    assert table(tmp_path / "out")["images"][0]["image"] == "in/0.png"
+    monkeypatch.chdir(tmp_path / "in")
+    assert localize_files(["."], WHOLE, AT, "../out").before == 2
 
 
 def test_texts_are_paths(colorful: Colorful, tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def list_(
 def _list_settings(what: str, name: str) -> None:
     if what != "protocols":
         raise ValueError(
-            f"settings of {what} are not listed, those of protocols are: vitrail list protocols PROTOCOL; `vitrail train "
-            "RECIPE --dry-run` prints those of a recipe"
+            f"settings of {what} are not listed, those of protocols are: vitrail list protocols PROTOCOL; "
+            "`vitrail train RECIPE --dry-run` prints those of a recipe"
         )
     entry = catalog.find(catalog.protocols(), name, "protocol")
     typer.secho(f"{name}  (vitrail evaluate {name} SETTING=VALUE ...; of the images data.SETTING=VALUE)", bold=True)
@@ -901,18 +901,11 @@ def localize(
       vitrail localize photos/ --weights runs/locloc --boxes all --min-area 0.01 --top 5 --out several
     """
     from vitrail.recipes.files import image_files
-    from vitrail.recipes.localizers import HEAT_MAPS, check_kept, check_threshold, known_names, parse_localizer, titled
+    from vitrail.recipes.localizers import check_kept, check_threshold
 
     check_threshold(threshold)
     check_kept(boxes, min_area, top)
-    if localizer is not None:
-        parse_localizer(localizer).given(weights)
-    elif weights is None:
-        raise ValueError(f"no localizer is named; give --weights RUN or --localizer NAME=WEIGHTS, {known_names()}")
-    (words,) = titled([localizer] if localizer else [], weights).values()
-    if words.name == HEAT_MAPS:
-        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
-    words.check()
+    words = _localizer_words(localizer, weights)
     image_files(images)
     from vitrail.recipes.localize import Wanted, localize_files  # torch: what can be told without is told before
 
@@ -924,6 +917,21 @@ def localize(
     )
     left += f", {done.unreadable} left out" * bool(done.unreadable)
     typer.echo(f"written: {done.files[0]} and {done.files[1].name}, {done.images} images{left}; masks/ and overlays/")
+
+
+def _localizer_words(localizer: str | None, weights: str | None) -> Any:
+    """The one that sees images, checked."""
+    from vitrail.recipes.localizers import HEAT_MAPS, known_names, parse_localizer, titled
+
+    if localizer is not None:
+        parse_localizer(localizer).given(weights)
+    elif weights is None:
+        raise ValueError(f"no localizer is named; give --weights RUN or --localizer NAME=WEIGHTS, {known_names()}")
+    (words,) = titled([localizer] if localizer else [], weights).values()
+    if words.name == HEAT_MAPS:
+        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
+    words.check()
+    return words
 
 
 @app.command()

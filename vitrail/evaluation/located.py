@@ -228,7 +228,7 @@ class _Tally:
             self.labels.append(labels[kept])
 
     def _is_of_the_view(self, map_: Tensor, geometry: Geometry) -> bool:
-        """Whether a heat map is taken to show the view where it might as well show the image, or the other way round."""
+        """Whether a heat map is taken to show the view where its shape does not tell."""
         return self.rules.view == "crop" or not in_proportion(map_.shape, geometry.source)
 
     def _fit(self, components: ComponentBoxes, truths: list[Tensor]) -> Fit:
@@ -299,7 +299,7 @@ def level_of(threshold: float) -> int:
 
 
 def whole_levels(values: Tensor) -> Tensor:
-    """Stretched maps in whole numbers, cut down: uint8, any shape. A pixel is above a level from (level + 1) / 255 on."""
+    """Stretched maps in whole numbers, cut down: uint8. A pixel is above a level from (level + 1) / 255 on."""
     return (values * LEVELS).to(torch.uint8)
 
 

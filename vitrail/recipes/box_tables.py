@@ -21,6 +21,7 @@ LINES, BOXES, COCO = "boxes.jsonl", "boxes.json", "coco.json"
 PICTURES = ("mask", "overlay")
 """Keys of an image's entry that name files in the folder."""
 _OURS = "made_by"  # of the first line alone
+_WITHIN = ("file", "mark")  # of a line of boxes.jsonl, for the next call: the whole path, and what tells an edited one
 _OBJECT: dict[str, Any] = {"class": "object", "index": 0, "probability": 1.0}
 
 
@@ -92,7 +93,7 @@ class BoxTable:
         """
         key = os.path.abspath(path)
         self.unreadable.pop(key, None)
-        self.images[key] = {"image": str(path)} | entry | {"mark": mark}
+        self.images[key] = {"image": str(path)} | entry | {"file": key, "mark": mark}
         self._write(self.images[key])
 
     def leave_out(self, path: Path, why: str) -> None:
@@ -105,7 +106,7 @@ class BoxTable:
     def save(self) -> None:
         """Write both tables, each whole or not at all."""
         left_out = [{"image": path, "why": why} for path, why in self.unreadable.items()]
-        images = [{name: value for name, value in each.items() if name != "mark"} for each in self.images.values()]
+        images = [{name: value for name, value in each.items() if name not in _WITHIN} for each in self.images.values()]
         text = _lines(self.how, {"images": images, "unreadable": left_out})
         for name, content in ((BOXES, text), (COCO, json.dumps(self.coco(), ensure_ascii=False))):
             write_atomically(self.folder / name, content.encode(errors="surrogateescape"))
@@ -170,10 +171,9 @@ class BoxTable:
             entry = _parsed(line)
             if entry is not None and set(entry) == {"image", "why"}:
                 self.unreadable[entry["image"]] = entry["why"]
-            elif entry is not None and {"image", "name", "boxes"} <= set(entry):
-                key = os.path.abspath(entry["image"])
-                self.unreadable.pop(key, None)
-                self.images[key] = entry
+            elif entry is not None and {"image", "name", "boxes", *_WITHIN} <= set(entry):
+                self.unreadable.pop(entry["file"], None)
+                self.images[entry["file"]] = entry
             else:
                 broken += 1
         if broken:

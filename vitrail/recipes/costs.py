@@ -129,9 +129,9 @@ def _note(rows: Sequence[Cost], rounds: int) -> list[str]:
     most = max(wide, key=lambda row: row.spread)
     named = ", ".join(f"{row.method} {row.module}" for row in wide)
     return [
-        f"note: seconds of {len(wide)} of {len(rows)} modules differ by more than {100 * WIDE:g} % between {rounds} rounds, "
-        f"up to {100 * most.spread:.0f} % ({most.method} {most.module}): {named}; take them again on an idle machine, "
-        f"with more rounds, such as rounds={3 * rounds}"
+        f"note: seconds of {len(wide)} of {len(rows)} modules differ by more than {100 * WIDE:g} % between {rounds} "
+        f"rounds, up to {100 * most.spread:.0f} % ({most.method} {most.module}): {named}; take them again on an idle "
+        f"machine, with more rounds, such as rounds={3 * rounds}"
     ]
 
 

@@ -38,8 +38,9 @@ def localization_probe(
     """A function that gives percent of the images: `top1` where it classifies, and `gt_known_50` of those with boxes.
 
     An image counts as located where the box of the largest component, see `box_of`, overlaps one of its boxes by an IoU
-    of 0.5 or more; `floor_whole_50` is what the view as a box would reach. Boxes lie in the view that `seen` names: with
-    mode="crop" the middle of each image, to which the annotated ones are cut. Images that cannot be read are left out.
+    of 0.5 or more; `floor_whole_50` is what the view as a box would reach. Boxes lie in the view that `seen` names:
+    with mode="crop" the middle of each image, to which the annotated ones are cut. Images that cannot be read are left
+    out.
     """
 
     def evaluate() -> Mapping[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -133,8 +132,7 @@ def localize_files(
             advance(len(batch))
     if not before + done:
         raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
-    told = [entry for each in files if (entry := table.of(each)) is not None]
-    without = sum(not entry["boxes"] for entry in told)
+    without = sum(not told["boxes"] for each in files if (told := table.of(each)) is not None)
     return Done((out / BOXES, out / COCO), before + done, without, len(todo) - done, before)
 
 
@@ -225,7 +223,7 @@ def _why_none(found: Sequence[ObjectBox], min_area: float) -> str:
 
 def _put(picture: Image.Image, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    waiting = path.with_name(f".{path.name}")
     picture.save(waiting, "PNG")
     waiting.replace(path)
 

@@ -124,7 +124,8 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Locali
     """
     if not texts and weights is None:
         raise ValueError(
-            f"no localizer is named; give --weights RUN, --localizer NAME=WEIGHTS or --heat-maps FOLDER, {known_names()}"
+            "no localizer is named; give --weights RUN, --localizer NAME=WEIGHTS or --heat-maps FOLDER, "
+            f"{known_names()}"
         )
     if not texts and weights is not None:
         return by_title([localizer_in(weights)], "localizer")

@@ -166,8 +166,8 @@ def spread_groups(records: Sequence[RunRecord], repeats: Sequence[Repeats]) -> l
 def heading(records: Sequence[RunRecord], name: str) -> str:
     """What stands above the evaluations of one file name: the protocol, and the file's name where that is another one.
 
-    Where runs have several evaluations by one protocol, and where it measures one of several localizers, also what tells
-    them apart: the localizer, the preset, what deviates from it, the images.
+    Where runs have several evaluations by one protocol, and of localizers, also what tells them apart: the localizer,
+    the preset, what deviates from it, the images.
     """
     reports = [record.evaluations[name] for record in records if name in record.evaluations]
     protocol = reports[0].protocol
