@@ -199,6 +199,7 @@ def _words_of_kind(tree: ast.Module) -> list[str]:
     return list(ast.literal_eval(literal.slice))
 
 
+@functools.cache
 def _tree(module: str) -> ast.Module:
     return ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text())
 
