@@ -401,6 +401,9 @@ def test_reports_are_saved_and_say_their_conventions(tmp_path: Path) -> None:
     assert report.card["config"]["whole_pixels"] is True
     assert "image_size = 48 (standard None)" in report.card["deviations"]
     assert len(report.details["thresholds"]) == 255
+    for view, words in (("squash", "the whole image, squashed (view squash)"), ("crop", "the middle of the image")):
+        report = evaluate(localizer, data, LocalizationConfig(view=view, threshold=0.3))
+        assert any(words in line for line in report.words()), view
 
 
 def folder_of_maps(root: Path, names: list[str], maps: Tensor) -> HeatMaps:
@@ -430,6 +433,25 @@ def test_a_folder_of_heat_maps_scores_as_the_localizer_that_wrote_it(tmp_path: P
     assert report.card["layer"] == f"heat maps {tmp_path.name}"
 
 
+def test_what_square_maps_are_taken_for_is_said(tmp_path: Path) -> None:
+    samples = [rectangle((10, 10, 30, 30), size) for size in ((48, 48), (48, 96), (96, 48))]
+    data = ListSet([each._replace(path=f"{number}.png") for number, each in enumerate(samples)], None)
+    maps = torch.zeros(3, 12, 12)
+    maps[:, 3:8, 3:8] = 1
+    written = folder_of_maps(tmp_path, ["0", "1", "2"], maps)
+
+    def notes(**settings: Any) -> str:
+        config = LocalizationConfig(image_size=48, threshold=0.5, **settings)
+        return "\n".join(evaluate(written, data, config).details["notes"])
+
+    assert "2 heat maps have the shape of the view and not of their image, and are taken as of the whole" in notes()
+    assert "3 heat maps are taken as of the middle of their image, which view=crop shows" in notes(view="crop")
+    np.save(tmp_path / "1.npy", np.eye(12, 24))
+    np.save(tmp_path / "2.npy", np.eye(24, 12))
+    assert "heat maps" not in notes()
+    assert "heat maps" not in "".join(evaluate(Bright(), data, FIXED).details["notes"])
+
+
 def test_missing_and_unusable_heat_maps_stop_or_are_counted(tmp_path: Path) -> None:
     data = named_set()
     maps = torch.stack([torch.from_numpy(np.array(each.image)).float().mean(2) for each in data.samples])
@@ -443,7 +465,7 @@ def test_missing_and_unusable_heat_maps_stop_or_are_counted(tmp_path: Path) -> N
     for words in (
         "1.png has no map",
         "2.npy holds NaN",
-        "48 x 20 is not in proportion",
+        "3.npy of 48 x 20 is not in proportion",
         "allow_missing",
     ):
         assert words in str(caught.value)

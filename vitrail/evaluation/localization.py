@@ -50,7 +50,7 @@ from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.heat_maps import HeatMaps
-from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, locate
+from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, level_of, locate
 from vitrail.evaluation.pointing import BOX_FILE
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.classification import topk_correct
@@ -66,6 +66,11 @@ from vitrail.metrics.localization import (
 SOURCE = "Choe et al. 2020, arXiv 2001.07437"
 HIT = 0.5
 """IoU from which on a box holds the object, but for MaxBoxAccV2."""
+SHOWN: dict[View, str] = {
+    "squash": "the whole image, squashed (view squash)",
+    "crop": "the middle of the image (view crop)",
+}
+"""What the boxes lie in, for the card."""
 SHARES = tuple(number / 20 for number in range(1, 21))
 """Of both sides: the centered boxes that the floor is the best of."""
 
@@ -138,7 +143,7 @@ class LocalizationConfig(Config):
         own = self.settings()
         levels = {LEVELS * number // own.thresholds for number in range(own.thresholds)}
         if not isinstance(self.threshold, str):
-            levels.add(int(LEVELS * self.threshold))
+            levels.add(level_of(self.threshold))
         return Rules(tuple(sorted(levels)), own.view, own.enlarge, own.gt, own.boxes, own.whole_pixels, own.holes)
 
 
@@ -212,7 +217,7 @@ def choose(config: LocalizationConfig, found: Found, held: Found | None) -> Chos
     """The thresholds that `config` asks for."""
     levels, own = config.rules().levels, config.settings()
     if not isinstance(config.threshold, str):
-        place = levels.index(int(LEVELS * config.threshold))
+        place = levels.index(level_of(config.threshold))
         words = f"threshold {config.threshold:g} was given"
         return Chosen(place, place, (place,) * len(config.ious), words)
     on = found if held is None or config.threshold == "test_set" else held
@@ -418,7 +423,7 @@ def _card(
         data=data,
         transform=transform.config,
         layer=name,
-        token=f"map enlarged {own.enlarge}, stretched to [0, 1], 256 levels; {box}",
+        token=f"map of {SHOWN[own.view]}, enlarged {own.enlarge}, stretched to [0, 1], 256 levels; {box}",
         averaging=f"percent of images with boxes; IoU {HIT} with {truth}, {boxes}; threshold {config.threshold}",
         weights=weights_digest(source),
         config=config.plain() | own._asdict() | {"localizer": name},

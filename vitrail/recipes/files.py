@@ -11,13 +11,13 @@ from pathlib import Path
 from vitrail.data.images import EXTENSIONS
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
+def image_files(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     """The files, and for a folder the images below it in the order of their names; each once, where it comes first.
 
     Raises `ValueError` for an empty folder, and where none of the files is there.
     """
     files: list[Path] = []
-    for path in paths:
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if not path.is_dir():
             files.append(path)
             continue
