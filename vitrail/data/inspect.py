@@ -22,7 +22,7 @@ from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.cub import Cub, find_cub, is_cub
 from vitrail.data.finding import Finding, few
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
-from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c
+from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c, variants_in_words
 from vitrail.data.images import UnreadableImage, open_image
 from vitrail.data.inspect_boxes import cub_boxes, folder_boxes, wsol_boxes
 from vitrail.data.listed import ListedImages
@@ -411,9 +411,9 @@ def _imagenet_c(root: Path, patch_size: int, image_size: int, sample: int | None
     what = f"ImageNet-C: {len(data)} images in {len(data.classes)} classes, {len(names)} of 15 corruptions"
     findings = [Finding("ok", what, ""), *(Finding("ok", note, "") for note in data.notes)]
     if data.missing:
-        listed = few([f"{name}/{severity}" for name, severity in data.missing])
         mend = "unpack noise.tar, blur.tar, weather.tar and digital.tar there, or measure with allow_missing=true"
-        what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {listed}"
+        what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {variants_in_words(data.missing)}"
+        what += f"; of these are there and empty: {variants_in_words(data.empty)}" if data.empty else ""
         findings.append(Finding("warning", what, mend))
     if len(set(data.counts().values())) > 1:
         least, most = min(data.counts().values()), max(data.counts().values())

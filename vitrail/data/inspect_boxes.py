@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,7 @@ def wsol_boxes(root: Path, split: str) -> list[Finding]:
         return _mask_findings(root, split, path, names)
     try:
         sizes = read_sizes(metadata)
-        below = _sizes_below(Wsol(root, split).folder)
+        below = _sizes_below(_opened(root, split).folder)
     except (ValueError, OSError):
         return []  # has been told when the split was opened
     found, line = read_named_lines(path, parse_wsol_line), "`<path>,<x0>,<y0>,<x1>,<y1>`"
@@ -108,7 +109,7 @@ def box_findings(annotated: Annotated) -> list[Finding]:
     if without and annotated.measured:
         what = f"{where}: {file}: {len(without)} of {len(known)} images have no box: {few(without, 5)}"
         findings.append(Finding("warning", what, "localization is measured on the others alone; add lines for them"))
-    words = f"{len(kept)} boxes of {len(counts)} of {len(known)} images"
+    words = f"{len(kept)} boxes in {len(counts)} of {len(known)} images"
     words += f", {len(many)} of which have several" if many and annotated.several else ""
     mend = "preset=locloc takes the first of them alone, in the order of the file" if many and annotated.several else ""
     return findings + [Finding("ok", f"{where}: {file}: {words}", mend)] * bool(kept)
@@ -167,7 +168,7 @@ def _mask_findings(root: Path, split: str, path: Path, names: Sequence[str]) -> 
     line = "`<path>,<mask>,<ignore mask or nothing>`"
     findings = _wrong_lines(found, known, where, line)
     try:
-        folder = Wsol(root, split).mask_folder
+        folder = _opened(root, split).mask_folder
     except (ValueError, OSError):
         return findings  # has been told when the split was opened
     kept = [each for each in found.lines if each.name in known]
@@ -182,8 +183,15 @@ def _mask_findings(root: Path, split: str, path: Path, names: Sequence[str]) -> 
         what = f"{where}: {len(without)} of {len(names)} images have no mask: {few(without, 5)}"
         findings.append(Finding("warning", what, "PxAP is measured on the others alone; add lines for them"))
     ignoring = sum(bool(each.value.ignored) for each in kept)
-    what = f"{where}: {len(kept)} masks of {len(seen)} of {len(names)} images, {ignoring} ignore masks"
+    what = f"{where}: {len(kept)} masks in {len(seen)} of {len(names)} images, {ignoring} ignore masks"
     return [*findings, Finding("ok", what, "")]
+
+
+def _opened(root: Path, split: str) -> Wsol:
+    """The images of a split. What it tells of lines is told here with all of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Wsol(root, split)
 
 
 def _sizes_below(folder: Path) -> Callable[[str], tuple[float, float] | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -98,26 +100,30 @@ def _meant(name: str, names: Collection[str]) -> str:
 
 
 def nearest(name: str, names: Collection[str]) -> str | None:
-    """The image that a name may mean; None where none is close, and of numbers.
+    """The image that a name may mean; None where none is close.
 
-    It is the path less folders in front, one of the same file name, or one that is spelled alike, in the same folder or
-    in one that is spelled alike.
+    It is the path with folders in front of it too many or too few, or one that is spelled alike, in the same folder or
+    in one that is spelled alike, and has the same numbers in it: neighbors in a series are no slips of the pen.
     """
-    if name.isdecimal():
-        return None
     known = names if isinstance(names, set | dict) else set(names)
     parts = name.split("/")
     shorter = ("/".join(parts[start:]) for start in range(1, len(parts)))
-    found = next((each for each in shorter if each in known), None)
+    longer = [each for each in names if each.endswith(f"/{name}")]
+    found = next((each for each in shorter if each in known), longer[0] if len(longer) == 1 else None)
     if found is not None:
         return found
-    called = [each for each in names if each.rpartition("/")[2] == parts[-1]]
-    folder = name.rpartition("/")[0]
     folders = sorted({each.rpartition("/")[0] for each in names})
-    home = folder if folder in folders else next(iter(get_close_matches(folder, folders, n=1)), None)
-    inside = [each for each in names if each.rpartition("/")[0] == home]
-    for some in (called, inside):
-        close = get_close_matches(name, some[:MOST], n=1, cutoff=0.7)
-        if close:
-            return close[0]
-    return None
+    home = _alike("/".join(parts[:-1]), {each: each for each in folders})
+    files = {each.rpartition("/")[2].rsplit(".", 1)[0]: each for each in names if each.rpartition("/")[0] == home}
+    return _alike(parts[-1].rsplit(".", 1)[0], files)
+
+
+def _alike(word: str, known: dict[str, str]) -> str | None:
+    """What stands under the word that is spelled alike, with the same numbers in it."""
+    if word in known:
+        return known[word]
+    numbers = [int(digits) for digits in re.findall(r"\d+", word)]
+    some = islice((each for each in known if [int(digits) for digits in re.findall(r"\d+", each)] == numbers), MOST)
+    lower = {each.lower(): known[each] for each in some}
+    close = get_close_matches(word.lower(), lower, n=1)
+    return lower[close[0]] if close else None

@@ -45,6 +45,7 @@ from torch import Tensor
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import ImageSet, Localizer
+from vitrail.data.box_file import LINE
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.attention import Pixels
@@ -191,7 +192,7 @@ def evaluate(
     if held_out is not None and config.threshold == "held_out" and found.seen:
         _, held = _found(held_out_source or source, held_out, config, device, "localization, held out")
         if not held.seen:
-            where = BOX_FILE.replace("val_boxes", "train_boxes")
+            where = f"for a folder write train_boxes.txt beside train/, a line {LINE}, for a few dozen of its images"
             raise ValueError(f"none of {len(held_out)} held-out images has a box; {where}")
     if not found.seen and not (found.pixels is not None and found.pixels.objects):
         raise ValueError(f"none of {len(data)} images has a box; {BOX_FILE}")
@@ -231,9 +232,10 @@ def _check_held_out(data: ImageSet, held_out: ImageSet | None) -> None:
         return
     if held_out is None:
         raise ValueError(
-            "no held-out images were given to choose the threshold with; give images with boxes that are not measured, "
-            "a number as threshold=0.5, or threshold=test_set for the best one on the measured images, which makes "
-            "numbers too good and is said beside them"
+            "no held-out images with boxes were given to choose the threshold with; for a folder write train_boxes.txt "
+            f"beside train/, a line {LINE}, for a few dozen of its images; or give a number as threshold=0.5, or "
+            "threshold=test_set for the best one on the measured images, which makes numbers too good and is said beside "
+            "them"
         )
     if held_out.digest() == data.digest():
         raise ValueError("the held-out images are those that are measured; give others, or threshold=test_set")

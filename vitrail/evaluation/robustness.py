@@ -41,7 +41,7 @@ from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.corrupted import CLEAN, Corrupted, one_thread_of_opencv
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, check_names
-from vitrail.data.imagenet_c import ImageNetC
+from vitrail.data.imagenet_c import ImageNetC, variants_in_words
 from vitrail.data.imagenet_names import are_wnids, of_imagenet_a
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
@@ -271,11 +271,10 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
 
 def _plan_tree(config: RobustnessConfig, val: ImageNetC, match: Match, whole: EvalTransform) -> Plan:
     if val.missing and not config.allow_missing:
-        listed = ", ".join(f"{name} {severity}" for name, severity in val.missing[:8])
+        empty = f"; of these are there and empty: {variants_in_words(val.empty)}" if val.empty else ""
         raise ValueError(
-            f"{val.root} lacks {len(val.missing)} of the 75 folders CORRUPTION/SEVERITY ({listed}"
-            f"{', ...' * (len(val.missing) > 8)}), and mCE is a mean over all; complete it, or set allow_missing=true "
-            "for means over what is there"
+            f"{val.root} lacks {len(val.missing)} of the 75 folders CORRUPTION/SEVERITY: {variants_in_words(val.missing)}"
+            f"{empty}. mCE is a mean over all; complete them, or set allow_missing=true for means over what is there"
         )
     classes, outputs = val.classes, match.to(val.classes)
     data = val.of_classes([name for name, place in zip(classes, outputs.tolist()) if place >= 0])
@@ -344,7 +343,7 @@ def _results(
         details["missing"] = [list(variant) for variant in plan.data.missing]
         if plan.data.missing:
             notes.append(
-                f"{len(plan.data.missing)} of 75 folders are not there: means are over {len(complete)} corruptions"
+                f"{len(plan.data.missing)} of 75 folders are not there or empty: means are over {len(complete)} corruptions"
             )
         if baseline is not None and baseline.name == "AlexNet" and details["classes"] != 1000:
             notes.append(

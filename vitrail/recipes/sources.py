@@ -289,6 +289,8 @@ def open_held_out(
     train = splits.train
     if isinstance(splits.val, Wsol) and splits.val.split == "test" and "val" in wsol_splits(splits.val.root):
         train = Wsol(splits.val.root, "val", classes=splits.val.classes)
+    elif isinstance(splits.val, Wsol) and isinstance(train, Later):  # there is no other split
+        return None
     elif isinstance(train, ImageFolder) and train.split and not train.has_boxes:
         boxes = box_file(train.root, train.folder.name, "train")
         train = ImageFolder(train.root, train.split, classes=train.classes, boxes=boxes) if boxes else train
