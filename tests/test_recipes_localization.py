@@ -113,7 +113,10 @@ def test_what_reads_no_weights_and_rankers(images: Path) -> None:
 
 def test_where_the_threshold_comes_from(tmp_path: Path) -> None:
     bare = str(folder_of(tmp_path / "bare", train_boxes=False, maps=False))
-    with pytest.raises(ValueError, match=r"no held-out images .*write train_boxes.txt beside train/, a line .class.* threshold=0\.5, or threshold=test_set"):
+    words = (
+        r"no held-out images .*write train_boxes\.txt beside train/, a line .class.* threshold=0\.5, or threshold=test"
+    )
+    with pytest.raises(ValueError, match=words):
         measure("localization", None, bare, [], localizers=["whole_image"])
     report, _ = measure("localization", None, bare, ["threshold=test_set"], localizers=["whole_image"])
     assert any("numbers are too good" in note for note in report.details["notes"])

@@ -174,8 +174,8 @@ def _check(root: Path, places: Mapping[tuple[str, int], Path], empty: Sequence[t
     """Raise `ValueError` where nothing can be measured, or images lie without their class folders."""
     if not places:
         raise ValueError(
-            f"{root} has no image in any folder CORRUPTION/SEVERITY/CLASS; empty are {variants_in_words(empty)}; unpack "
-            "the archives again"
+            f"{root} has no image in any folder CORRUPTION/SEVERITY/CLASS; empty are {variants_in_words(empty)}; "
+            "unpack the archives again"
         )
     bare = [key for key, folder in places.items() if not _class_folders(folder)]
     if bare:
@@ -187,7 +187,8 @@ def _check(root: Path, places: Mapping[tuple[str, int], Path], empty: Sequence[t
 
 def _has_image(folder: Path) -> bool:
     """Whether there is an image at any depth; stops at the first."""
-    return any(Path(name).suffix.lower() in EXTENSIONS for _, _, names in os.walk(folder) for name in names)
+    names = (name for _, _, inside in os.walk(folder) for name in inside if not name.startswith("."))
+    return any(Path(name).suffix.lower() in EXTENSIONS for name in names)
 
 
 def _class_folders(folder: Path) -> list[str]:
