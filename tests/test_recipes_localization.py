@@ -113,9 +113,7 @@ def test_what_reads_no_weights_and_rankers(images: Path) -> None:
 
 def test_where_the_threshold_comes_from(tmp_path: Path) -> None:
     bare = str(folder_of(tmp_path / "bare", train_boxes=False, maps=False))
-    words = (
-        r"no held-out images .*write train_boxes\.txt beside train/, a line .class.* threshold=0\.5, or threshold=test"
-    )
+    words = r"no held-out images .*write train_boxes\.txt beside train/, a line .*threshold=0\.5, or threshold=test"
     with pytest.raises(ValueError, match=words):
         measure("localization", None, bare, [], localizers=["whole_image"])
     report, _ = measure("localization", None, bare, ["threshold=test_set"], localizers=["whole_image"])

@@ -49,8 +49,8 @@ class Match(NamedTuple):
 def output_names(outputs: int, classes: Sequence[str]) -> tuple[str, ...]:
     """What outputs without names stand for, in the words of the data.
 
-    1,000 of them are ImageNet's in their standard order where the data's classes are WordNet ids; as many as the data has
-    classes are these, in their order; and where classes are but the numbers of their labels, output k is label k.
+    1,000 of them are ImageNet's in their standard order where the data's classes are WordNet ids; as many as the data
+    has classes are these, in their order; and where classes are but the numbers of their labels, output k is label k.
 
     Args:
         outputs: how many the classifier has.
