@@ -34,11 +34,8 @@ class Match(NamedTuple):
         places = {name: place for place, name in enumerate(named)}
         found = torch.tensor([places.get(name, -1) for name in classes])
         if bool((found < 0).all()):
-            more = (
-                ""
-                if not (self.outputs == 1000 and are_wnids(tuple(classes)))
-                else "; imagenet_order=true takes its outputs for ImageNet's"
-            )
+            ids = self.outputs == 1000 and are_wnids(tuple(classes))
+            more = "; imagenet_order=true takes its outputs for ImageNet's" if ids else ""
             raise ValueError(
                 f"the classifier knows {', '.join(list(named)[:3])}, ..., and none of the data's {len(classes)} "
                 f"classes ({', '.join(list(classes)[:3])}, ...); give data with its classes{more}"

@@ -267,8 +267,8 @@ def _plan_tree(config: RobustnessConfig, val: ImageNetC, match: Match, whole: Ev
         empty = f"; of these are there and empty: {variants_in_words(val.empty)}" if val.empty else ""
         raise ValueError(
             f"{val.root} lacks {len(val.missing)} of the 75 folders CORRUPTION/SEVERITY: "
-            f"{variants_in_words(val.missing)}{empty}. mCE is a mean over all; complete them, or set allow_missing=true "
-            "for means over what is there"
+            f"{variants_in_words(val.missing)}{empty}. mCE is a mean over all; complete them, or set "
+            "allow_missing=true for means over what is there"
         )
     classes, outputs = val.classes, match.to(val.classes)
     data = val.of_classes([name for name, place in zip(classes, outputs.tolist()) if place >= 0])
