@@ -251,6 +251,16 @@ MISTYPED = [
     (["compare", "-d", "nowhere", "-r", "center"], "no folder 'nowhere'"),
     (["compare", "-d", "scenes", "-r", "center", "-c", "none.pth"], "no file of weights at none.pth"),
     (["train", "scenes", "--init-from", "none.pth"], "no file of weights at none.pth"),
+    (["train", "folder", "data.root=nowhere"], "no folder 'nowhere'"),
+    (["train", "scenes", "-o", "a.png/run"], "a.png is a file"),
+    (["train", "scenes", "--resume", "--extend", "3"], "exclude each other"),
+    (["study", "sar_table1b"], "this table needs ImageNet-100: give imagenet100=FOLDER"),
+    (["study", "sar_table1b", "imagenet100=nowhere"], "no folder 'nowhere'"),
+    (["study", "sar_table4", "small=true", "flowers=nowhere"], "no folder 'nowhere'"),
+    (["study", "sar_table1b", "small=true", "-o", "a.png/study"], "a.png is a file"),
+    (["study", "sar_table1b", "small=true", "--runs", "a.png"], "a.png is a file"),
+    (["study", "sar_table1b", "small=true", "rows=Z"], "rows: there is no"),
+    (["study", "augmentation", "cifar10=nowhere"], "no folder 'nowhere'"),
 ]
 
 

@@ -374,6 +374,21 @@ def test_labels_are_matched_by_name_and_handed_to_the_localizer() -> None:
     assert unlabeled.labels == [None]
 
 
+def test_outputs_without_names_are_matched_by_wordnet_ids_or_refused() -> None:
+    class Thousand(Bright):
+        outputs = 1000
+
+    samples = [rectangle((4, 4, 30, 30), label=number) for number in (0, 1, 1)]
+    localizer = Thousand(logits=lambda _, labels: torch.eye(1000)[labels])
+    report = evaluate(localizer, ListSet(samples, ("n01443537", "n15075141")), FIXED)
+    assert localizer.labels[0] is not None
+    assert localizer.labels[0].tolist() == [1, 999, 999]
+    assert [row["predicted"] for row in report.details["per_image"]] == [1, 999, 999]
+    assert report.numbers["top1_loc"] == 100
+    with pytest.raises(ValueError, match=r"1,000 outputs without names and the data 2 classes \(cat, dog"):
+        evaluate(localizer, ListSet(samples, ("cat", "dog")), FIXED)
+
+
 def test_batches_and_workers_change_nothing() -> None:
     data = object_set(7)
     one = evaluate(Bright(change=torch.sin), data, SWEPT)

@@ -143,7 +143,8 @@ def test_what_reads_no_weights_and_rankers(images: Path) -> None:
 
 def test_where_the_threshold_comes_from(tmp_path: Path) -> None:
     bare = str(folder_of(tmp_path / "bare", train_boxes=False, maps=False))
-    with pytest.raises(ValueError, match=r"no held-out images were given .* threshold=0\.5, or threshold=test_set"):
+    words = r"no held-out images .*write train_boxes\.txt beside train/, a line .*threshold=0\.5, or threshold=test"
+    with pytest.raises(ValueError, match=words):
         measure("localization", None, bare, [], localizers=["whole_image"])
     report, _ = measure("localization", None, bare, ["threshold=test_set"], localizers=["whole_image"])
     assert any("numbers are too good" in note for note in report.details["notes"])
@@ -155,7 +156,7 @@ def test_where_the_threshold_comes_from(tmp_path: Path) -> None:
 def test_images_that_are_open_already(images: Path) -> None:
     data: Any = open_data(str(images))
     some = Splits(data.train, Part(data.val, [0, 1, 2]))
-    with pytest.raises(ValueError, match="no held-out images were given"):
+    with pytest.raises(ValueError, match="no held-out images with boxes were given"):
         measure("localization", None, "", [], localizers=["whole_image"], splits=some)
     held = Part(data.val, [3, 4, 5])
     report, _ = measure("localization", None, "", [], localizers=["whole_image"], splits=some, held_out=held)

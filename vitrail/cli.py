@@ -239,15 +239,18 @@ def train(
     """
     if not recipe.endswith((".yaml", ".yml")):
         catalog.find(catalog.recipes(), recipe, "recipe")  # a typing error is told before torch is imported
+    from vitrail.recipes.files import check_out, check_root
     from vitrail.recipes.rankers import check_weights
-
-    check_weights(init_from)
-    from vitrail.recipes.run import Verbs, describe, prepare, run
 
     if sum((resume, extend is not None, init_from is not None)) > 1:
         raise ValueError("--resume, --extend and --init-from exclude each other; choose one")
-    verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
     out = out or Path("runs") / Path(recipe).stem
+    check_weights(init_from)
+    check_out(out)
+    check_root(settings or [])
+    from vitrail.recipes.run import Verbs, describe, prepare, run  # torch: what can be told without is told before
+
+    verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
     config, devices = prepare(recipe, settings or [], verbs, out)
     if dry_run:
         words = describe(config, devices)
@@ -448,11 +451,16 @@ def study(
     entry = catalog.find(catalog.studies(), name, "study")
     from importlib import import_module
 
-    from vitrail.data.patch_labels import Share
+    from vitrail.recipes.files import check_out
+
+    out = out or Path("studies") / name
+    asked = getattr(import_module(entry.module), name)(settings or [])
+    for folder in (out, runs or out):
+        check_out(folder)
+    from vitrail.data.patch_labels import Share  # torch: what can be told without is told before
     from vitrail.report.study import listing, run_and_write
 
-    share, out = Share.parse(shard), out or Path("studies") / name
-    asked = getattr(import_module(entry.module), name)(settings or [])
+    share = Share.parse(shard)
     if dry_run:
         for line in listing(asked, out, share, runs):
             typer.echo(line)

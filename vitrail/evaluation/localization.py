@@ -45,9 +45,11 @@ from torch import Tensor
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import ImageSet, Localizer
+from vitrail.data.box_file import LINE
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.attention import Pixels
+from vitrail.evaluation.class_match import output_names
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.heat_maps import HeatMaps
 from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, level_of, locate
@@ -196,7 +198,7 @@ def evaluate(
     if held_out is not None and config.threshold == "held_out" and found.seen:
         _, held = _found(held_out_source or source, held_out, config, device, "localization, held out")
         if not held.seen:
-            where = BOX_FILE.replace("val_boxes", "train_boxes")
+            where = f"for a folder write train_boxes.txt beside train/, a line {LINE}, for a few dozen of its images"
             raise ValueError(f"none of {len(held_out)} held-out images has a box; {where}")
     if not found.seen and not (found.pixels is not None and found.pixels.objects):
         raise ValueError(f"none of {len(data)} images has a box; {BOX_FILE}")
@@ -236,9 +238,10 @@ def _check_held_out(data: ImageSet, held_out: ImageSet | None) -> None:
         return
     if held_out is None:
         raise ValueError(
-            "no held-out images were given to choose the threshold with; give images with boxes that are not measured, "
-            "a number as threshold=0.5, or threshold=test_set for the best one on the measured images, which makes "
-            "numbers too good and is said beside them"
+            "no held-out images with boxes were given to choose the threshold with; for a folder write train_boxes.txt "
+            f"beside train/, a line {LINE}, for a few dozen of its images; or give a number as threshold=0.5, or "
+            "threshold=test_set for the best one on the measured images, which makes numbers too good and is said "
+            "beside them"
         )
     if held_out.digest() == data.digest():
         raise ValueError("the held-out images are those that are measured; give others, or threshold=test_set")
@@ -264,13 +267,22 @@ def _marks(data: ImageSet) -> set[tuple[str, str | int]]:
     return {(own, each) for each in positions}
 
 
+def names_of_outputs(source: Localizer | HeatMaps, data: ImageSet) -> tuple[str, ...] | None:
+    """Of what a localizer scores; those that have no names are matched as for `accuracy`. None where it scores none.
+
+    Raises `ValueError` where nothing says which output is which of the data's classes.
+    """
+    known, outputs = getattr(source, "classes", None), getattr(source, "outputs", None)
+    return known if known or not outputs or not data.classes else output_names(outputs, data.classes)
+
+
 def _found(
     source: Localizer | HeatMaps, data: ImageSet, config: LocalizationConfig, device: str, title: str
 ) -> tuple[EvalTransform, Found]:
     own = config.settings()
     size = own.image_size or getattr(source, "image_size", None) or 224
     transform = eval_transform(EvalTransformConfig(image_size=size, mode=own.view), source)
-    known = getattr(source, "classes", None)
+    known = names_of_outputs(source, data)
 
     def match(labels: Tensor) -> Tensor:
         return match_classes(labels, data.classes, known)

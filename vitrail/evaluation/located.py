@@ -245,10 +245,10 @@ class _Tally:
             self.pixels.add(values, mask)
 
     def found(self, skipped: dict[int, str]) -> Found:
-        share = f"of {self.count} images"
+        share, masks_alone = f"of {self.count} images", not self.seen and self.pixels is not None
         told = (
             (len(skipped), f"{share} could not be read and were left out"),
-            (len(self.without), f"{share} have no box and were left out"),
+            (0 if masks_alone else len(self.without), f"{share} have no box and were left out"),
             (self.dropped, "boxes are empty or lie outside of their image and were left out"),
             (self.outside, f"{share} have their object outside of the crop and count as missed"),
             (self.constant, "maps are constant, which gives no box, and count as missed"),
