@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vitrail"
@@ -113,7 +112,7 @@ def test_a_breach_is_found(room: str, source: str) -> None:
 
 def modules_after(statement: str) -> set[str]:
     code = f"import sys\n{statement}\nprint('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = python("-c", code, cwd=ROOT)
     return set(done.stdout.split())
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from processes import python
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -733,7 +732,7 @@ def test_digest_sees_weights_and_switches() -> None:
 
 def test_imports_are_lazy_and_complete() -> None:
     code = "import sys, vitrail.backbones; print({'timm', 'torch'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    found = python("-c", code).stdout
     assert found.strip() == "set()"
     for name in rooms.__all__:
         assert callable(getattr(rooms, name)) or name == "AnyBackbone", name

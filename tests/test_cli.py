@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -19,6 +18,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from processes import python, until
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -36,9 +36,8 @@ runner = CliRunner()
 
 
 def vitrail(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, "-m", "vitrail", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables)
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    return python("-m", "vitrail", *arguments, cwd=cwd, check=False, **variables)
 
 
 @pytest.mark.parametrize(
@@ -133,17 +132,16 @@ def test_what_is_listed_is_what_a_recipe_takes(room: str, config: type[Config]) 
 
 def test_words_are_quick() -> None:
     """`--help` and `list` take little more of the processor than the libraries that read words do."""
-    needed = [sys.executable, "-c", "import pydantic, rich.console, rich.table, typer, yaml"]
     commands = {
-        "libraries": needed,
-        "help": [sys.executable, "-m", "vitrail", "--help"],
-        "list": [sys.executable, "-m", "vitrail", "list"],
+        "libraries": ["-c", "import pydantic, rich.console, rich.table, typer, yaml"],
+        "help": ["-m", "vitrail", "--help"],
+        "list": ["-m", "vitrail", "list"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(4):  # in turn, for the machine may be busy at times
         for name, command in commands.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+            python(*command, PYTHONPATH=str(ROOT))
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     floor = min(seconds["libraries"])
@@ -287,10 +285,7 @@ def test_wrong_words_are_told_before_torch_is_imported(tmp_path: Path) -> None:
         "    try:\n        app(words, standalone_mode=False)\n    except ValueError as error:\n"
         "        said.append([str(error), 'torch' in sys.modules])\nprint(json.dumps(said))"
     )
-    command = [sys.executable, "-c", code, json.dumps([words for words, _ in MISTYPED])]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+    done = python("-c", code, json.dumps([words for words, _ in MISTYPED]), cwd=tmp_path, PYTHONPATH=str(ROOT))
     said = json.loads(done.stdout)
     assert len(said) == len(MISTYPED), done.stderr
     for (words, message), (told, heavy) in zip(MISTYPED, said):
@@ -515,9 +510,7 @@ def test_two_processes_by_one_word(tmp_path: Path) -> None:
 def test_ctrl_c_elsewhere_exits_with_130_without_a_traceback(tmp_path: Path) -> None:
     words = "import signal, sys, vitrail.cli as c; sys.argv = ['vitrail', 'list']; c.catalog.recipes = lambda: "
     words += "signal.raise_signal(signal.SIGINT); c.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", words], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+    done = python("-c", words, check=False, PYTHONPATH=str(ROOT))
     assert done.returncode == 130
     assert done.stderr.strip() == "stopped"
 
@@ -532,11 +525,13 @@ def test_ctrl_c_saves_says_so_and_exits_with_130(tmp_path: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    words, _ = process.communicate(timeout=60)
+    try:
+        written = (run / "metrics.jsonl").is_file
+        until(lambda: written() or process.poll() is not None, "a line of metrics was written")
+        process.send_signal(signal.SIGINT)
+        words, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, words
     assert (run / "checkpoints" / "last.pt").is_file()
     assert "saved at step" in words

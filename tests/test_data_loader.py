@@ -6,8 +6,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import python
 from torch import Tensor
 
 from vitrail.contracts import Batch, Sample
@@ -460,9 +459,10 @@ def test_small_images_load_fast() -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_workers_that_are_asked_to_end_do_not_disturb_the_main_process() -> None:
+    strangers = _children()
     batches = loader(data=Slow(50), workers=2).batches(0, 60)
     next(batches)
-    for child in _children():
+    for child in _children() - strangers:
         os.kill(child, signal.SIGTERM)
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
@@ -473,13 +473,14 @@ def test_workers_that_are_asked_to_end_do_not_disturb_the_main_process() -> None
 
 def test_the_process_can_end_at_any_time() -> None:
     code = (
-        "from tests.test_data_loader import loader, Slow\n"
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "from test_data_loader import loader, Slow\n"
         "batches = loader(data=Slow(50), workers=2).batches(0, 60)\n"
         "next(batches)\n"
         "print('done')"
     )
     root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    done = python("-c", code, cwd=root)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import python
 
 from vitrail.data import SyntheticScenes, synthetic
 from vitrail.data.synthetic import CHUNK, contact_sheet
@@ -32,7 +31,7 @@ def test_the_same_bits_in_another_process() -> None:
         "import hashlib; from vitrail.data import SyntheticScenes as S; a, b, c = S(9, seed=4).arrays(0, 9);"
         "print(hashlib.sha256(a.tobytes() + b.tobytes() + c.tobytes()).hexdigest()[:16])"
     )
-    found = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True).stdout
+    found = python("-c", words).stdout
     assert found.strip() == checksum(SyntheticScenes(9, seed=4), 9)
 
 

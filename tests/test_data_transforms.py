@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import python
 
 from vitrail.config import ConfigError
 from vitrail.contracts import Sample
@@ -310,7 +309,7 @@ def test_plain_training_imports_no_torchvision() -> None:
         "EvalTransform(EvalTransformConfig(image_size=48))(image)\n"
         "assert not {'torchvision', 'timm'} & set(sys.modules), 'heavy'"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    python("-c", code, cwd=ROOT)
 
 
 def test_flips_are_fast() -> None:

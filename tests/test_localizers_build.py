@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 from typer.testing import CliRunner
 
 import vitrail.localizers
@@ -75,5 +74,5 @@ def test_unknown_names_and_sizes() -> None:
 
 def test_the_room_is_light() -> None:
     code = "import sys, vitrail.localizers; print('timm' in sys.modules or 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.strip() == "False"

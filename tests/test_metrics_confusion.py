@@ -1,10 +1,9 @@
 import os
-import socket
 from pathlib import Path
 
+import processes
 import pytest
 import torch
-from torch import multiprocessing
 
 from vitrail.metrics.confusion import Confusion
 
@@ -91,8 +90,6 @@ def _rank(rank: int, port: int, folder: str) -> None:
 
 
 def test_ranks_are_merged(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    port = processes.free_port()
+    assert processes.wait(processes.start(_rank, [(rank, port, str(tmp_path)) for rank in range(2)])) == [0, 0]
     assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["[[1, 1, 0], [0, 0, 0], [0, 0, 2]]"] * 2

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import socket
 from pathlib import Path
 from typing import Any
 
-import pytest
+import processes
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -64,7 +62,6 @@ def work(rank: int, port: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_two_processes_give_the_loss_and_the_gradient_of_one(tmp_path: Path) -> None:
     weight = torch.eye(4, dtype=torch.float64).mul_(0.7).add_(0.1).requires_grad_()
     whole = loss_of(weight, 0, 6)
@@ -73,16 +70,8 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(tmp_path: Path) -> 
     normed_loss, norm = normed(normed_weight, 0, 6)
     normed_loss.backward()
     wanted = [normed_loss.detach(), normed_weight.grad, norm.running_mean, norm.running_var]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=work, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    port = processes.free_port()
+    assert processes.wait(processes.start(work, [(rank, port, tmp_path) for rank in range(2)])) == [0, 0]
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(found["loss"], whole.detach())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import python
 from torch import Tensor, nn
 
 from vitrail.config import ConfigError
@@ -213,5 +212,5 @@ class TestErrors:
 
 def test_the_module_does_not_import_timm() -> None:
     code = "import sys, vitrail.nn.masked_autoencoder; print('timm' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.strip() == "False"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -352,7 +351,7 @@ print(kib("VmHWM") - before)
 def test_long_rows_take_little_memory() -> None:
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("the peak of memory is read from Linux's /proc")
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    done = python("-c", MEMORY)
     assert 1000 < int(done.stdout) < 20_000  # KiB; a float32 for each pair would be 5,764,801
 
 
@@ -496,9 +495,7 @@ for fp, full in (("fp32", True), ("fp64", False)):
 
 def test_gpu_kernels_compile_for_a_real_gpu() -> None:
     board()
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    done = subprocess.run([sys.executable, "-c", COMPILE_FOR_GPU], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    python("-c", COMPILE_FOR_GPU, TRITON_INTERPRET="0")
 
 
 ON_A_REAL_GPU = """
@@ -533,6 +530,4 @@ for count, dtype, tau2 in cases:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: its kernels ran in the interpreter alone")
 def test_on_a_real_gpu() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    done = subprocess.run([sys.executable, "-c", ON_A_REAL_GPU], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    python("-c", ON_A_REAL_GPU, TRITON_INTERPRET="0")

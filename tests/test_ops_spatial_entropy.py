@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -288,7 +288,11 @@ def test_a_larger_batch_runs_in_threads_and_in_a_forked_child() -> None:
         if hasattr(os, "fork"):
             child = os.fork()
             if child == 0:  # a data-loader worker that was forked after the threads had started
-                os._exit(0 if torch.equal(by_numba(scores)[0], alone[0]) else 1)
+                signal.alarm(60)  # ends it, should it wait for threads that it does not have
+                try:
+                    same = torch.equal(by_numba(scores)[0], alone[0])
+                finally:
+                    os._exit(0 if same else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         torch.set_num_threads(threads)
@@ -319,9 +323,7 @@ for cells in (49, 196, 4096):
 
 def test_gpu_kernels_compile_for_a_real_gpu() -> None:
     pytest.importorskip("triton", reason="TRITON IS ABSENT: the GPU kernels are not compiled")
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    done = subprocess.run([sys.executable, "-c", COMPILE_FOR_GPU], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    python("-c", COMPILE_FOR_GPU, TRITON_INTERPRET="0")
 
 
 ON_A_REAL_GPU = """
@@ -351,9 +353,7 @@ for side, dtype in cases:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU: the kernels ran in Triton's interpreter only")
 def test_on_a_real_gpu_without_host_sync() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "0"}
-    done = subprocess.run([sys.executable, "-c", ON_A_REAL_GPU], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    python("-c", ON_A_REAL_GPU, TRITON_INTERPRET="0")
 
 
 def test_torch_func_sees_the_same_gradient() -> None:

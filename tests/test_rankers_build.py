@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 
 import vitrail.rankers
 from vitrail import catalog
@@ -89,5 +88,5 @@ def test_unknown_names() -> None:
 
 def test_the_room_is_light() -> None:
     code = "import sys, vitrail.rankers; print('timm' in sys.modules or 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.strip() == "False"

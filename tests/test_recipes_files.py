@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from vitrail.recipes.files import existing, image_files, need_some, stems, told_apart
 
@@ -69,5 +68,5 @@ def test_words_are_looked_up_without_torch() -> None:
     code = (
         "import sys, vitrail.recipes.files, vitrail.recipes.rankers, vitrail.ops.shares; print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.strip() == "False"

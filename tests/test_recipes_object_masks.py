@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -150,18 +151,17 @@ def make_apart(path: Path) -> None:
 
 def test_goes_on_after_sigkill_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "masks"
-    process = multiprocessing.get_context("fork").Process(target=make_apart, args=(out,))
-    process.start()
-    assert process.pid is not None
-    while (statuses(out) > 0).sum() < 4:
-        assert process.is_alive()
-        time.sleep(0.02)
+    (process,) = processes.start(make_apart, [(out,)])
+    group = process.pid
+    assert group is not None
+    processes.until(lambda: (statuses(out) > 0).sum() >= 4, "four masks were made", process)
     process.kill()
-    process.join()
-    limit = time.monotonic() + 60
-    while is_alive(process.pid) and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not is_alive(process.pid)  # those that cut have seen that they are alone
+    try:
+        assert processes.wait([process]) == [-signal.SIGKILL]
+        processes.until(lambda: not is_alive(group), "those that cut saw that they are alone")
+    finally:
+        if is_alive(group):
+            os.killpg(group, signal.SIGKILL)
     done = np.flatnonzero(statuses(out))
     assert 4 <= len(done) < 60
     kept, written = np.load(out / "masks.npy")[done], []

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import tiny_training as tiny
 import torch
+from processes import python
 
-from vitrail.train import Ranks, launch
+from vitrail.train import Ranks
 from vitrail.train.distributed import _placed, join, units
 from vitrail.train.loop import TrainingStep
 
@@ -187,8 +188,7 @@ def test_unreadable_images_of_all_ranks_are_counted_together(tmp_path):
     assert [json.loads(line)["index"] for line in skipped] == [0, 1, 2, 3]
 
 
-def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_path):
     options = {"epochs": 3, "checkpoint_every": 2, "log_every": 1}
 
     def before(step: int) -> None:
@@ -198,8 +198,9 @@ def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_
     with pytest.raises(KeyError):
         tiny.train(tmp_path, before=before, **options)
     options |= {"path": str(tmp_path), "die_at": -1}  # both die once they have found each other
-    command = [sys.executable, tiny.__file__, json.dumps(options)]
-    assert launch(2, command, restarts=1) == 0
+    code = "import sys; from vitrail.train import launch; sys.exit(launch(2, sys.argv[1:], restarts=1))"
+    root = str(Path(__file__).resolve().parents[1])
+    python("-c", code, sys.executable, tiny.__file__, json.dumps(options), PYTHONPATH=root)
     assert [line["step"] for line in tiny.metrics(tmp_path)] == list(range(1, 10))
     assert "resuming at step 4" in (tmp_path / "log.txt").read_text()
     first, second = both(tmp_path)

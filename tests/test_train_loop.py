@@ -15,6 +15,7 @@ import numpy
 import pytest
 import tiny_training as tiny
 import torch
+from processes import until
 from safetensors.torch import load_file
 
 from vitrail.config import ConfigError
@@ -468,15 +469,14 @@ def test_killed_and_resumed_gives_the_same_bits(tmp_path):
 
 def wait_for_step(path: Path, step: int, process) -> None:
     """Wait until a checkpoint of at least this step stands."""
-    deadline = time.time() + 240
-    while time.time() < deadline and process.is_alive():
+
+    def stands() -> bool:
         try:
-            if checkpoint.load(path / "checkpoints" / "last.pt")["step"] >= step:
-                return
+            return checkpoint.load(path / "checkpoints" / "last.pt")["step"] >= step
         except CheckpointError:
-            pass
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached")
+            return False
+
+    until(stands, f"a checkpoint of step {step} stood", process)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import processes
 import pytest
 
 from vitrail.config import Config, ConfigError
@@ -29,35 +30,39 @@ def hold(path: Path, pipe) -> None:
 
 
 def test_a_live_process_holds_its_folder_and_death_frees_it(tmp_path):
-    server = multiprocessing.get_context("fork")
-    here, there = server.Pipe()
-    process = server.Process(target=hold, args=(tmp_path, there))
-    process.start()
-    assert here.recv() == "held"
-    with pytest.raises(FolderInUse, match=f"pid {process.pid} on "):
-        RunFolder(tmp_path, CONFIG, "resume")
-    with pytest.raises(FolderInUse):
-        RunFolder(tmp_path, CONFIG, "overwrite")
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    with RunFolder(tmp_path, CONFIG, "resume"):
-        assert f"pid {process.pid}" in (tmp_path / "log.txt").read_text()
-        assert f"pid {os.getpid()}" in (tmp_path / ".lock").read_text()
-        with pytest.raises(FolderInUse):
+    here, there = processes.SERVER.Pipe()
+    (process,) = processes.start(hold, [(tmp_path, there)])
+    there.close()  # else its death would not be heard
+    try:
+        assert here.poll(processes.PATIENCE)
+        assert here.recv() == "held"
+        with pytest.raises(FolderInUse, match=f"pid {process.pid} on "):
             RunFolder(tmp_path, CONFIG, "resume")
-    assert (tmp_path / ".lock").read_text() == ""
+        with pytest.raises(FolderInUse):
+            RunFolder(tmp_path, CONFIG, "overwrite")
+        os.kill(process.pid, signal.SIGKILL)
+        assert processes.wait([process]) == [-signal.SIGKILL]
+        with RunFolder(tmp_path, CONFIG, "resume"):
+            assert f"pid {process.pid}" in (tmp_path / "log.txt").read_text()
+            assert f"pid {os.getpid()}" in (tmp_path / ".lock").read_text()
+            with pytest.raises(FolderInUse):
+                RunFolder(tmp_path, CONFIG, "resume")
+        assert (tmp_path / ".lock").read_text() == ""
+    finally:
+        processes.end([process])
 
 
 def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path):
     folder = RunFolder(tmp_path, CONFIG)
     worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
     worker.start()
-    folder.close()
-    with RunFolder(tmp_path, CONFIG, "resume") as again:
-        assert worker.is_alive()
-        assert again.resuming
-    worker.kill()
-    worker.join()
+    try:
+        folder.close()
+        with RunFolder(tmp_path, CONFIG, "resume") as again:
+            assert worker.is_alive()
+            assert again.resuming
+    finally:
+        processes.end([worker])
 
 
 def test_a_non_empty_folder_is_refused_with_the_three_ways(tmp_path):

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from processes import python
 
 from vitrail.viz.curves import Curve, curves_figure, curves_png, curves_svg, mean_and_band
 
@@ -82,4 +80,4 @@ def test_pyplot_is_never_imported():
         "c.curves_png({'a': c.Curve([0, 1], [1, 2])}); c.curves_svg({'a': c.Curve([0, 1], [1, 2])})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python("-c", code)

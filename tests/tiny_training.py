@@ -6,14 +6,16 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import processes
 import torch
+from processes import wait as wait
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -279,28 +281,12 @@ def in_process(options: dict[str, Any], place: dict[str, str] | None = None) -> 
     leave()
 
 
-def start(options: dict[str, Any], world: int = 1) -> list[multiprocessing.Process]:
-    """Start real processes. Their server imports torch once, which takes seconds."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["torch._dynamo", "torch.utils.tensorboard", "torch.distributed.fsdp"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+def start(options: dict[str, Any], world: int = 1) -> list[BaseProcess]:
+    """Start real processes of one run; `wait` for them."""
+    port = str(processes.free_port())
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
     places = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
-    processes = [server.Process(target=in_process, args=(options, place)) for place in places]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def wait(processes: list[multiprocessing.Process]) -> list[int | None]:
-    for process in processes:
-        process.join(300)
-        if process.is_alive():
-            process.kill()
-            raise TimeoutError("a training process did not end")
-    return [process.exitcode for process in processes]
+    return processes.start(in_process, [(options, place) for place in places])
 
 
 def metrics(path: Path) -> list[dict[str, float]]:
