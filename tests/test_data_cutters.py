@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import python
 
 FORKED = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 import cv2, numpy as np
+from vitrail.data.corrupted import one_thread_of_opencv
 from vitrail.data.cutters import Cutters
 from vitrail.data.mask_writer import MaskWriter
 from vitrail.data.object_masks import ObjectMasksConfig
@@ -28,14 +25,23 @@ def cut() -> None:
                 cutters.cut(index, image, image[::8, ::8, 0] / 255.0)
             cutters.finish()
 
+def threads() -> set[str]:
+    return set(os.listdir("/proc/self/task"))
+
 cv2.setNumThreads(2)
-before = len(os.listdir("/proc/self/task"))
+before = threads()
 cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 5)
-assert len(os.listdir("/proc/self/task")) > before, "OpenCV started no thread"
-time.sleep(1)  # they have gone to sleep
+started = threads() - before
+assert started, "OpenCV started no thread"
+while any("R" in Path(f"/proc/self/task/{each}/stat").read_text().split(")")[1] for each in started):
+    time.sleep(0.1)  # they spin for a while before they go to sleep, and only sleepers are waited for
 child = os.fork()
 if child == 0:
+    signal.alarm(60)
     cut()
+    cv2.setNumThreads(0)  # as in a worker of the loader
+    with one_thread_of_opencv():
+        cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 5)
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert cv2.getNumThreads() == 2
@@ -44,10 +50,4 @@ assert cv2.getNumThreads() == 2
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_idle_threads_of_opencv_are_not_waited_for(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FORKED, str(tmp_path / "masks")]
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        assert process.wait(60) == 0
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # a child that hangs, too
+    python("-c", FORKED, str(tmp_path / "masks"))

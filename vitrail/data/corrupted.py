@@ -103,7 +103,7 @@ def _check_frame(transform: EvalTransform) -> None:
 
 @contextmanager
 def one_thread_of_opencv() -> Iterator[None]:
-    """OpenCV uses one thread inside: others help little on small images, and a forked process would wait for them."""
+    """OpenCV uses one thread inside: others help little on small images."""
     import cv2
 
     before = cv2.getNumThreads()
@@ -111,4 +111,5 @@ def one_thread_of_opencv() -> Iterator[None]:
     try:
         yield
     finally:
-        cv2.setNumThreads(before)
+        if before > 1:
+            cv2.setNumThreads(before)
