@@ -32,7 +32,7 @@ from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.methods.mocov3 import MocoV3, MocoV3Config
 from vitrail.methods.supervised import Supervised, SupervisedConfig
 from vitrail.nn.prototype_head import HeadConfig
-from vitrail.recipes.supervised import SAR
+from vitrail.recipes.start import SAR
 from vitrail.regularizers import RegularizerConfig
 
 ROWS = {"plain": ("A", ()), "surgery": ("C", ()), "sar": ("F", (SAR,))}

@@ -37,12 +37,10 @@ from vitrail.recipes.start import (
     seen_by,
     start,
     timed,
+    with_sar,
 )
-from vitrail.regularizers import RegularizerConfig
 from vitrail.train import Ranks, TrainConfig
 
-SAR = RegularizerConfig(kind="spatial_entropy")
-"""Spatial entropy of the last block, weight 0.01, on the student's global crops."""
 SCENES = MultiCropConfig.tiny().model_copy(
     update={"mean": HALF, "std": HALF, "locals": 2, "global_scale": (0.6, 1.0), "local_scale": (0.25, 0.6)}
 )
@@ -105,7 +103,7 @@ def scenes_dino_sar() -> Recipe:
 
     Command: vitrail train scenes_dino_sar. Time and numbers: as `scenes_dino`.
     """
-    return _with_sar(scenes_dino())
+    return with_sar(scenes_dino())
 
 
 def folder_dino() -> Recipe:
@@ -172,7 +170,7 @@ def dino_small_sar() -> Recipe:
     Table 8); not run here. The text does not say which crops carry the entropy: method.regularize=all adds the local
     ones. For ImageNet-1k give train.global_batch_size=1024 train.learning_rate=2e-3.
     """
-    return _with_sar(dino_small_in100())
+    return with_sar(dino_small_in100())
 
 
 def dino_small_longer() -> Recipe:
@@ -229,9 +227,3 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     probe = knn_probe(method.teacher, splits, seen, recipe.probe, workers, ranks)
     heads = entropy_by_head(method.teacher, splits.val, seen, recipe.attention, workers, ranks)
     return Parts(method, loader, together(probe, heads), drawing(splits))
-
-
-def _with_sar(recipe: Recipe) -> Recipe:
-    backbone = recipe.backbone.model_copy(update={"surgery": "F"})
-    method = recipe.method.model_copy(update={"regularizers": (SAR,)})
-    return recipe.model_copy(update={"backbone": backbone, "method": method})

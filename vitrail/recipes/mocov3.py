@@ -34,12 +34,10 @@ from vitrail.recipes.start import (
     seen_by,
     start,
     timed,
+    with_sar,
 )
-from vitrail.regularizers import RegularizerConfig
 from vitrail.train import Ranks, TrainConfig
 
-SAR = RegularizerConfig(kind="spatial_entropy")
-"""Spatial entropy of the last block, weight 0.01, on the base encoder's views."""
 VIEWS = MultiCropConfig(
     locals=0,
     global_scale=(0.08, 1.0),
@@ -115,7 +113,7 @@ def scenes_mocov3_sar() -> Recipe:
 
     Command: vitrail train scenes_mocov3_sar. Time and numbers: as `scenes_mocov3`.
     """
-    return _with_sar(scenes_mocov3())
+    return with_sar(scenes_mocov3())
 
 
 def folder_mocov3() -> Recipe:
@@ -167,7 +165,7 @@ def mocov3_small_sar() -> Recipe:
     Command: as `mocov3_small_in100`. Expect: 78.88 top-1 by a linear probe, 33.10 Jaccard on VOC (published in SAR's
     Table 8); not run here.
     """
-    return _with_sar(mocov3_small_in100())
+    return with_sar(mocov3_small_in100())
 
 
 def check(recipe: Recipe) -> None:
@@ -219,9 +217,3 @@ def _published(batch: int, heads: int) -> Recipe:
             evaluate_every=10,
         ),
     )
-
-
-def _with_sar(recipe: Recipe) -> Recipe:
-    backbone = recipe.backbone.model_copy(update={"surgery": "F"})
-    method = recipe.method.model_copy(update={"regularizers": (SAR,)})
-    return recipe.model_copy(update={"backbone": backbone, "method": method})

@@ -24,7 +24,8 @@ Where the text leaves it open or cannot be right
 
 from __future__ import annotations
 
-from vitrail.recipes.supervised import Recipe, deit, with_sar
+from vitrail.recipes.start import with_sar
+from vitrail.recipes.supervised import Recipe, deit
 
 
 def imagenet100() -> Recipe:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from vitrail.backbones import (
     AnyBackbone,
@@ -18,7 +18,7 @@ from vitrail.backbones import (
     load,
     need_vit,
 )
-from vitrail.config import ConfigError
+from vitrail.config import Config, ConfigError
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
 from vitrail.data.loader import TOLERATED, Transform
@@ -32,6 +32,24 @@ from vitrail.train import TrainConfig
 
 log = logging.getLogger("vitrail")
 HALF = (0.5, 0.5, 0.5)
+SAR = RegularizerConfig(kind="spatial_entropy")
+"""Spatial entropy of the last block, weight 0.01 (Eq. 9 of SAR's paper)."""
+R = TypeVar("R", bound=Config)
+"""A recipe's class, with `backbone` and `method`."""
+
+
+def with_sar(recipe: R, entropy: RegularizerConfig = SAR) -> R:
+    """A recipe with SAR: the last block cut (row F of Table 1b), and the loss."""
+    given: Any = recipe
+    backbone = given.backbone.model_copy(update={"surgery": "F"})
+    return with_entropy(recipe.model_copy(update={"backbone": backbone}), entropy)
+
+
+def with_entropy(recipe: R, entropy: RegularizerConfig = SAR) -> R:
+    """A recipe with SAR's loss alone; the network stays as it is."""
+    given: Any = recipe
+    method = given.method.model_copy(update={"regularizers": (entropy,)})
+    return recipe.model_copy(update={"method": method})
 
 
 def check_mixed(data: DataConfig, scene_data: DataConfig | None) -> None:

@@ -36,6 +36,7 @@ from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import (
     HALF,
+    SAR,
     capped,
     check_data,
     check_entropy,
@@ -46,13 +47,13 @@ from vitrail.recipes.start import (
     start,
     tell_unreadable,
     timed,
+    with_entropy,
+    with_sar,
 )
-from vitrail.regularizers import RegularizerConfig, WeightConfig
+from vitrail.regularizers import WeightConfig
 from vitrail.train import Ranks, TrainConfig
 
 log = logging.getLogger("vitrail")
-SAR = RegularizerConfig(kind="spatial_entropy")
-"""Spatial entropy of the last block, weight 0.01 (Eq. 9)."""
 
 
 class Recipe(Config):
@@ -325,15 +326,3 @@ def deit(name: str) -> Recipe:
             precision="bf16",
         ),
     )
-
-
-def with_sar(recipe: Recipe, entropy: RegularizerConfig = SAR) -> Recipe:
-    """A recipe with SAR: the last block cut (row F of Table 1b), and the loss."""
-    backbone = recipe.backbone.model_copy(update={"surgery": "F"})
-    return with_entropy(recipe.model_copy(update={"backbone": backbone}), entropy)
-
-
-def with_entropy(recipe: Recipe, entropy: RegularizerConfig = SAR) -> Recipe:
-    """A recipe with SAR's loss alone; the network stays as it is."""
-    method = recipe.method.model_copy(update={"regularizers": (entropy,)})
-    return recipe.model_copy(update={"method": method})
