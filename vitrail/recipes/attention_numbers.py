@@ -19,7 +19,9 @@ from vitrail.data import EvalTransformConfig, build_eval_transform, ordered_batc
 from vitrail.metrics.by_head import named_by_head
 from vitrail.ops.components import components_above_mean
 from vitrail.ops.spatial_entropy import spatial_entropy
-from vitrail.recipes.probe import spread
+from vitrail.recipes.probe import ProbeConfig, knn_probe, spread
+from vitrail.recipes.run import together
+from vitrail.recipes.sources import Splits
 from vitrail.recipes.start import tell_unreadable
 from vitrail.train import Ranks
 
@@ -62,6 +64,22 @@ def entropy_by_head(
         return attention_numbers(mine, count, ranks)
 
     return evaluate
+
+
+def knn_and_entropy(
+    backbone: AnyBackbone | TimmConvNet,
+    splits: Splits,
+    transform: EvalTransformConfig,
+    probe: ProbeConfig,
+    attention: AttentionConfig,
+    workers: int,
+    ranks: Ranks,
+) -> Callable[[], Mapping[str, float]] | None:
+    """`knn_probe` and `entropy_by_head` as one function, for `Parts.evaluate`; None where neither has a number."""
+    return together(
+        knn_probe(backbone, splits, transform, probe, workers, ranks),
+        entropy_by_head(backbone, splits.val, transform, attention, workers, ranks),
+    )
 
 
 def sums_by_head(scores: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ from vitrail.data import MultiCrop, MultiCropConfig
 from vitrail.methods.dino import Dino, DinoConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
-from vitrail.recipes.attention_numbers import AttentionConfig, entropy_by_head
+from vitrail.recipes.attention_numbers import AttentionConfig, knn_and_entropy
 from vitrail.recipes.heads import take_over, take_over_centers
-from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts, together
+from vitrail.recipes.probe import ProbeConfig
+from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_mixed, open_splits
 from vitrail.recipes.start import (
     HALF,
@@ -45,6 +45,19 @@ SCENES = MultiCropConfig.tiny().model_copy(
     update={"mean": HALF, "std": HALF, "locals": 2, "global_scale": (0.6, 1.0), "local_scale": (0.25, 0.6)}
 )
 """Crops of generated scenes: most hold the object, which is small."""
+LONGER = (
+    "train.epochs=10",
+    "train.global_batch_size=256",
+    "train.learning_rate=3e-5",
+    "train.min_learning_rate=1e-6",
+    "train.warmup_epochs=0",
+    "method.momentum=0.9997",
+    "method.weight_decay=0.024",
+    "method.weight_decay_end=0.24",
+    "method.frozen_epochs=0",
+    "method.targets.warmup_epochs=0",
+)
+"""Settings of a training that goes on for 100,000 steps of 256, the control of CoTAP's Sec. 5.5."""
 
 
 class Recipe(Config):
@@ -182,19 +195,7 @@ def dino_small_longer() -> Recipe:
     (published as Fig. 7); not run here. Rates and the teacher's momentum are those of CoTAP's second stage; the paper
     does not say.
     """
-    longer = [
-        "train.epochs=10",
-        "train.global_batch_size=256",
-        "train.learning_rate=3e-5",
-        "train.min_learning_rate=1e-6",
-        "train.warmup_epochs=0",
-        "method.momentum=0.9997",
-        "method.weight_decay=0.024",
-        "method.weight_decay_end=0.24",
-        "method.frozen_epochs=0",
-        "method.targets.warmup_epochs=0",
-    ]
-    return dino_small().override(longer)
+    return dino_small().override(LONGER)
 
 
 def check(recipe: Recipe) -> None:
@@ -224,6 +225,5 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     loader = loading(images, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
     seen = seen_by(backbone, views.global_size)
-    probe = knn_probe(method.teacher, splits, seen, recipe.probe, workers, ranks)
-    heads = entropy_by_head(method.teacher, splits.val, seen, recipe.attention, workers, ranks)
-    return Parts(method, loader, together(probe, heads), drawing(splits))
+    watch = knn_and_entropy(method.teacher, splits, seen, recipe.probe, recipe.attention, workers, ranks)
+    return Parts(method, loader, watch, drawing(splits))

@@ -18,11 +18,11 @@ from vitrail.masks import MaskConfig, RatioConfig
 from vitrail.methods.ibot import Ibot, IbotConfig
 from vitrail.nn.prototype_head import HeadConfig
 from vitrail.nn.soft_targets import TargetConfig
-from vitrail.recipes.attention_numbers import AttentionConfig, entropy_by_head
-from vitrail.recipes.dino import SCENES
+from vitrail.recipes.attention_numbers import AttentionConfig, knn_and_entropy
+from vitrail.recipes.dino import LONGER, SCENES
 from vitrail.recipes.heads import one_head, take_over, take_over_centers
-from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts, together
+from vitrail.recipes.probe import ProbeConfig
+from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_mixed, open_splits
 from vitrail.recipes.start import (
     capped,
@@ -178,20 +178,7 @@ def ibot_small_longer() -> Recipe:
 
     Command: as `dino_small_longer`, with iBOT's checkpoint. Expect: little change (published as Fig. 7); not run here.
     """
-    longer = [
-        "train.epochs=10",
-        "train.global_batch_size=256",
-        "train.learning_rate=3e-5",
-        "train.min_learning_rate=1e-6",
-        "train.warmup_epochs=0",
-        "method.momentum=0.9997",
-        "method.weight_decay=0.024",
-        "method.weight_decay_end=0.24",
-        "method.frozen_epochs=0",
-        "method.targets.warmup_epochs=0",
-        "method.patch_targets.warmup_epochs=0",
-    ]
-    return ibot_small().override(longer)
+    return ibot_small().override([*LONGER, "method.patch_targets.warmup_epochs=0"])
 
 
 def check(recipe: Recipe) -> None:
@@ -220,9 +207,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     loader = loading(images, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
     seen = seen_by(backbone, views.global_size)
-    probe = knn_probe(method.teacher, splits, seen, recipe.probe, workers, ranks)
-    heads = entropy_by_head(method.teacher, splits.val, seen, recipe.attention, workers, ranks)
-    return Parts(method, loader, together(probe, heads), drawing(splits))
+    watch = knn_and_entropy(method.teacher, splits, seen, recipe.probe, recipe.attention, workers, ranks)
+    return Parts(method, loader, watch, drawing(splits))
 
 
 def _take_over_heads(weights: str, method: Ibot) -> None:

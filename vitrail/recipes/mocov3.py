@@ -16,10 +16,10 @@ from vitrail.config import Config
 from vitrail.data import MultiCrop, MultiCropConfig
 from vitrail.methods.mocov3 import MocoV3, MocoV3Config
 from vitrail.nn.projection_head import ProjectionConfig
-from vitrail.recipes.attention_numbers import AttentionConfig, entropy_by_head
+from vitrail.recipes.attention_numbers import AttentionConfig, knn_and_entropy
 from vitrail.recipes.heads import take_over
-from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts, together
+from vitrail.recipes.probe import ProbeConfig
+from vitrail.recipes.run import Parts
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import (
     HALF,
@@ -192,9 +192,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     loader = loading(splits.train, MultiCrop(views), recipe.train, workers, rank, world)
     ranks = Ranks(rank, world, torch.device("cpu"))
     seen = seen_by(backbone, views.global_size)
-    probe = knn_probe(backbone, splits, seen, recipe.probe, workers, ranks)
-    heads = entropy_by_head(backbone, splits.val, seen, recipe.attention, workers, ranks)
-    return Parts(method, loader, together(probe, heads), drawing(splits))
+    watch = knn_and_entropy(backbone, splits, seen, recipe.probe, recipe.attention, workers, ranks)
+    return Parts(method, loader, watch, drawing(splits))
 
 
 def _narrow(hidden: int, out: int) -> ProjectionConfig:
