@@ -39,6 +39,7 @@ from vitrail.backbones.timm_vit import TimmViT
 from vitrail.config import ConfigError
 from vitrail.contracts import Exported
 from vitrail.nn.surgery import operate, surgery
+from vitrail.ops.patches import sides_of
 
 Name = str | BackboneConfig | None
 Size = int | tuple[int, int] | None
@@ -338,7 +339,7 @@ def _architecture(
 def _saved_grid(saved: BackboneConfig, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     if saved.image_size is None:
         return None
-    sides = (saved.image_size,) * 2 if isinstance(saved.image_size, int) else saved.image_size
+    sides = sides_of(saved.image_size)
     if is_staged(saved.name):
         return sides[0] // PATCH, sides[1] // PATCH
     kernel = state["patch_embed.proj.weight"].shape[-2:] if "patch_embed.proj.weight" in state else (1, 1)

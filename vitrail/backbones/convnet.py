@@ -26,6 +26,7 @@ from vitrail.backbones.parts import set_apart
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.config import Config, ConfigError
 from vitrail.contracts import Exported, Tokens
+from vitrail.ops.patches import sides_of
 
 
 class ConvNetConfig(Config):
@@ -46,7 +47,7 @@ class ConvNetConfig(Config):
 
     @model_validator(mode="after")
     def _positive(self) -> Self:
-        if min(_sides(self.image_size)) < 1:
+        if min(sides_of(self.image_size)) < 1:
             raise ValueError(f"image_size {self.image_size} is not positive")
         return self
 
@@ -78,7 +79,7 @@ class TimmConvNet(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.embed_dim: int = net.num_features
         self.patch_size = (_step(net, config),) * 2
-        self.image_size = _sides(config.image_size)
+        self.image_size = sides_of(config.image_size)
 
     @property
     def closed(self) -> dict[int, str]:
@@ -212,7 +213,3 @@ def _step(net: Any, config: ConvNetConfig) -> int:
     """Pixels between cells of the last map; the small stem takes two halvings out."""
     reduction = int(net.feature_info[-1]["reduction"])
     return reduction // 4 if config.stem == "small" else reduction
-
-
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size

@@ -22,6 +22,7 @@ from vitrail.backbones.pvt import PVTS, Pvt, PvtConfig
 from vitrail.config import ConfigError
 from vitrail.contracts import Exported, Tokens
 from vitrail.nn.surgery import surgery
+from vitrail.ops.patches import sides_of
 
 NAMES = (*PVTS, *CVTS)
 """What `BackboneConfig.name` may say for a network in stages."""
@@ -187,7 +188,7 @@ def build_staged(config: BackboneConfig) -> StagedBackbone:
     """
     _check_plain(config)
     size = config.image_size or 224
-    sides = (size, size) if isinstance(size, int) else size
+    sides = sides_of(size)
     source = f"options of {config.name}"
     how: dict[str, Any] = {"drop_path": config.drop_path, "cut": surgery(config.surgery)}
     net: Pvt | Cvt

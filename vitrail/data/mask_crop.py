@@ -21,6 +21,7 @@ from vitrail.data.transforms import (
     Normalize,
     random_crop,
 )
+from vitrail.ops.patches import sides_of
 
 
 class MaskCropConfig(Config):
@@ -56,7 +57,7 @@ class MaskCrop:
     def __init__(self, config: MaskCropConfig) -> None:
         self.config = config
         size = config.image_size
-        self.height, self.width = (size, size) if isinstance(size, int) else size
+        self.height, self.width = sides_of(size)
         self._normalize = Normalize(config.mean, config.std)
 
     def __call__(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitrail.contracts import Sample
+from vitrail.ops.patches import sides_of
 
 VERSION = 2  # of the scenes; part of the digest
 SHAPES = ("disk", "square", "triangle", "ring", "cross", "diamond", "star", "crescent")
@@ -56,7 +57,7 @@ class SyntheticScenes:
 
         Raises `ValueError` for values outside these ranges.
         """
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        height, width = sides_of(image_size)
         if count < 1 or min(height, width) < 16:
             raise ValueError(f"{count} scenes of {height} x {width} pixels; give at least 1 scene of 16 x 16")
         if not 2 <= classes <= len(SHAPES) * len(TEXTURES):

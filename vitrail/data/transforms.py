@@ -27,6 +27,7 @@ from torch import Tensor
 
 from vitrail.config import Config
 from vitrail.contracts import Sample
+from vitrail.ops.patches import sides_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -124,7 +125,7 @@ class EvalTransformConfig(Config):
         """`keep`, or the default for this size."""
         if self.keep is not None:
             return self.keep
-        return 0.875 if min(_height_width(self.image_size)) >= 128 else 1.0
+        return 0.875 if min(sides_of(self.image_size)) >= 128 else 1.0
 
 
 class Geometry(NamedTuple):
@@ -161,7 +162,7 @@ class TrainTransform:
 
     def __init__(self, config: TrainTransformConfig) -> None:
         self.config = config
-        self.size = _height_width(config.image_size)
+        self.size = sides_of(config.image_size)
         self._normalize = Normalize(config.mean, config.std)
         self._rand_augment = _rand_augment(config) if config.rand_augment is not None else None
         self._erase = _random_erasing(config.erase) if config.erase else None
@@ -243,7 +244,7 @@ class EvalTransform:
         if config.mode == "pad":
             padded = tuple(-(-side // config.multiple) * config.multiple for side in source)
             return Geometry(source, source, (0, 0), (padded[0], padded[1]))
-        size = _height_width(config.image_size)
+        size = sides_of(config.image_size)
         if config.mode == "squash":
             return Geometry(source, size, (0, 0), size)
         return _cropped(source, size, config.kept)
@@ -325,7 +326,7 @@ def _rand_augment(config: TrainTransformConfig) -> Any:
 
     assert config.rand_augment is not None
     settings = {
-        "translate_const": int(min(_height_width(config.image_size)) * 0.45),
+        "translate_const": int(min(sides_of(config.image_size)) * 0.45),
         "img_mean": tuple(min(255, round(255 * channel)) for channel in config.mean),
         "interpolation": RESAMPLING[config.interpolation],
     }
@@ -398,12 +399,8 @@ def _pil(image: Picture) -> Image.Image:
     return image
 
 
-def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def _check_size(size: int | tuple[int, int]) -> None:
-    if min(_height_width(size)) < 1:
+    if min(sides_of(size)) < 1:
         raise ValueError(f"image_size is at least 1 pixel, not {size}")
 
 

@@ -18,11 +18,6 @@ from vitrail.evaluation.progress import progress
 Pixels = Annotated[int, Field(ge=1)]
 
 
-def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of what is given as one side or as both."""
-    return (image_size, image_size) if isinstance(image_size, int) else image_size
-
-
 class Seen(NamedTuple):
     """One image as the backbone saw it."""
 

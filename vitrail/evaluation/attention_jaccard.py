@@ -48,12 +48,12 @@ from torch import Tensor
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.transforms import EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, Seen, attend, sides
+from vitrail.evaluation.attention import Pixels, Seen, attend
 from vitrail.evaluation.features import Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.segmentation import iou
 from vitrail.ops.attention_mass import mass_mask
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 SOURCES = {
     "default": "definition of Naseer et al. 2021, arXiv 2105.10497, void pixels excluded",
@@ -178,7 +178,7 @@ def evaluate(
     """
     config = config or JaccardConfig()
     settings = config.settings()
-    grid_of(*sides(settings.image_size), backbone.patch_size)
+    grid_of(*sides_of(settings.image_size), backbone.patch_size)
     transform_config = EvalTransformConfig(image_size=settings.image_size, mode="squash")
     found = _Tally(settings.mass, settings.void)
     notes = attend(

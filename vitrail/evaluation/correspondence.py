@@ -50,14 +50,14 @@ from vitrail.data.images import UnreadableImage
 from vitrail.data.loader import sample_seed
 from vitrail.data.synthetic import SyntheticScenes
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, sides
+from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.evaluation.some import Some
 from vitrail.ops.mutual_nearest import Matches, mutual_nearest
 from vitrail.ops.patch_classes import patch_classes
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 SOURCE = "this library; after CoTAP, Figures 13 and 14"
 FRAMES, LATER = 5, 4  # of a motion, and the one that is compared with the first
@@ -212,7 +212,7 @@ def evaluate(
         ValueError: empty data, none that can be read, or a size that the patch size does not divide.
     """
     config = config or CorrespondenceConfig()
-    size = sides(config.image_size)
+    size = sides_of(config.image_size)
     grid = grid_of(*size, backbone.patch_size)
     if not len(data):
         raise ValueError("correspondence: the data set is empty; an evaluation needs at least one image")

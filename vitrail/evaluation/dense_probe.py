@@ -15,7 +15,7 @@ from vitrail.data.dense_batches import as_evaluated, dense_batches, in_chance_or
 from vitrail.data.mask_crop import MaskCrop, MaskCropConfig
 from vitrail.data.semantic import SemanticLabels, semantic_labels
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, sides
+from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.dense_scoring import LabelMaps, evenly, per_class
 from vitrail.evaluation.dense_training import (
     Examples,
@@ -37,7 +37,7 @@ from vitrail.evaluation.features import (
 )
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 SOURCE = "CoTAP, Section 5 and Appendix B.2"
 SWEEP = (1e-4, 1e-3, 3e-3, 1e-2)
@@ -150,7 +150,7 @@ def probe(
             diverged at every rate.
     """
     settings, labels = config.settings(), semantic_labels(train, val)
-    grid_of(*sides(settings.image_size), backbone.patch_size)
+    grid_of(*sides_of(settings.image_size), backbone.patch_size)
     transform = eval_transform(EvalTransformConfig(image_size=settings.image_size, mode="squash"), backbone)
     chosen = evenly(len(train), config.images or len(train))
     total = settings.steps(len(chosen))
@@ -184,7 +184,7 @@ class _Reading(NamedTuple):
 
     def whole(self, enlargement: int, total: int) -> Any:
         """Images as they are measured, each seen once by the backbone."""
-        config, size = self.config, sides(self.settings.image_size)
+        config, size = self.config, sides_of(self.settings.image_size)
         grid = grid_of(*size, self.backbone.patch_size)
         room_for(len(self.chosen), grid, self.backbone.embed_dim, self.labels.classes, config.memory)
         requests = [

@@ -40,7 +40,7 @@ from vitrail.contracts import ImageSet, Ranker, Sample
 from vitrail.data.images import UnreadableImage
 from vitrail.data.loader import sample_seed
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, sides
+from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.class_splits import check_named, named, unseen_of
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.pointing import BOX_FILE
@@ -55,7 +55,7 @@ from vitrail.metrics.patch_recall import (
     random_error,
     recall,
 )
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.ops.selection import mask_of, number_kept, select
 from vitrail.rankers.center import Center
 
@@ -143,7 +143,7 @@ def evaluate(
     if data.classes is not None:
         check_named(config.only, data.classes, "only")
         check_named(config.unseen or (), data.classes, "unseen")
-    size = sides(config.image_size or ranker.image_size)
+    size = sides_of(config.image_size or ranker.image_size)
     grid = grid_of(*size, ranker.patch_size)
     transform = eval_transform(EvalTransformConfig(image_size=size, mode=config.mode), ranker)
     patches = grid[0] * grid[1]

@@ -15,11 +15,11 @@ from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.dense_batches import DenseBatch, as_evaluated, dense_batches, in_order, left_out
 from vitrail.data.semantic import SemanticLabels
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, sides
+from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.dense_training import maps_of
 from vitrail.evaluation.features import Precision, eval_transform, frozen
 from vitrail.evaluation.progress import progress
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 
 class PatchConfig(Config):
@@ -55,7 +55,7 @@ class PatchReader:
     def __init__(self, backbone: Backbone, labels: SemanticLabels, config: PatchConfig, place: torch.device) -> None:
         """Args: place: the device that the backbone is on."""
         self.backbone, self.labels, self.config, self.place = backbone, labels, config, place
-        self.grid = grid_of(*sides(config.image_size), backbone.patch_size)
+        self.grid = grid_of(*sides_of(config.image_size), backbone.patch_size)
         self.transform = squashing(backbone, config)
         self.notes: list[str] = []
 

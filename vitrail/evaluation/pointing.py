@@ -28,11 +28,11 @@ from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.box_file import LINE
 from vitrail.data.transforms import EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, Seen, attend, sides
+from vitrail.evaluation.attention import Pixels, Seen, attend
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.localization import clip_boxes, points_in_boxes
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 SOURCE = "Zhang et al. 2016, arXiv 1608.00507, with CLS attention in place of a class's map"
 BOX_FILE = f"for a folder with train/ and val/, write val_boxes.txt beside them, a line for each box: {LINE}"
@@ -113,7 +113,7 @@ def evaluate(
     config = config or PointingConfig()
     if not getattr(data, "has_boxes", True):
         raise ValueError(_no_boxes(len(data)))
-    grid_of(*sides(config.image_size), backbone.patch_size)
+    grid_of(*sides_of(config.image_size), backbone.patch_size)
     transform_config = EvalTransformConfig(image_size=config.image_size, mode="squash")
     games: list[Hits] = []
     images: list[dict[str, Any]] = []

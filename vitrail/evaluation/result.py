@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from vitrail import __version__
 from vitrail.contracts import ImageSet, VideoSet
 from vitrail.data.transforms import EvalTransformConfig
+from vitrail.ops.patches import sides_of
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 CARD_KEYS = (
@@ -128,7 +129,7 @@ def describe_data(data: ImageSet | VideoSet) -> dict[str, Any]:
 def describe_transform(config: EvalTransformConfig) -> dict[str, Any]:
     """Resolution `[height, width]` in pixels, resize, crop and normalization, in words and numbers."""
     size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides_of(size)
     resize = {
         "crop": f"shorter side to {round(min(height, width) / config.kept)} px, {config.interpolation}",
         "squash": f"squashed to {height} x {width} px, {config.interpolation}; masks nearest",

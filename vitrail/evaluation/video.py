@@ -49,7 +49,7 @@ from vitrail.contracts import Backbone, Video, VideoSet
 from vitrail.data.davis import write_masks
 from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
-from vitrail.evaluation.attention import Pixels, sides
+from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.features import (
     Precision,
     architecture_digest,
@@ -63,7 +63,7 @@ from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card, write_atomically
 from vitrail.metrics.video import TOLERANCE, VideoScores, statistics, video_scores
 from vitrail.ops.label_propagation import enlarged, propagate, resized_ids
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 VIDEO = True
 """The data are sequences."""
@@ -193,7 +193,7 @@ def evaluate(
     """
     config = config or VideoConfig()
     settings = config.settings(backbone.patch_size)
-    grid_of(min(sides(settings.image_size)), settings.multiple, backbone.patch_size)
+    grid_of(min(sides_of(settings.image_size)), settings.multiple, backbone.patch_size)
     if not len(data):
         raise ValueError("video: there is no sequence; an evaluation needs at least one")
     notes: list[str] = []
@@ -241,7 +241,7 @@ def _measured(
                 f"{video.name} has {len(video)} frames; the first and the last do not count: give 3 or more"
             )
         first = video.mask(0)
-        size = frame_size((first.shape[0], first.shape[1]), min(sides(settings.image_size)), settings.multiple)
+        size = frame_size((first.shape[0], first.shape[1]), min(sides_of(settings.image_size)), settings.multiple)
         found = follow(backbone, video, settings, _transform(backbone, config, size), config.precision)
         truth = np.stack([video.mask(t) for t in range(len(video))])
     except UnreadableImage as error:
@@ -289,7 +289,7 @@ def _transform(backbone: Backbone, config: VideoConfig, size: tuple[int, int]) -
 
 
 def _card(backbone: Backbone, data: VideoSet, config: VideoConfig, settings: Settings) -> dict[str, Any]:
-    short = min(sides(settings.image_size))
+    short = min(sides_of(settings.image_size))
     card = make_card(
         protocol="video",
         source=SOURCES[config.preset],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitrail.contracts import Located
 from vitrail.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vitrail.localizers.maps import box_map
+from vitrail.ops.patches import sides_of
 from vitrail.rankers.source import Source, no_variant
 
 
@@ -21,7 +22,7 @@ def from_source(source: Source, *, share: float = 0.7) -> CenteredBox:
     """Nothing is read but the image size, 224 by default; `share` of each side, in (0, 1]."""
     no_variant(source, "centered_box", "localizer")
     size = source.image_size or 224
-    return CenteredBox((size, size) if isinstance(size, int) else size, share)
+    return CenteredBox(sides_of(size), share)
 
 
 class CenteredBox(nn.Module):

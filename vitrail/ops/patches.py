@@ -21,7 +21,7 @@ def grid_of(height: int, width: int, patch: int | tuple[int, int], pad: bool = F
             positive.
     """
     grid = []
-    for name, size, step in zip(("height", "width"), (height, width), _pair(patch), strict=True):
+    for name, size, step in zip(("height", "width"), (height, width), sides_of(patch), strict=True):
         if size <= 0 or step <= 0:
             raise ValueError(f"image {name} {size} and patch size {step} must both be positive")
         if size % step and not pad:
@@ -51,7 +51,7 @@ def patchify(images: Tensor, patch: int | tuple[int, int], pad: bool = False) ->
     if images.ndim != 4:
         raise ValueError(f"images have the shape {tuple(images.shape)}; patchify needs [B, C, H, W]")
     batch, channels, height, width = images.shape
-    tall, wide = _pair(patch)
+    tall, wide = sides_of(patch)
     rows, columns = grid_of(height, width, patch, pad)
     images = functional.pad(images, (0, columns * wide - width, 0, rows * tall - height))
     cut = images.reshape(batch, channels, rows, tall, columns, wide)
@@ -72,7 +72,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int | tuple[int, i
     Raises:
         ValueError: where N is not Y * X, or a patch does not hold whole channels.
     """
-    tall, wide = _pair(patch)
+    tall, wide = sides_of(patch)
     rows, columns = grid
     if patches.ndim != 3 or patches.shape[1] != rows * columns:
         raise ValueError(
@@ -87,5 +87,6 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], patch: int | tuple[int, i
     return laid.reshape(batch, channels, rows * tall, columns * wide)
 
 
-def _pair(patch: int | tuple[int, int]) -> tuple[int, int]:
-    return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image or a patch; one number is both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -22,6 +22,8 @@ import math
 import torch
 from torch import Tensor
 
+from vitrail.ops.patches import sides_of
+
 
 def roi_align(maps: Tensor, boxes: Tensor, cells: int | tuple[int, int] = 7, *, points: int | None = None) -> Tensor:
     """The part of each map that lies in a box, on a grid of its own.
@@ -42,7 +44,7 @@ def roi_align(maps: Tensor, boxes: Tensor, cells: int | tuple[int, int] = 7, *, 
     """
     if maps.ndim != 4 or boxes.shape != (len(maps), 4):
         raise ValueError(f"maps are {list(maps.shape)} and boxes {list(boxes.shape)}; give [R, C, Y, X] and [R, 4]")
-    rows, columns = (cells, cells) if isinstance(cells, int) else cells
+    rows, columns = sides_of(cells)
     left, top, right, bottom = boxes.double().unbind(1)
     down = sampling(top, bottom, maps.shape[2], rows, points=points).to(maps.device, maps.dtype)
     across = sampling(left, right, maps.shape[3], columns, points=points).to(maps.device, maps.dtype)

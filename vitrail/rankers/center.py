@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitrail.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.rankers.source import Source, no_variant
 
 
@@ -16,7 +16,7 @@ def from_source(source: Source) -> Center:
     """Nothing is read but sizes, 224 and 16 by default."""
     no_variant(source, "center")
     size, patch = source.image_size or 224, source.patch_size or 16
-    return Center((size, size) if isinstance(size, int) else size, (patch, patch))
+    return Center(sides_of(size), (patch, patch))
 
 
 class Center(nn.Module):

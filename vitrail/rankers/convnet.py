@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitrail.backbones.reading import read_file, weights_file
 from vitrail.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from vitrail.ops.patches import sides_of
 from vitrail.rankers.source import Source
 
 NETWORKS = ("encoder_q", "base_encoder", "encoder_k", "momentum_encoder")  # those of MoCo, preferred ones first
@@ -75,7 +76,7 @@ def described(model: Any, source: Source) -> ConvNet:
         model,
         said["mean"] if as_timm else IMAGENET_MEAN,
         said["std"] if as_timm else IMAGENET_STD,
-        (size, size) if isinstance(size, int) else size,
+        sides_of(size),
         (patch, patch),
     )
 

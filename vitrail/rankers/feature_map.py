@@ -18,7 +18,7 @@ from vitrail import __version__
 from vitrail.backbones import BackboneConfig
 from vitrail.config import ConfigError
 from vitrail.contracts import Exported, Tokens
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 
 NAMED = ("name", "image_size", "patch_size", "options")
 """What of a `BackboneConfig` says something about a convolutional network."""
@@ -49,7 +49,7 @@ class FeatureMap(nn.Module):
         if odd:
             raise ConfigError(f"{config.name} is no Vision Transformer and has no {', '.join(odd)}; leave it out")
         self.config = config
-        self.image_size, self.patch_size = _pair(config.image_size or 224), _pair(config.patch_size or 16)
+        self.image_size, self.patch_size = sides_of(config.image_size or 224), sides_of(config.patch_size or 16)
         self.mean: Sequence[float] = tuple(mean or IMAGENET_DEFAULT_MEAN)
         self.std: Sequence[float] = tuple(std or IMAGENET_DEFAULT_STD)
         try:
@@ -100,7 +100,3 @@ def _seen(keep: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor
     flat = torch.zeros(len(keep), grid[0] * grid[1], dtype=torch.bool, device=keep.device).scatter(1, keep, True)
     laid = flat.view(len(keep), 1, *grid)
     return laid.repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3)
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size

@@ -30,7 +30,7 @@ from torch.nn import functional
 from vitrail.backbones import TimmViT, load_classifier, need_vit
 from vitrail.backbones.layouts import recognize
 from vitrail.backbones.reading import read_file, weights_file
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.rankers.convnet import ConvNet, described, feature_map, open_convnet, pretrained_model
 from vitrail.rankers.source import Source, need_weights, variant_of
 
@@ -196,7 +196,7 @@ def _of_vit(vit: VisionTransformer, image_size: int | tuple[int, int] | None) ->
             "class tokens and means of normalized patches are read here; choose deit_small_patch16_224.fb_in1k, say"
         )
     if image_size is not None:
-        vit.set_input_size(img_size=(image_size, image_size) if isinstance(image_size, int) else image_size)
+        vit.set_input_size(img_size=sides_of(image_size))
     head: Any = vit.head
     pool = "cls" if vit.global_pool == "token" else "mean"
     return VitFeatures(TimmViT(vit), head, pool)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitrail.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from vitrail.masks.ranking import uniform
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.rankers.source import Source, no_variant
 
 
@@ -18,7 +18,7 @@ def from_source(source: Source) -> Random:
     """Nothing is read but sizes, 224 and 16 by default."""
     no_variant(source, "random")
     size, patch = source.image_size or 224, source.patch_size or 16
-    return Random((size, size) if isinstance(size, int) else size, (patch, patch))
+    return Random(sides_of(size), (patch, patch))
 
 
 class Random(nn.Module):

@@ -43,7 +43,7 @@ from vitrail.data.transforms import EvalTransform, Picture
 from vitrail.evaluation.features import Precision, autocast, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import write_atomically
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.recipes.files import image_files
 from vitrail.recipes.weights import open_backbone
 
@@ -223,7 +223,7 @@ class _Files:
 
 def _settings(backbone: AnyBackbone, files: Sequence[Path], config: FeaturesConfig, frame: _Frame) -> Line:
     """All that decides what is written, and where."""
-    size = None if frame.native else list(_sides(frame.config.image_size))
+    size = None if frame.native else list(sides_of(frame.config.image_size))
     grid = None if size is None else list(grid_of(size[0], size[1], backbone.patch_size))
     return {
         "weights_digest": weights_digest(backbone),
@@ -362,7 +362,3 @@ def _digest(words: Any) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size

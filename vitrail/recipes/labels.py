@@ -34,7 +34,7 @@ from vitrail.evaluation.progress import progress
 from vitrail.masks.counts import number_of
 from vitrail.methods.ltrp import LtrpConfig
 from vitrail.nn.patch_removal import PatchRemoval, RemovalConfig
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.recipes.reconstructions import Autoencoder, open_autoencoder
 from vitrail.recipes.run import resolve
 from vitrail.recipes.sources import Part, open_splits
@@ -154,7 +154,7 @@ def make_labels(
 
 def _check_size(wanted: Wanted, found: Autoencoder) -> None:
     size, patch = wanted.augment.image_size, found.backbone.patch_size
-    sides = (size, size) if isinstance(size, int) else size
+    sides = sides_of(size)
     if sides[0] % patch[0] or sides[1] % patch[1]:
         fits = found.backbone.image_size
         raise ValueError(
@@ -172,7 +172,7 @@ def about_labels(wanted: Wanted, found: Autoencoder | None) -> dict[str, Any]:
     """What decides labels, as JSON values; without an autoencoder, all but its digest and the grid."""
     augment, method = wanted.augment, wanted.method
     size = augment.image_size
-    sides = (size, size) if isinstance(size, int) else size
+    sides = sides_of(size)
     about = {
         "data": wanted.data.digest(),
         "image_size": list(sides),
@@ -305,7 +305,7 @@ class _Shard(NamedTuple):
 
     def _patches(self) -> int:
         size = self.wanted.augment.image_size
-        sides = (size, size) if isinstance(size, int) else size
+        sides = sides_of(size)
         rows, columns = grid_of(*sides, self.labeler.backbone.patch_size)
         return rows * columns
 

@@ -23,6 +23,7 @@ from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader, MultiCropConfig, TooManyUnreadable
 from vitrail.data.loader import TOLERATED, Transform
 from vitrail.nn.surgery import surgery
+from vitrail.ops.patches import sides_of
 from vitrail.recipes.files import existing
 from vitrail.recipes.look import attention_sheet, keep_sheet
 from vitrail.recipes.sources import DataConfig, Splits, fetched
@@ -98,7 +99,7 @@ def check_views(
 
 def check_crops(patch_size: int | tuple[int, int], views: MultiCropConfig) -> None:
     """Raise `ValueError` where a crop does not hold whole patches."""
-    sides = patch_size if isinstance(patch_size, tuple) else (patch_size, patch_size)
+    sides = sides_of(patch_size)
     sizes = {"global_size": views.global_size} | ({"local_size": views.local_size} if views.locals else {})
     for what, size in sizes.items():
         for side in sides:
@@ -127,7 +128,7 @@ def check_entropy(
     if all(each.kind != "spatial_entropy" for each in regularizers):
         return
     for size in sizes:
-        height, width = size if isinstance(size, tuple) else (size, size)
+        height, width = sides_of(size)
         grid = (height // backbone.patch_size[0], width // backbone.patch_size[1])
         check_maps(*(backbone.net.keys_grid(grid) if isinstance(backbone, StagedBackbone) else grid))
 
