@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import tiny_training as tiny
 import torch
-from processes import python
+from processes import PATIENCE, python
 
-from vitrail.train import Ranks
+from vitrail.train import Ranks, launch
 from vitrail.train.distributed import _placed, join, units
 from vitrail.train.loop import TrainingStep
 
@@ -225,9 +225,10 @@ def test_signals_do_what_they_did_before_a_launch(exits, code):
 
 def test_a_launch_from_a_thread_that_may_set_no_signals():
     found = []
-    thread = threading.Thread(target=lambda: found.append(launch(1, [sys.executable, "-c", "pass"])))
+    words = [sys.executable, "-c", "pass"]
+    thread = threading.Thread(target=lambda: found.append(launch(1, words)), daemon=True)
     thread.start()
-    thread.join()
+    thread.join(PATIENCE)
     assert found == [0]
 
 
