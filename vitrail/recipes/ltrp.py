@@ -27,7 +27,7 @@ from vitrail.methods.ltrp import Ltrp, LtrpConfig
 from vitrail.methods.mae import Mae, MaeConfig
 from vitrail.metrics.patch_recall import positive_of_mask
 from vitrail.nn.masked_autoencoder import DecoderConfig
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.ops.selection import mask_of, number_kept, select
 from vitrail.rankers.center import Center
 from vitrail.rankers.ltrp import PART, LtrpRanker, from_source, ranking_network
@@ -214,7 +214,7 @@ def recall_probe(ranker: LtrpRanker, splits: Splits, recipe: Recipe) -> Callable
     if data[0].mask is None:
         return None
     size = recipe.augment.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides_of(size)
     patch = (ranker.patch_size[0], ranker.patch_size[1])
     rows, columns = grid_of(height, width, patch)
     chance = 100 * number_kept(keep, rows * columns) / (rows * columns)

@@ -37,7 +37,7 @@ from vitrail.evaluation.features import frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.ops.grabcut import ObjectMask, resized_attention, trimap
 from vitrail.ops.mean_attention import check_heads, mean_attention
-from vitrail.ops.patches import grid_of
+from vitrail.ops.patches import grid_of, sides_of
 from vitrail.rankers.dino import Dino
 from vitrail.recipes.files import stems
 from vitrail.recipes.look import open_images
@@ -306,7 +306,7 @@ class _Watch:
 def _sides(backbone: TimmViT, config: ObjectMasksConfig) -> tuple[int, int]:
     """Height and width at which the backbone sees images. Raises `ValueError` where these are no whole patches."""
     size = config.image_size or backbone.image_size
-    sides = (size, size) if isinstance(size, int) else (size[0], size[1])
+    sides = sides_of(size)
     grid_of(*sides, backbone.patch_size)
     return sides
 

@@ -16,6 +16,7 @@ from vitrail.data import EvalTransformConfig, Loader
 from vitrail.data.mask_views import MaskViews, MaskViewsConfig
 from vitrail.data.mask_writer import remove_other_masks
 from vitrail.data.object_masks import ObjectMasks, ObjectMasksConfig, WithObjectMasks, is_finished
+from vitrail.ops.patches import sides_of
 from vitrail.recipes import dino, supervised
 from vitrail.recipes.following import followed
 from vitrail.recipes.localization_probe import LocalizationProbeConfig, drawing_located, localization_probe
@@ -152,7 +153,7 @@ def fits(name: str, trained: bool, same: bool, weights: str) -> bool:
 def check_patches(backbone: TimmViT, views: MaskViewsConfig) -> None:
     """Raise `ConfigError` where a view does not hold whole patches."""
     size = views.augment.image_size
-    sides = (size, size) if isinstance(size, int) else size
+    sides = sides_of(size)
     for name, side in (("views.image_size", views.image_size), *(("views.augment.image_size", each) for each in sides)):
         for patch in backbone.patch_size:
             if side % patch:
