@@ -294,10 +294,11 @@ def _notes(asked: Asked, cells: Sequence[Cell]) -> list[str]:
 
 def _small_note(cells: Sequence[Cell]) -> str:
     """How stand-ins are trained."""
-    recipes = ", ".join(dict.fromkeys(cell.recipe for cell in cells))
+    names = list(dict.fromkeys(cell.recipe for cell in cells))
     epochs = sorted({cell.config().train.epochs for cell in cells})  # type: ignore[attr-defined]
     told = " or ".join(map(str, epochs)) + (" epoch" if epochs == [1] else " epochs")
-    return f"small=true: tiny networks, trained for {told} by the recipe {recipes}."
+    recipes = f"recipe{'s' * (len(names) > 1)} {' and '.join(names)}"
+    return f"small=true: tiny networks, trained for {told} by the {recipes}."
 
 
 def _slug(words: str) -> str:
