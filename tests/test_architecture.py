@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,12 @@ def test_pages_have_no_gaps_to_be_filled() -> None:
 def test_no_room_is_called_utils() -> None:
     vague = {"utils", "util", "common", "helpers", "helper", "misc"}
     assert [path for path in PACKAGE.rglob("*.py") if path.stem in vague or path.parent.name in vague] == []
+
+
+def test_commands_in_the_docs_begin_with_uv_run() -> None:
+    """One way to write them, as README says; running text names commands alone."""
+    bare = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            bare += [f"{page.name}: {line}" for line in block.splitlines() if line.startswith(("vitrail", "torchrun"))]
+    assert bare == []

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -436,6 +437,13 @@ class TestRefused:
             (tmp_path / name).write_text("hello, this is a text file\n" * 10)
             with pytest.raises(ValueError, match="truncated, or no checkpoint"):
                 load(CONFIG, tmp_path / name)
+
+    @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "WebP"])
+    def test_an_image(self, form: str, tmp_path: Path) -> None:
+        path = tmp_path / "photo.jpg"
+        Image.new("RGB", (9, 7), (200, 10, 10)).save(path, form)
+        with pytest.raises(ValueError, match=rf"photo\.jpg is an image \({form}\), not weights; give a checkpoint"):
+            load(CONFIG, path)
 
     def test_a_pickle_that_runs_code(self, source: TimmViT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "x.pth"

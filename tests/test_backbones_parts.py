@@ -212,7 +212,7 @@ class TestMaeDecoder:
         assert backbone.report.layout == "MAE"
         assert set(backbone.report.matched) == set(backbone_state())
         assert set(backbone.report.ignored) == set(reference.state_dict())
-        assert f"not part of a backbone, not used ({len(reference.state_dict())})" in backbone.report.words()
+        assert f"beside the backbone, not part of it ({len(reference.state_dict())})" in backbone.report.words()
         assert all(torch.equal(value, backbone_state()[name]) for name, value in backbone.vit.state_dict().items())
 
     def test_what_is_guessed_is_said(self, mae_file: Path) -> None:
@@ -385,7 +385,7 @@ class TestHeads:
             assert report.layout == {"dino": "DINO", "ibot": "iBOT"}[kind]
             assert (report.missing, report.unexpected) == ((), ())
             assert sum("head." in name for name in report.ignored) == len(expected)
-            assert f"not part of a backbone, not used ({len(report.ignored)})" in report.words()
+            assert f"beside the backbone, not part of it ({len(report.ignored)})" in report.words()
 
     def test_centers(self, tmp_path: Path) -> None:
         torch.save(self_distilled("ibot", 7), tmp_path / "ibot.pth")

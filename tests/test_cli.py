@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -90,6 +91,21 @@ def test_every_listed_thing_has_a_summary() -> None:
         *catalog.kinds("regularizers"),
     ]:
         assert entry.summary, entry
+
+
+def test_the_settings_of_every_protocol_are_listed() -> None:
+    for entry in catalog.protocols():
+        hint = get_type_hints(importlib.import_module(entry.module).evaluate)["config"]
+        (config,) = [each for each in get_args(hint) if each is not type(None)]
+        told = {each.name: each for each in catalog.settings_of(entry)}
+        assert set(told) == set(config.model_fields), entry.name
+        for name, default in config().plain().items():
+            if told[name].default not in ("", "..."):
+                assert config().override([f"{name}={told[name].default}"]).plain()[name] == default, (entry.name, name)
+    shown = runner.invoke(app, ["list", "protocols", "localization"]).output
+    assert '  view=null                    squash | crop | null\n      "squash" shows the whole image;' in shown
+    assert "  precision=fp32               fp32 | bf16\n" in shown
+    assert "  ious=0.3,0.5,0.7             tuple[float, ...]\n" in shown
 
 
 def test_rankers_are_listed_with_what_they_need() -> None:
@@ -196,7 +212,16 @@ MISTYPED = [
     (["features", "a.png", "-o", "f", "-w", "none.pth"], "no file of weights at none.pth"),
     (["features", "none.png", "-o", "f", "-w", "w.pth"], "none of 1 images can be read"),
     (["localize", "a.png", "--localizer", "lots=w.pth"], "did you mean 'lost'"),
-    (["localize", "a.png"], "no localizer is named; give --weights RUN"),
+    (["localize", "a.png"], "no localizer is named; give --weights RUN or --localizer NAME=WEIGHTS, known names: att"),
+    (["localize", "a.png", "-w", "a.png"], "a.png is an image (PNG), not weights"),
+    (["localize", "a.png", "-l", "ranker=w.pth"], "ranker=w.pth names no ranker; say ranker:NAME=w.pth, NAME one of"),
+    (["localize", "a.png", "-l", "ranker=dino"], "takes the ranker's name for weights; say ranker:dino"),
+    (["localize", "a.png", "-l", "ranker"], "ranker names no ranker; say ranker:NAME=WEIGHTS"),
+    (["localize", "a.png", "-l", "whole_image", "--top", "3"], "top 3 is of all boxes"),
+    (["localize", "a.png", "-l", "whole_image", "--min-area", "5"], "min_area is 5; it is a share"),
+    (["compare", "-d", "scenes", "-l", "heat_maps"], "heat_maps names no folder of maps; say heat_maps=FOLDER"),
+    (["list", "recipes", "scenes"], "`vitrail train RECIPE --dry-run` prints those of a recipe"),
+    (["list", "protocols", "localisation"], "did you mean 'localization'"),
     (["localize", "a.png", "-w", "none.pth"], "no file of weights at none.pth"),
     (["localize", "a.png", "-l", "lost=w.pth", "-w", "x.pth"], "weights are named twice"),
     (["localize", "a.png", "-l", "heat_maps=."], "heat_maps is a folder of maps, which sees no images"),
@@ -226,6 +251,16 @@ MISTYPED = [
     (["compare", "-d", "nowhere", "-r", "center"], "no folder 'nowhere'"),
     (["compare", "-d", "scenes", "-r", "center", "-c", "none.pth"], "no file of weights at none.pth"),
     (["train", "scenes", "--init-from", "none.pth"], "no file of weights at none.pth"),
+    (["train", "folder", "data.root=nowhere"], "no folder 'nowhere'"),
+    (["train", "scenes", "-o", "a.png/run"], "a.png is a file"),
+    (["train", "scenes", "--resume", "--extend", "3"], "exclude each other"),
+    (["study", "sar_table1b"], "this table needs ImageNet-100: give imagenet100=FOLDER"),
+    (["study", "sar_table1b", "imagenet100=nowhere"], "no folder 'nowhere'"),
+    (["study", "sar_table4", "small=true", "flowers=nowhere"], "no folder 'nowhere'"),
+    (["study", "sar_table1b", "small=true", "-o", "a.png/study"], "a.png is a file"),
+    (["study", "sar_table1b", "small=true", "--runs", "a.png"], "a.png is a file"),
+    (["study", "sar_table1b", "small=true", "rows=Z"], "rows: there is no"),
+    (["study", "augmentation", "cifar10=nowhere"], "no folder 'nowhere'"),
 ]
 
 

@@ -94,6 +94,14 @@ def test_tables_of_cub_that_are_wrong(tmp_path: Path) -> None:
     (root / "bounding_boxes.txt").write_text("1 4 6 20 3\n")
     with pytest.raises(ValueError, match="no line for image 3"):
         Cub(root)
+    (root / "bounding_boxes.txt").write_text("1 4 6 nan 3\n")
+    with pytest.raises(ValueError, match=r"bounding_boxes\.txt:1: expected finite .*got '1 4 6 nan 3'"):
+        Cub(root)
+    (root / "bounding_boxes.txt").write_text("1 4 6 20 1\n2 4 6 20 3\n3 4 6 20 3\n4 4 6 20 4\n9 1 1 2 2\n")
+    with pytest.warns(
+        UserWarning, match=r"bounding_boxes\.txt:5: '9 1 1 2 2' names no image of images.txt; lines begin"
+    ):
+        Cub(root)
     (root / "image_class_labels.txt").write_text("1 1\n2 1\n3 7\n4 2\n")
     with pytest.raises(ValueError, match="lacks the classes 7"):
         Cub(root)
@@ -155,8 +163,17 @@ def test_folders_that_are_numbers_name_no_class(tmp_path: Path) -> None:
 def test_metadata_that_is_wrong(tmp_path: Path) -> None:
     root = wsol(tmp_path)
     place = root / "metadata" / "test"
-    (place / "localization.txt").write_text(f"{IMAGES[0]},mask.png,ignore.png\n")
-    with pytest.raises(ValueError, match=r"localization.txt:1: expected a path and 4 numbers"):
+    for line in (f"{IMAGES[0]},1,2,3", f"{IMAGES[0]},1,2,3,x", f"{IMAGES[0]},1,2,inf,9"):
+        (place / "localization.txt").write_text(f"{IMAGES[1]},1,2,3,4\n{line}\n")
+        with pytest.raises(ValueError, match=r"localization.txt:2: expected .*a path and 4 numbers.* got '001.Gull/a"):
+            Wsol(root)
+    (place / "localization.txt").write_text(f"{IMAGES[0]},1,2,3,4\n001.Gul/a.jpg,1,2,3,4\n")
+    with pytest.warns(
+        UserWarning, match=r"localization.txt:2: .* names no image of image_ids.txt; did you mean 001.Gull/a"
+    ):
+        Wsol(root)
+    (place / "class_labels.txt").write_text(f"{IMAGES[0]},inf\n")
+    with pytest.raises(ValueError, match=r"class_labels.txt:1: expected a path and 1 numbers"):
         Wsol(root)
     (place / "class_labels.txt").write_text(f"{IMAGES[0]},0\n")
     with pytest.raises(ValueError, match=r"no label for 3 images: 001\.Gull/b\.jpg"):

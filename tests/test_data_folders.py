@@ -13,7 +13,9 @@ from PIL import Image
 
 from vitrail.contracts import ImageSet
 from vitrail.data import SPLITS, ImageFolder, UnreadableImage
+from vitrail.data.box_file import box_file
 from vitrail.data.folders import scan
+from vitrail.data.named_lines import nearest
 
 
 def put(root: Path, *names: str, size: tuple[int, int] = (8, 6)) -> Path:
@@ -133,7 +135,8 @@ def test_boxes_become_half_open(tmp_path: Path) -> None:
     put(tmp_path, "val/a/1 one.png", "val/a/2.png", "val/b/3.png")
     file = tmp_path / "val_boxes.txt"
     file.write_text("b/3.png 1 2 3 4\na/1 one.png 0 0 7 5\r\n\nb/3.png 0 0 0 0\nelse/9.png 1 1 2 2\n")
-    data = ImageFolder(tmp_path, "val", boxes=file)
+    with pytest.warns(UserWarning, match=r"val_boxes.txt:5: 'else/9.png 1 1 2 2' names no image of .*val; lines begin"):
+        data = ImageFolder(tmp_path, "val", boxes=file)
     assert data[0].boxes is not None
     assert data[0].boxes.tolist() == [[0, 0, 8, 6]]
     assert data[1].boxes is None
@@ -147,7 +150,14 @@ def test_boxes_become_half_open(tmp_path: Path) -> None:
         ("a/1.png 1 2 3", r"boxes\.txt:1: expected"),
         ("a/1.png 1 2 3 x", r"boxes\.txt:1: expected"),
         ("\na/1.png 5 5 4 6", r"boxes\.txt:2: the box .* ends before"),
-        ("train/a/1.png 1 2 3 4", r"no line .* names an image.*paths like a/1\.png"),
+        ("train/a/1.png 1 2 3 4", r"no line .* names an image.*'train/a/1.png 1 2 3 4'; did you mean a/1\.png\?"),
+        ("x/y.png 1 2 3 4", r"no line .* names an image.*paths like a/1\.png"),
+        ("", r"no line .* names an image.*paths like a/1\.png"),
+        ("a/1.png 1 2 3 4\nb/1.png 1 nan 3 4", r"boxes\.txt:2: expected finite numbers of pixels.*'b/1.png 1 nan 3 4'"),
+        (
+            "a/1.png 1 2 inf 4\nb/1.png 1 2 3",
+            r"boxes\.txt:1: expected finite .*'a/1.png 1 2 inf 4'; 1 more lines are wrong",
+        ),
     ],
 )
 def test_bad_boxes_files(tmp_path: Path, content: str, words: str) -> None:
@@ -155,6 +165,43 @@ def test_bad_boxes_files(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "boxes.txt").write_text(content)
     with pytest.raises(ValueError, match=words):
         ImageFolder(tmp_path, boxes=tmp_path / "boxes.txt")
+
+
+def test_lines_that_name_no_image_are_told_once_with_what_they_may_mean(tmp_path: Path) -> None:
+    put(tmp_path, "cats/tabby_1.png", "cats/tabby_2.png", "dogs/spot.png")
+    (tmp_path / "boxes.txt").write_text("cats/tabby_1.png 0 0 1 1\ncats/taby_2.png 0 0 1 1\nfish/1.png 0 0 1 1\n")
+    with pytest.warns(UserWarning, match="names no image") as told:
+        data = ImageFolder(tmp_path, boxes=tmp_path / "boxes.txt")
+    (words,) = (str(each.message) for each in told)
+    assert "boxes.txt:2: 'cats/taby_2.png 0 0 1 1' names no image" in words
+    assert "did you mean cats/tabby_2.png?; 2 of 3 lines name none and are left out" in words
+    assert [data[index].boxes is None for index in range(3)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("val/a/x/1.png", "a/x/1.png"),  # a folder too many
+        ("1.png", "a/x/1.png"),  # one too few
+        ("a/x/1.jpg", "a/x/1.png"),
+        ("albatros/IMG_1234.png", "albatross/img_1234.png"),
+        ("elsewhere/nothing.png", None),
+        ("17", None),
+        ("albatross/img_1235.png", None),  # a neighbor in a series is no slip of the pen
+        ("albatross/img_01234.png", "albatross/img_1234.png"),
+        ("albatross/1.png", None),
+    ],
+)
+def test_the_nearest_name(name: str, meant: str | None) -> None:
+    assert nearest(name, ["a/x/1.png", "albatross/img_1234.png", "albatross/img_9876.png", "16"]) == meant
+
+
+def test_which_file_holds_the_boxes_of_a_split(tmp_path: Path) -> None:
+    assert box_file(tmp_path, "validation", "val") is None
+    (tmp_path / "val_boxes.txt").write_text("")
+    assert box_file(tmp_path, "validation", "val") == tmp_path / "val_boxes.txt"
+    (tmp_path / "validation_boxes.txt").write_text("")
+    assert box_file(tmp_path, "validation", "val") == tmp_path / "validation_boxes.txt"
 
 
 def test_no_boxes_file(tmp_path: Path) -> None:

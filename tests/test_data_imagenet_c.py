@@ -48,8 +48,21 @@ def test_what_is_missing_is_listed(tmp_path: Path) -> None:
     assert data.missing == (*(("snow", severity) for severity in SEVERITIES), ("fog", 3))
     assert len(data) == 69 * 3
     what = "\n".join(finding.what for finding in inspect_folder(tmp_path))
-    assert "6 of 75 folders are missing: snow/1, snow/2, snow/3, snow/4, snow/5, fog/3" in what
+    assert "6 of 75 folders are missing: snow 1 to 5, fog 3" in what
     assert "14 of 15 corruptions" in what
+
+
+def test_empty_folders_are_missing_and_told_with_all_that_is(tmp_path: Path) -> None:
+    data = imagenet_c(tmp_path, leave_out={("fog", 3), ("fog", 5), ("pixelate", 1), ("snow", 2)})
+    (data / "fog" / "3").mkdir()  # there and empty
+    (data / "pixelate" / "1" / WNIDS[0]).mkdir(parents=True)  # with class folders that are empty
+    (data / "pixelate" / "1" / WNIDS[0] / ".hidden.png").write_bytes(b"")
+    tree = ImageNetC(data)
+    assert tree.missing == (("snow", 2), ("fog", 3), ("fog", 5), ("pixelate", 1))
+    assert tree.empty == (("fog", 3), ("pixelate", 1))
+    assert len(tree) == 71 * 3
+    what = "\n".join(finding.what for finding in inspect_folder(data))
+    assert "missing: snow 2, fog 3 and 5, pixelate 1; of these are there and empty: fog 3, pixelate 1" in what
 
 
 def test_some_classes(tmp_path: Path) -> None:
@@ -71,7 +84,13 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the 15 corruptions that are measured, only spatter"):
         ImageNetC(tmp_path)
     (tmp_path / "fog" / "1").mkdir(parents=True)
-    with pytest.raises(ValueError, match="no class folders"):
+    (tmp_path / "snow" / "2" / "n01440764").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"no image in any folder .*empty are snow 2, fog 1; unpack"):
+        ImageNetC(tmp_path)
+    for name in ("snow/2/n01440764/1.png", "fog/1/1.png", "frost/5/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"images but no class folders in frost 5, fog 1; ImageNet-C has"):
         ImageNetC(tmp_path)
     assert any(finding.level == "error" for finding in inspect_folder(tmp_path))
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitrail.contracts import Sample
 from vitrail.data.images import UnreadableImage
-from vitrail.data.mask_writer import MaskWriter
+from vitrail.data.mask_writer import MaskWriter, remove_other_masks
 from vitrail.data.object_masks import (
     CUT,
     PLAIN_ALONE,
@@ -227,3 +227,14 @@ def test_settings() -> None:
     assert json.loads(json.dumps(config.plain()))["size"] == 256
     with pytest.raises(ValueError, match=r"low is 0\.03 and high 0\.01"):
         ObjectMasksConfig().override(["high=0.01"])
+
+
+def test_other_masks_are_removed_and_the_same_stay(tmp_path: Path) -> None:
+    masks = made(tmp_path, made_by="OpenCV 1")
+    (tmp_path / "mine.txt").write_text("mine")
+    remove_other_masks(tmp_path, about(made_by="OpenCV 2"))
+    assert np.array_equal(ObjectMasks.open(tmp_path)[1].plain, masks[1, 1])
+    remove_other_masks(tmp_path, about(high=0.2))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    remove_other_masks(tmp_path, about())  # none are there
+    assert MaskWriter(tmp_path, about(high=0.2)).todo == [0, 1, 2, 3]

@@ -3,6 +3,7 @@ import torch
 from evaluation_doubles import ListSet, TinyBackbone, colored_set
 from torch import nn
 
+from vitrail.data.imagenet_names import imagenet_wnids
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.accuracy import AccuracyConfig, evaluate, match_classes
 from vitrail.evaluation.features import eval_transform, extract
@@ -82,8 +83,13 @@ def test_the_head_reads_what_it_was_trained_on() -> None:
 
 def test_errors() -> None:
     backbone, data = TinyBackbone(), colored_set(8)
-    with pytest.raises(ValueError, match="val has class 3, but the head has 2 outputs"):
+    with pytest.raises(
+        ValueError, match=r"2 outputs without names and the data 4 classes \(.*nothing says which is which"
+    ):
         evaluate(backbone, nn.Linear(12, 2), data, SMALL)
+    bare = ListSet(data.samples, None)  # numbers alone
+    with pytest.raises(ValueError, match="val has class 3, but the head has 2 outputs"):
+        evaluate(backbone, nn.Linear(12, 2), bare, SMALL)
     unlabeled = ListSet([sample._replace(label=None) for sample in data.samples], None)
     with pytest.raises(ValueError, match="have no label"):
         evaluate(backbone, nn.Linear(12, 4), unlabeled, SMALL)
@@ -94,6 +100,38 @@ def test_a_head_may_know_more_classes_than_the_data() -> None:
     head = nn.Linear(12, 9)
     with torch.no_grad():
         head.bias[8] = 100.0
-    report = evaluate(backbone, head, data, SMALL)
+    names = [*(data.classes or ()), *"efghi"]
+    report = evaluate(backbone, head, data, SMALL, classes=names)
     assert report.numbers["top1"] == 0
-    assert {entry["predicted"] for entry in report.details["confused"]} == {"8"}
+    assert {entry["predicted"] for entry in report.details["confused"]} == {"i"}
+    with pytest.raises(ValueError, match="9 outputs without names and the data 4 classes"):
+        evaluate(backbone, head, data, SMALL)
+    numbered = ListSet(data.samples, tuple(f"class {place}" for place in range(4)))  # lists without names: by number
+    report = evaluate(backbone, head, numbered, SMALL)
+    assert {entry["predicted"] for entry in report.details["confused"]} == {"class 8"}
+
+
+def test_a_thousand_outputs_without_names_are_imagenet_s_where_the_data_are_wordnet_ids() -> None:
+    """Right by id, and by position nothing: labels 0 to 3 of the folder are not the outputs 0 to 3."""
+    backbone, data = TinyBackbone().eval(), colored_set(12)
+    wnids = ("n01440764", "n02109961", "n07747607", "n15075141")
+    places = [imagenet_wnids().index(each) for each in wnids]
+    images = torch.stack([eval_transform(TRANSFORM, backbone)(sample.image) for sample in data.samples])
+    with torch.no_grad():
+        features = backbone(images).cls
+    labels = torch.tensor([sample.label for sample in data.samples])
+    head = nn.Linear(12, 1000)
+    with torch.no_grad():  # the class whose mean is most alike; all other outputs far below
+        head.weight.zero_()
+        head.bias.fill_(-100)
+        for label, place in enumerate(places):
+            head.weight[place], head.bias[place] = features[labels == label].mean(0) - features.mean(0), 0
+        right = 100 * (head(features).argmax(1) == torch.tensor(places)[labels]).double().mean().item()
+    named = ListSet(data.samples, wnids)
+    report = evaluate(backbone, head, named, SMALL)
+    assert right > 50
+    assert report.numbers["top1"] == pytest.approx(right)
+    assert set(report.details["per_class"]) == set(wnids)
+    assert report.numbers == evaluate(backbone, head, named, SMALL, classes=imagenet_wnids()).numbers
+    with pytest.raises(ValueError, match=r"1,000 outputs without names and the data 4 classes"):
+        evaluate(backbone, head, data, SMALL)

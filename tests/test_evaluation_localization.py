@@ -374,6 +374,21 @@ def test_labels_are_matched_by_name_and_handed_to_the_localizer() -> None:
     assert unlabeled.labels == [None]
 
 
+def test_outputs_without_names_are_matched_by_wordnet_ids_or_refused() -> None:
+    class Thousand(Bright):
+        outputs = 1000
+
+    samples = [rectangle((4, 4, 30, 30), label=number) for number in (0, 1, 1)]
+    localizer = Thousand(logits=lambda _, labels: torch.eye(1000)[labels])
+    report = evaluate(localizer, ListSet(samples, ("n01443537", "n15075141")), FIXED)
+    assert localizer.labels[0] is not None
+    assert localizer.labels[0].tolist() == [1, 999, 999]
+    assert [row["predicted"] for row in report.details["per_image"]] == [1, 999, 999]
+    assert report.numbers["top1_loc"] == 100
+    with pytest.raises(ValueError, match=r"1,000 outputs without names and the data 2 classes \(cat, dog"):
+        evaluate(localizer, ListSet(samples, ("cat", "dog")), FIXED)
+
+
 def test_batches_and_workers_change_nothing() -> None:
     data = object_set(7)
     one = evaluate(Bright(change=torch.sin), data, SWEPT)
@@ -401,6 +416,9 @@ def test_reports_are_saved_and_say_their_conventions(tmp_path: Path) -> None:
     assert report.card["config"]["whole_pixels"] is True
     assert "image_size = 48 (standard None)" in report.card["deviations"]
     assert len(report.details["thresholds"]) == 255
+    for view, words in (("squash", "the whole image, squashed (view squash)"), ("crop", "the middle of the image")):
+        report = evaluate(localizer, data, LocalizationConfig(view=view, threshold=0.3))
+        assert any(words in line for line in report.words()), view
 
 
 def folder_of_maps(root: Path, names: list[str], maps: Tensor) -> HeatMaps:
@@ -430,6 +448,25 @@ def test_a_folder_of_heat_maps_scores_as_the_localizer_that_wrote_it(tmp_path: P
     assert report.card["layer"] == f"heat maps {tmp_path.name}"
 
 
+def test_what_square_maps_are_taken_for_is_said(tmp_path: Path) -> None:
+    samples = [rectangle((10, 10, 30, 30), size) for size in ((48, 48), (48, 96), (96, 48))]
+    data = ListSet([each._replace(path=f"{number}.png") for number, each in enumerate(samples)], None)
+    maps = torch.zeros(3, 12, 12)
+    maps[:, 3:8, 3:8] = 1
+    written = folder_of_maps(tmp_path, ["0", "1", "2"], maps)
+
+    def notes(**settings: Any) -> str:
+        config = LocalizationConfig(image_size=48, threshold=0.5, **settings)
+        return "\n".join(evaluate(written, data, config).details["notes"])
+
+    assert "2 heat maps have the shape of the view and not of their image, and are taken as of the whole" in notes()
+    assert "3 heat maps are taken as of the middle of their image, which view=crop shows" in notes(view="crop")
+    np.save(tmp_path / "1.npy", np.eye(12, 24))
+    np.save(tmp_path / "2.npy", np.eye(24, 12))
+    assert "heat maps" not in notes()
+    assert "heat maps" not in "".join(evaluate(Bright(), data, FIXED).details["notes"])
+
+
 def test_missing_and_unusable_heat_maps_stop_or_are_counted(tmp_path: Path) -> None:
     data = named_set()
     maps = torch.stack([torch.from_numpy(np.array(each.image)).float().mean(2) for each in data.samples])
@@ -443,7 +480,7 @@ def test_missing_and_unusable_heat_maps_stop_or_are_counted(tmp_path: Path) -> N
     for words in (
         "1.png has no map",
         "2.npy holds NaN",
-        "48 x 20 is not in proportion",
+        "3.npy of 48 x 20 is not in proportion",
         "allow_missing",
     ):
         assert words in str(caught.value)

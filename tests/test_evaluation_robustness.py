@@ -20,7 +20,7 @@ from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, corrupt
 from vitrail.data.imagenet_c import ImageNetC
 from vitrail.data.imagenet_names import are_wnids, imagenet_wnids, of_imagenet_a
 from vitrail.data.transforms import EvalTransformConfig
-from vitrail.evaluation.class_match import Match
+from vitrail.evaluation.class_match import Match, output_names
 from vitrail.evaluation.features import eval_transform
 from vitrail.evaluation.robustness import RobustnessConfig, evaluate
 from vitrail.metrics.robustness import ALEXNET
@@ -71,7 +71,14 @@ def test_imagenet_c_by_hand(tmp_path: Path) -> None:
 
 def test_a_tree_that_lacks_something(tmp_path: Path) -> None:
     tree = ImageNetC(imagenet_c(tmp_path, leave_out={("frost", 2), *FOG}, shifted={("frost", 1)}))
-    with pytest.raises(ValueError, match=r"lacks 6 of the 75 .*frost 2, fog 1.*allow_missing=true"):
+    (tmp_path / "frost" / "2").mkdir()
+    assert ImageNetC(tmp_path).missing == tree.missing
+    words = (
+        r"lacks 6 of the 75 folders .*: frost 2, fog 1 to 5; of these are there and empty: frost 2\. .*allow_missing"
+    )
+    with pytest.raises(ValueError, match=words):
+        evaluate(MeanBackbone(), BY_COLOR, ImageNetC(tmp_path), SMALL, classes=WNIDS)
+    with pytest.raises(ValueError, match=r"lacks 6 of the 75 .*: frost 2, fog 1 to 5\. .*allow_missing=true"):
         evaluate(MeanBackbone(), BY_COLOR, tree, SMALL, classes=WNIDS)
     report = evaluate(MeanBackbone(), BY_COLOR, tree, SMALL.override(["allow_missing=true"]), classes=WNIDS)
     assert report.numbers["mce"] == 0  # frost is not complete, so its error counts in no mean
@@ -259,6 +266,11 @@ def test_match() -> None:
     english = tuple(f"name {place}" for place in range(1000))
     with pytest.raises(ValueError, match=r"knows name 0.*none of the data's 3.*imagenet_order=true"):
         Match(english, 1000).to(WNIDS)
+    assert Match(None, 1000).to(("class 0", "n01443537", "2")).tolist() == [0, 1, 2]  # numbers, and an id in its place
+    with pytest.raises(ValueError, match=r"1,000 outputs without names and the data 2 classes"):
+        Match(None, 1000).to(("class 0", "n01440764"))  # an id, but of another place
+    assert Match(None, 8).to(("class 0", "class 1")).tolist() == [0, 1]
+    assert output_names(4, ("class 0", "1")) == ("class 0", "1", "class 2", "class 3")
     assert Match(None, 1000, imagenet=True).to(WNIDS).tolist() == [0, 1, 2]
     assert len(imagenet_wnids()) == 1000
     assert list(imagenet_wnids()) == sorted(imagenet_wnids())

@@ -95,7 +95,7 @@ def test_a_part_of_the_patches_is_what_the_backbone_gives() -> None:
 
 def test_rankers_see_pixels_in_their_own_normalization() -> None:
     backbone, head = classifier()
-    data, ranker = colored_set(3, 3, 24), Brightness(24, 6)
+    data, ranker = colored_set(3, CLASSES, 24), Brightness(24, 6)
     evaluate(backbone, head, data, {"bright": ranker}, CONFIG)
     pixels = accuracy.eval_transform(SMALL, Plain)(data.samples[0].image)
     assert torch.allclose(ranker.seen[0][0], pixels, atol=1e-5)
@@ -158,7 +158,9 @@ def test_errors_and_what_is_left_out() -> None:
         evaluate(backbone, head, data, {}, CONFIG, classes=["a", "b", "c", "d"])
     with pytest.raises(ValueError, match="have no labels"):
         evaluate(backbone, head, ListSet([s._replace(label=None) for s in data.samples], None), {}, CONFIG)
-    with pytest.raises(ValueError, match="val has class 3, but the head has 2 outputs"):
+    with pytest.raises(ValueError, match="2 outputs without names and the data 4 classes"):
         evaluate(backbone, nn.Linear(WIDTH, 2), data, {}, CONFIG)
+    with pytest.raises(ValueError, match="val has class 3, but the head has 2 outputs"):
+        evaluate(backbone, nn.Linear(WIDTH, 2), ListSet(data.samples, None), {}, CONFIG)
     with pytest.raises(ValueError, match=r"shares in \(0, 1\]"):
         CONFIG.override(["keeps=0.5,2"])

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vitrail.cli import app
 from vitrail.nn.deconvolution import Geg, GegConfig, PpdGenerator, PpdGeneratorConfig
-from vitrail.recipes.costs import Costs, CostsConfig, _stage, costs, costs_table
+from vitrail.recipes.costs import Costs, CostsConfig, _middle, _stage, costs, costs_table
 
 SMALL = [
     "backbone.image_size=null",
@@ -83,6 +83,22 @@ def test_transposed_convolutions_are_counted_as_torch_counts_them() -> None:
     plain = 2 * (5 * 6 * 9 * 64 + 4 * 32 * 32)
     transposed = 2 * 16 * (6 * 4 * 16 + 4 * 4 * 64 + 4 * 4 * 256)
     assert (counted.plain, counted.flops) == (plain, plain + transposed)
+
+
+def test_timings_that_differ_widely_are_told(found: Costs) -> None:
+    assert _middle([1.0, 2.0, 1.1]) == (1.1, pytest.approx(1 / 1.1))
+    assert _middle([3.0]) == (3.0, 0)
+    config, first, second, *others = CostsConfig(), *found.rows
+    quiet = [row._replace(spread=0.2) for row in others]
+    steady = found._replace(rows=(first._replace(spread=0.0), second._replace(spread=0.19), *quiet))
+    assert "note" not in costs_table(steady, config)
+    wide = found._replace(rows=(first._replace(spread=0.21), second._replace(spread=0.5), *quiet))
+    said = costs_table(wide, config).splitlines()[-1]
+    assert said.startswith(
+        "note: seconds of 2 of 9 modules differ by more than 20 % between 3 rounds, up to 50 % (PPD "
+    )
+    assert "(PPD class tokens): PPD loading, PPD class tokens; take them again on an idle machine" in said
+    assert said.endswith("such as rounds=9")
 
 
 def test_words_and_json(tmp_path: Path, found: Costs) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from vitrail.cli import app
 from vitrail.evaluation.result import Report
 from vitrail.recipes.measure import measure
 from vitrail.recipes.sources import Part, Splits, open_data
+from vitrail.report import write_page
+from vitrail.report.collect import read_run
+from vitrail.report.compare import number_groups
 
 NAMES = ("red", "green", "blue")
 
@@ -102,6 +107,31 @@ def test_results_of_a_run_stand_in_its_folder_each_localizer_in_a_file(images: P
     assert titles == ["attention", "attention:0", "lost", "attention"]
 
 
+def test_preset_and_threshold_tell_results_of_a_run_apart(images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "exported").mkdir(parents=True)
+    Path(vit_file(tmp_path)).rename(run / "exported" / "backbone.safetensors")
+    (run / "config.yaml").write_text("recipe: x\n")
+    names = []
+    for settings in ([], ["threshold=test_set"], ["preset=ppd", "image_size=32"], ["threshold=0.25"]):
+        _, path = measure("localization", str(run), str(images), settings)
+        names.append(path.name)
+    assert names[0] == "localization.json"
+    starts = ("localization-default-test_set-", "localization-ppd-attention-", "localization-default-threshold0_25-")
+    assert all(name.startswith(start) for name, start in zip(names[1:], starts, strict=True)), names
+    titles = {re.sub(r" \(localization-.*?\)", "", group.title) for group in number_groups([read_run(run)])}
+    assert titles == {
+        "localization: attention, preset default, on photos",
+        "localization: attention, preset default, threshold = test_set (standard held_out), on photos",
+        "localization: attention, preset ppd, image_size = 32 (standard None), on photos",
+        "localization: attention, preset default, threshold = 0.25 (standard held_out), on photos",
+    }
+    page = write_page(tmp_path / "page.html", [run]).read_text()
+    assert "<summary>localization: attention, preset default, on photos</summary>" in page
+    captions = json.loads((run / "pictures" / "captions.json").read_text())
+    assert any("; preset ppd; image_size = 32" in words for words in captions.values())
+
+
 def test_what_reads_no_weights_and_rankers(images: Path) -> None:
     report, path = measure("localization", None, str(images), [], localizers=["whole_image"])
     assert path == Path("evaluation/whole_image/localization.json")
@@ -113,7 +143,8 @@ def test_what_reads_no_weights_and_rankers(images: Path) -> None:
 
 def test_where_the_threshold_comes_from(tmp_path: Path) -> None:
     bare = str(folder_of(tmp_path / "bare", train_boxes=False, maps=False))
-    with pytest.raises(ValueError, match=r"no held-out images were given .* threshold=0\.5, or threshold=test_set"):
+    words = r"no held-out images .*write train_boxes\.txt beside train/, a line .*threshold=0\.5, or threshold=test"
+    with pytest.raises(ValueError, match=words):
         measure("localization", None, bare, [], localizers=["whole_image"])
     report, _ = measure("localization", None, bare, ["threshold=test_set"], localizers=["whole_image"])
     assert any("numbers are too good" in note for note in report.details["notes"])
@@ -125,7 +156,7 @@ def test_where_the_threshold_comes_from(tmp_path: Path) -> None:
 def test_images_that_are_open_already(images: Path) -> None:
     data: Any = open_data(str(images))
     some = Splits(data.train, Part(data.val, [0, 1, 2]))
-    with pytest.raises(ValueError, match="no held-out images were given"):
+    with pytest.raises(ValueError, match="no held-out images with boxes were given"):
         measure("localization", None, "", [], localizers=["whole_image"], splits=some)
     held = Part(data.val, [3, 4, 5])
     report, _ = measure("localization", None, "", [], localizers=["whole_image"], splits=some, held_out=held)

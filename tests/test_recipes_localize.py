@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from vitrail.cli import app
 from vitrail.contracts import Located
 from vitrail.evaluation.localization import LocalizationConfig, evaluate
 from vitrail.evaluation.result import Report
-from vitrail.recipes import box_tables, localize
+from vitrail.recipes import localize
 from vitrail.recipes.chosen_cut import UNCHOSEN
 from vitrail.recipes.localize import Wanted, localize_files
 from vitrail.recipes.localizers import LocalizerWords, open_words
@@ -156,36 +158,168 @@ def test_earlier_images_stay_and_other_questions_are_refused(colorful: Colorful,
     assert len(table(out)["images"]) == 2
     localize_files([first, other], WHOLE, AT, tmp_path / "both")
     assert [each["name"] for each in table(tmp_path / "both")["images"]] == ["in-0", "elsewhere-0"]
-    (out / "boxes.json").write_text('{"mine": 1}')
-    with pytest.raises(ValueError, match="no table of boxes of ours"):
-        localize_files([first], WHOLE, AT, out)
 
 
-def test_what_was_done_is_saved_when_it_stops(
-    colorful: Colorful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths, calls = photos(tmp_path / "in", 3), []
-    right = colorful.forward
+class Stopped(Exception):
+    """In place of whatever ends a process."""
 
-    def stopping(images: Tensor, labels: Tensor | None = None) -> Located:
-        calls.append(len(images))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return right(images)
 
-    colorful.forward = stopping  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+def stopping(colorful: Colorful, at: int, then: Callable[[], object] = lambda: None) -> list[int]:
+    """Let it stop at its `at`-th batch; returns the sizes of the batches that it saw, as they come."""
+    right, seen = type(colorful).forward, list[int]()
+
+    def forward(images: Tensor, *, labels: Tensor | None = None) -> Located:
+        if len(seen) == at:
+            then()
+            raise Stopped
+        seen.append(len(images))
+        return right(colorful, images, labels=labels)
+
+    colorful.forward = forward  # type: ignore[method-assign]
+    return seen
+
+
+def test_what_was_done_is_saved_when_it_stops(colorful: Colorful, tmp_path: Path) -> None:
+    paths = photos(tmp_path / "in", 3)
+    stopping(colorful, 2)
+    with pytest.raises(Stopped):
         localize_files(paths, WHOLE, AT._replace(batch_size=1), tmp_path / "out")
     assert [each["name"] for each in table(tmp_path / "out")["images"]] == ["0", "1"]
     assert len(table(tmp_path / "out", "coco.json")["images"]) == 2
 
-    times: list[int] = []
-    colorful.forward = right  # type: ignore[method-assign]
-    monkeypatch.setattr(box_tables, "SAVED_EVERY", -1.0)
-    save = box_tables.BoxTable.save
-    monkeypatch.setattr(box_tables.BoxTable, "save", lambda self: (times.append(len(self.images)), save(self)))
-    localize_files(paths, WHOLE, AT, tmp_path / "often")
-    assert times == [1, 2, 3, 3]
+
+def test_a_killed_call_is_gone_on_with(
+    colorful: Colorful, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, out, killed = photos(tmp_path / "in", 4), tmp_path / "out", tmp_path / "killed"
+    stopping(colorful, 2, lambda: shutil.copytree(out, killed))  # what another process sees in the midst of it
+    with pytest.raises(Stopped):
+        localize_files(paths, WHOLE, AT._replace(batch_size=1), out)
+    assert not (killed / "boxes.json").exists()
+    lines = (killed / "boxes.jsonl").read_bytes()
+    assert [json.loads(line).get("name") for line in lines.splitlines()] == [None, "0", "1"]
+    (killed / "boxes.jsonl").write_bytes(lines + lines.splitlines()[1][:40])  # it died while it wrote a line
+
+    seen = stopping(colorful, 99)
+    with caplog.at_level(logging.INFO):
+        done = localize_files(paths, WHOLE, AT._replace(batch_size=3), killed)
+    assert seen == [2]
+    assert (done.images, done.before, done.unreadable) == (4, 2, 0)
+    assert f"2 of 4 images in {killed} are finished, with these weights and settings" in caplog.text
+    assert "localize 4/4 images (2 from the cache)" in caplog.text
+    monkeypatch.undo()
+    monkeypatch.setattr(localize, "open_words", lambda *_, **__: Colorful())
+    localize_files(paths, WHOLE, AT, tmp_path / "whole")
+    for name in ("boxes.json", "coco.json"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    entries = [json.loads(line) for line in (killed / "boxes.jsonl").read_text().splitlines()]
+    assert [each.get("name") for each in entries] == [None, "0", "1", "2", "3"]
+    assert {"file", "mark", *table(killed)["images"][0]} == set(entries[1])
+
+
+def test_what_is_not_finished_any_more_is_done_again(colorful: Colorful, tmp_path: Path) -> None:
+    paths, out = photos(tmp_path / "in", 4), tmp_path / "out"
+    localize_files(paths, WHOLE, AT, out)
+    before = table(out)["images"]
+    (out / "masks" / "1.png").unlink()
+    Image.open(paths[2]).rotate(90).save(paths[2])
+    seen = stopping(colorful, 99)
+    assert localize_files(paths, WHOLE, AT, out).before == 2
+    assert seen == [2]
+    after = table(out)["images"]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [True, True, False, True]
+    assert (out / "masks" / "1.png").is_file()
+    assert localize_files(paths, WHOLE, AT, out).before == 4
+    assert seen == [2]
+    lines = (out / "boxes.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "boxes.jsonl").write_bytes(b"".join([lines[0], b"{broken\n", *lines[2:]]))
+    with pytest.warns(UserWarning, match=r"1 lines of .*boxes\.jsonl are damaged; their images are done again"):
+        localize_files(paths, WHOLE, AT, out)
+    assert seen == [2, 1]
+    assert sorted(table(out)["images"], key=lambda each: each["name"]) == after
+
+
+def test_images_that_could_not_be_read_are_tried_again(colorful: Colorful, tmp_path: Path) -> None:
+    paths, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:50])
+    for _ in range(2):
+        with pytest.warns(match=r"1\.png is left out"):
+            assert localize_files(paths, WHOLE, AT, out).unreadable == 1
+    assert len((out / "boxes.jsonl").read_text().splitlines()) == 3  # it is told once
+    paths[1].write_bytes(whole)
+    done = localize_files(paths, WHOLE, AT, out)
+    assert (done.images, done.before, done.unreadable) == (2, 1, 0)
+    assert table(out)["unreadable"] == []
+
+
+def test_overwrite_begins_anew(colorful: Colorful, tmp_path: Path) -> None:
+    paths, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    localize_files(paths, WHOLE, AT, out)
+    (out / "notes.txt").write_text("mine")
+    other = Wanted(threshold=0.6)
+    with pytest.raises(ValueError, match=r"3 images with threshold 0\.4, and now it is 0\.6; .* or --overwrite, which"):
+        localize_files(paths, WHOLE, other, out)
+    done = localize_files(paths[:1], WHOLE, other._replace(overwrite=True), out)
+    assert (done.images, done.before, table(out)["threshold"]) == (1, 0, 0.6)
+    assert [path.name for path in (out / "masks").iterdir()] == ["0.png"]
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "boxes.jsonl").write_text('{"mine": 1}\n')
+    with pytest.raises(ValueError, match=r"no table of boxes of ours; give another --out"):
+        localize_files(paths, WHOLE, other._replace(overwrite=True), out)
+    (out / "boxes.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"boxes\.json is there without the boxes\.jsonl that it is made of"):
+        localize_files(paths, WHOLE, other, out)
+
+
+def test_it_goes_on_from_another_folder(colorful: Colorful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos(tmp_path / "in", 2)
+    monkeypatch.chdir(tmp_path)
+    localize_files(["in"], WHOLE, AT, "out")
+    assert table(tmp_path / "out")["images"][0]["image"] == "in/0.png"
+    monkeypatch.chdir(tmp_path / "in")
+    assert localize_files(["."], WHOLE, AT, "../out").before == 2
+
+
+def test_texts_are_paths(colorful: Colorful, tmp_path: Path) -> None:
+    paths = photos(tmp_path / "in", 2)
+    assert localize_files([str(paths[0])], WHOLE, AT, str(tmp_path / "out")).images == 1
+    assert localize_files(str(tmp_path / "in"), WHOLE, AT, str(tmp_path / "out")).before == 1
+    assert len(table(tmp_path / "out")["images"]) == 2
+
+
+def test_the_largest_boxes_alone(colorful: Colorful, tmp_path: Path) -> None:
+    picture = np.full((100, 100, 3), 128, np.uint8)
+    sides = {(5, 5): 4, (30, 5): 30, (5, 50): 10, (60, 60): 20}
+    for (left, top), side in sides.items():
+        picture[top : top + side, left : left + side] = (255, 0, 0)
+    Image.fromarray(picture).save(tmp_path / "four.png")
+
+    def areas(name: str, **more: Any) -> list[int]:
+        wanted = Wanted(threshold=0.5, size=100, **more)
+        localize_files([tmp_path / "four.png"], WHOLE, wanted, tmp_path / name)
+        (image,) = table(tmp_path / name)["images"]
+        assert (np.asarray(Image.open(tmp_path / name / image["mask"])) == 255).sum() == sum(
+            box["area"] for box in image["boxes"]
+        )
+        return [box["area"] for box in image["boxes"]]
+
+    assert areas("every", boxes="all") == [900, 400, 100, 16]
+    assert areas("percent", boxes="all", min_area=0.01) == [900, 400, 100]
+    assert areas("more", boxes="all", min_area=0.0101) == [900, 400]
+    assert areas("two", boxes="all", top=2) == [900, 400]
+    assert areas("both", boxes="all", min_area=0.05, top=2) == [900]
+    assert areas("largest", min_area=0.05) == [900]
+    assert areas("none", min_area=0.5) == []
+    with pytest.raises(ValueError, match=r"with min_area 0\.5, and now it is 0\.0; give another --out"):
+        areas("none")
+    for wrong, said in (
+        ({"min_area": 1.0}, r"min_area is 1; it is a share of the image, in \[0, 1\)"),
+        ({"top": 0, "boxes": "all"}, "top is 0; give a number of boxes"),
+        ({"top": 3}, "top 3 is of all boxes, .* add --boxes all"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            areas("wrong", **wrong)
 
 
 @pytest.fixture

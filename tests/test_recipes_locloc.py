@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
 from object_scenes import squares
+from PIL import Image
 
+from vitrail import train as training
 from vitrail.backbones import load, load_part, save_exported
 from vitrail.config import ConfigError
 from vitrail.contracts import Located, Step
 from vitrail.data import EvalTransformConfig
+from vitrail.data.mask_writer import MaskWriter
 from vitrail.data.object_masks import ObjectMasks
 from vitrail.localizers import locloc as locloc_files
 from vitrail.localizers import ppd as ppd_files
@@ -21,19 +26,18 @@ from vitrail.rankers.source import Source
 from vitrail.recipes import locloc, ppd, two_parts
 from vitrail.recipes.localization_probe import box_of, drawing_located, localization_probe
 from vitrail.recipes.run import Verbs, describe, prepare, resolve, run
+from vitrail.train import Ranks, RunFolder
 
 BACKBONE = ["backbone.embed_dim=24", "backbone.depth=2", "backbone.heads=2", "backbone.patch_size=8"]
 IMAGES = ["data.scenes.count=32", "data.scenes.val_count=8", "data.scenes.image_size=32"]
 SETTINGS = [
     *BACKBONE,
     *IMAGES,
-    *(f"stage1.{each}" for each in (*BACKBONE, *IMAGES)),
     "stage1.augment.image_size=32",
     "stage1.train.epochs=1",
     "stage1.train.global_batch_size=16",
     "stage1.train.warmup_epochs=0",
     "views.image_size=32",
-    "views.augment.image_size=32",
     "mask_settings.size=32",
     "mask_settings.heads=[0, 1]",
     "train.epochs=1",
@@ -98,6 +102,15 @@ class TestARun:
     def test_the_backbone_rests(self, trained: Path) -> None:
         first, last = (load(weights=folder).state_dict() for folder in (trained / "stage1", trained))
         assert all(torch.equal(value, last[name]) for name, value in first.items())
+
+    def test_the_masks_to_learn_from_are_told_of_once(self, trained: Path) -> None:
+        said = rf"enhanced masks in {re.escape(str(trained / 'object_masks'))} cover \d+ % of their image on average"
+        assert len(re.findall(said, (trained / "log.txt").read_text())) == 1
+
+    def test_stage1_is_of_the_same_images_and_network(self, trained: Path) -> None:
+        stage1 = resolve(str(trained / "stage1" / "config.yaml"))
+        assert stage1.data == tiny().data  # type: ignore[attr-defined]
+        assert load(weights=trained / "stage1").depth == 2
 
     def test_it_goes_on_without_what_came_first(self, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(two_parts, "make_object_masks", lambda *_, **__: pytest.fail("made again"))
@@ -220,6 +233,81 @@ def test_the_generators_own_training_is_the_recipe_but_for_its_train() -> None:
     assert first.views == second.views == recipe.views
 
 
+class TestLookAhead:
+    """What would be refused after hours is refused before the first of them."""
+
+    @pytest.fixture(autouse=True)
+    def _nothing_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("train_before", "make_object_masks"):
+            monkeypatch.setattr(two_parts, name, lambda *_, **__: pytest.fail("begun"))
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (["train.global_batch_size=64"], r"^global_batch_size 64 is larger than the 32 images to train on"),
+            (["train.global_batch_size=1"], r"a batch of 1 image per device cannot be normalized over"),
+            (["mask_settings.heads=[0, 5]"], r"heads \[5\] are not there; the block has 2, 0 to 1"),
+            (["mask_settings.image_size=30"], r"image height 30 is not a multiple of the patch size 8"),
+            (["views.augment.image_size=30"], r"views\.augment\.image_size 30 is not a multiple of the patch size 8"),
+            (
+                [*GENERATOR_FIRST, "generator_train.global_batch_size=64"],
+                r"^generator_train: global_batch_size 64 is larger than the 32 images",
+            ),
+            ([*GENERATOR_FIRST, "train.global_batch_size=64"], r"^global_batch_size 64 is larger than the 32 images"),
+        ],
+    )
+    def test_settings(self, settings: list[str], said: str, tmp_path: Path) -> None:
+        for recipe in ("scenes_locloc", "scenes_ppd"):
+            extra = ["generator_train.learning_rate=1e-3"] if settings[0] in GENERATOR_FIRST else []
+            with pytest.raises(ValueError, match=said):
+                run(tiny(*settings, *extra, recipe=recipe), Verbs(), tmp_path / recipe)
+            RunFolder(tmp_path / recipe, tiny(recipe=recipe)).close()  # the corrected command may begin
+
+    def test_images_of_no_classes(self, start: list[str], tmp_path: Path) -> None:
+        for number in range(18):
+            Image.new("RGB", (40, 40), (10 * number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+        recipe = tiny(start[0], f"data.root={tmp_path}")
+        with pytest.raises(ValueError, match=r"a classifier needs at least 2 classes.*or set method\.parts=generator"):
+            two_parts.first_of_two(recipe, Verbs(), tmp_path)
+        with pytest.raises(pytest.fail.Exception, match="begun"):  # one that locates alone needs none
+            two_parts.first_of_two(recipe.override(["method.parts=generator"]), Verbs(), tmp_path)
+
+    def test_each_process_looks_at_its_own_part(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(training, "join", lambda _: Ranks(3, 16, torch.device("cpu")))
+        with pytest.raises(ValueError, match="a batch of 1 image per device cannot be normalized over"):
+            two_parts.first_of_two(tiny(), Verbs(), tmp_path)
+
+    def test_a_run_that_goes_on_was_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(locloc, "build", lambda *_: pytest.fail("built"))
+        for verbs in (Verbs(resume=True), Verbs(extend=3)):
+            with pytest.raises(pytest.fail.Exception, match="begun"):
+                two_parts.first_of_two(tiny(), verbs, tmp_path)
+
+
+def test_overwriting_makes_other_masks_anew_and_keeps_the_same(
+    trained: Path, start: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    right = two_parts.make_object_masks
+
+    def noted(backbone: Any, images: Any, path: Path, *settings: Any, **more: Any) -> Any:
+        made.append(len(MaskWriter(path, two_parts.about_masks(backbone, images, settings[0])).todo))
+        return right(backbone, images, path, *settings, **more)
+
+    monkeypatch.setattr(two_parts, "make_object_masks", noted)
+    path = tmp_path / "object_masks"
+    copytree(trained / "object_masks", path)
+    (path / "mine.txt").write_text("mine")
+    other = tiny(start[0], "mask_settings.low=0.01")
+    with pytest.raises(ValueError, match=r"holds other masks: low 0\.05, wanted 0\.01"):
+        two_parts._made_masks(other, Verbs(), path)
+    two_parts._made_masks(tiny(start[0]), Verbs(overwrite=True), path)
+    two_parts._made_masks(other, Verbs(overwrite=True), path)
+    assert made == [0, 32]
+    assert ObjectMasks.open(path).about["low"] == 0.01
+    assert (path / "mine.txt").read_text() == "mine"
+
+
 class TestRefusals:
     def test_no_weights(self) -> None:
         with pytest.raises(ConfigError, match="the backbone rests, so it has to be trained before; name its weights"):
@@ -317,6 +405,6 @@ class TestNumbers:
         assert box_of(values, 0.5).tolist() == [20, 12, 29, 18]
         assert box_of(values, 0.7).tolist() == [4, 3, 10, 8]
         assert box_of(values - 5, 0.7).tolist() == [4, 3, 10, 8]
-        assert box_of(torch.ones(20, 30), 0.5).tolist() == [0, 0, 30, 20]
+        assert box_of(torch.ones(20, 30), 0.5) is None
         values[8, 10] = 1.0  # touches the first by a corner
         assert box_of(values, 0.7).tolist() == [4, 3, 11, 9]

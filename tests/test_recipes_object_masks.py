@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vitrail.data.object_masks import (
     LINE,
     PLAIN_ALONE,
     UNREADABLE,
+    Masks,
     ObjectMasks,
     ObjectMasksConfig,
     WithObjectMasks,
@@ -35,7 +37,14 @@ from vitrail.evaluation.features import weights_digest
 from vitrail.ops.grabcut import grabcut_mask
 from vitrail.ops.mean_attention import mean_attention
 from vitrail.rankers.dino import Dino
-from vitrail.recipes.object_masks import await_object_masks, make_object_masks, object_attention, stages_of
+from vitrail.recipes.object_masks import (
+    await_object_masks,
+    make_object_masks,
+    masks_by,
+    object_attention,
+    stages_of,
+    tell_coverage,
+)
 
 CONFIG = ObjectMasksConfig(size=48)
 LARGE = ObjectMasksConfig(size=192)
@@ -313,6 +322,91 @@ def test_stages_are_those_of_the_masks(tmp_path: Path) -> None:
     assert np.array_equal(stages.found.plain, masks[4].plain)
     assert stages.marks.shape == (48, 48)
     assert stages.image.size == (32, 32)
+
+
+class Counted:
+    """Masks of so many images whose mask covers all, or nothing."""
+
+    folder = Path("masks")
+
+    def __init__(self, count: int, covered: float = 1.0, missing: Sequence[int] = ()) -> None:
+        self.count, self.covered, self.missing, self.read = count, covered, list(missing), list[int]()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Masks:
+        assert index not in self.missing
+        self.read.append(index)
+        full = np.zeros((10, 10), bool)
+        full.flat[: round(100 * self.covered)] = True
+        return Masks(full, ~full)
+
+    def having(self, status: int) -> list[int]:
+        assert status == UNREADABLE
+        return self.missing
+
+
+class TestCoverage:
+    def told(self, caplog: pytest.LogCaptureFixture, masks: Any, *which: Any) -> list[tuple[str, str]]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "vitrail"):
+            tell_coverage(masks, *which)
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    @pytest.mark.parametrize(
+        ("covered", "warned"), [(1.0, True), (0.96, True), (0.95, False), (0.3, False), (0.01, False), (0.0, True)]
+    )
+    def test_of_the_mean_and_of_masks_that_teach_little(self, covered: float, warned: bool, caplog: Any) -> None:
+        told = self.told(caplog, Counted(7, covered))
+        assert told[0] == ("INFO", f"enhanced masks in masks cover {100 * covered:.0f} % of their image on average")
+        assert [level for level, _ in told[1:]] == ["WARNING"] * warned
+        if warned:
+            all_of, none_of = (100, 0) if covered > 0.5 else (0, 100)
+            said = (
+                f"{all_of} % of the enhanced masks in masks cover nearly all of their image and {none_of} % nearly no"
+            )
+            assert told[1][1].startswith(said)
+            assert "choose other heads, high and low, or other weights" in told[1][1]
+
+    def test_of_the_plain_ones(self, caplog: Any) -> None:
+        info, warning = self.told(caplog, Counted(7, 1.0), "plain")
+        assert info[1] == "plain masks in masks cover 0 % of their image on average"
+        assert "choose other heads, threshold, or other weights" in warning[1]
+
+    def test_a_million_images_are_told_of_by_a_few(self, caplog: Any) -> None:
+        many = Counted(1_000_000, 0.5)
+        assert len(self.told(caplog, many)) == 1
+        assert (len(many.read), many.read[0], many.read[-1]) == (256, 0, 999_999)
+        assert {round(gap / 100) for gap in np.diff(many.read)} == {39}
+        few = Counted(300, 0.5, missing=range(100, 200))
+        self.told(caplog, few)
+        assert few.read == [*range(100), *range(200, 300)]
+
+    def test_images_that_cannot_be_read_are_left_out(self, caplog: Any) -> None:
+        assert self.told(caplog, Counted(3, missing=[0, 1, 2])) == []
+
+    def test_masks_of_images_that_fell_back_are_those_that_are_learned_from(self, tmp_path: Path, caplog: Any) -> None:
+        about = {"images": 4, "size": 8, "data": "x", "weights": "y"}
+        full = np.ones((8, 8), bool)
+        with MaskWriter(tmp_path, about) as writer:
+            for index in range(3):
+                writer.write(index, full, full, fell_back=True)
+            writer.lose(3)
+        info, warning = self.told(caplog, ObjectMasks.open(tmp_path))
+        assert "cover 100 % of their image on average" in info[1]
+        assert "100 % of the enhanced masks" in warning[1]
+
+    def test_the_command_tells_of_both_also_where_nothing_is_made(self, tmp_path: Path, caplog: Any) -> None:
+        photos(tmp_path / "photos", broken=0, count=12)
+        words = (vit_file(tmp_path), str(tmp_path / "photos"), ["size=16"], tmp_path / "out")
+        for _ in range(2):
+            caplog.clear()
+            with caplog.at_level(logging.INFO, "vitrail"):
+                masks_by(*words, processes=1, device="cpu")
+            said = [record.getMessage() for record in caplog.records if "of their image on average" in record.msg]
+            assert [text.split(" masks in ")[0] for text in said] == ["enhanced", "plain"]
+        assert "object masks: read from" in caplog.text
 
 
 class TestCommands:

@@ -106,6 +106,15 @@ def test_a_thousand_outputs_on_some_classes(tmp_path: Path) -> None:
     report, _ = measure("robustness", str(path), str(wnid_folder(tmp_path / "a")), [], out=tmp_path / "a.json")
     assert report.card["preset"] == "imagenet_a"
     assert report.numbers["top1"] == pytest.approx(100 / 3)  # of the three, the last output is the largest
+    report, _ = measure("accuracy", str(path), str(tmp_path / "a"), [], out=tmp_path / "accuracy.json")
+    assert report.card["data"]["val"]["images"] == 6  # all of them, none held out
+    assert report.numbers["top1"] == 0  # of a thousand outputs the last one is the largest
+    assert {each["predicted"] for each in report.details["confused"]} == {"n15075141"}
+    with pytest.raises(ValueError, match=r"is a tree of ImageNet-C; measure with `vitrail evaluate robustness`"):
+        measure("accuracy", str(path), str(imagenet_c(tmp_path / "c")), [])
+    (tmp_path / "a" / WNIDS[0]).rename(tmp_path / "a" / "tench")
+    with pytest.raises(ValueError, match=r"1,000 outputs without names and the data 3 classes .*WordNet ids such as"):
+        measure("accuracy", str(path), str(tmp_path / "a"), ["data.held_out=0.5"])
 
 
 def test_tables() -> None:

@@ -18,7 +18,7 @@ from vitrail import catalog
 from vitrail.backbones import BackboneConfig, load
 from vitrail.cli import app
 from vitrail.config import ConfigError
-from vitrail.recipes import study as runner
+from vitrail.recipes import run as runner
 from vitrail.recipes.run import family_of
 from vitrail.recipes.sar_maps import sar_table5, sar_table6, sar_table8
 from vitrail.recipes.sar_networks import TABLE_2, sar_table2, sar_table7, sar_table11

@@ -11,7 +11,7 @@ import pytest
 from vitrail import catalog
 from vitrail.config import Config, ConfigError
 from vitrail.recipes import augmentation as family
-from vitrail.recipes import study as runner
+from vitrail.recipes import run as runner
 from vitrail.recipes.study import Cell, Study, costs, read_results, run_study, taken
 
 TINY = (

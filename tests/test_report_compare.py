@@ -32,6 +32,20 @@ def test_floors_and_entropies_have_no_best(tmp_path):
     assert row.cells[1].verdict == ""
 
 
+def test_two_evaluations_by_one_protocol_are_told_apart(tmp_path):
+    folder = make_run(tmp_path / "a")
+    one = read_run(folder)
+    card = {"preset": "dino", "deviations": ["k = [5] (standard 20)"]}
+    write_report(folder, "knn-dino-cars-a1b2c3", {"knn20_top1": 3.0}, **card)
+    other = folder / "evaluation" / "knn-dino-cars-a1b2c3.json"
+    other.write_text(other.read_text().replace('"protocol": "knn-dino-cars-a1b2c3"', '"protocol": "knn"'))
+    both = read_run(folder)
+    assert compare.heading([one], "knn") == compare.heading([both], "knn") == "knn"
+    title = "knn (knn-dino-cars-a1b2c3): preset dino, k = [5] (standard 20)"
+    assert compare.heading([one, both], "knn-dino-cars-a1b2c3") == title
+    assert title in [group.title for group in compare.number_groups([one, both])]
+
+
 @pytest.mark.parametrize(
     ("name", "direction"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -202,6 +204,30 @@ def test_the_launcher_restarts_a_dead_process_and_the_run_resumes_by_itself(tmp_
     assert "resuming at step 4" in (tmp_path / "log.txt").read_text()
     first, second = both(tmp_path)
     assert_equal(first["weights"], second["weights"])
+
+
+@pytest.mark.parametrize(("exits", "code"), [(0, 0), (3, 3)])
+def test_signals_do_what_they_did_before_a_launch(exits, code):
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
+
+    def mine(number, frame):
+        raise AssertionError(number)
+
+    before = signal.signal(signal.SIGHUP, mine)
+    try:
+        handlers = [signal.getsignal(number) for number in numbers]
+        assert launch(1, [sys.executable, "-c", f"raise SystemExit({exits})"]) == code
+        assert [signal.getsignal(number) for number in numbers] == handlers
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_launch_from_a_thread_that_may_set_no_signals():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(launch(1, [sys.executable, "-c", "pass"])))
+    thread.start()
+    thread.join()
+    assert found == [0]
 
 
 def test_places_are_read_from_torchrun_and_srun(monkeypatch):

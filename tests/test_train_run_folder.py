@@ -139,6 +139,47 @@ def test_a_run_that_never_took_a_step_may_start_again(tmp_path):
         RunFolder(tmp_path, CONFIG)
 
 
+def test_a_refused_start_is_not_in_the_way_and_its_list_of_images_goes(tmp_path):
+    with RunFolder(tmp_path, CONFIG) as folder:
+        folder.write_skipped({1: ("a", "b")})
+    (tmp_path / "stage1").mkdir()
+    RunFolder(tmp_path / "stage1", CONFIG).close()
+    RunFolder(tmp_path, changed(seed=5)).close()
+    assert not (tmp_path / "skipped.jsonl").exists()
+    (tmp_path / "stage1" / "checkpoints" / "last.pt").write_bytes(b"x")  # there something was trained
+    with pytest.raises(ConfigError, match=r"it holds stage1/checkpoints/last\.pt$"):
+        RunFolder(tmp_path, CONFIG)
+
+
+def test_what_was_prepared_is_kept_and_not_in_the_way(tmp_path):
+    RunFolder(tmp_path, CONFIG).close()
+    (tmp_path / "object_masks").mkdir()
+    made = [
+        tmp_path / "object_masks" / name for name in ("object_masks.json", "masks.npy", "table.npy", ".masks.npy.7")
+    ]
+    made += [tmp_path / "neighbors.safetensors"]
+    for path in made:
+        path.write_bytes(b"hours")
+    RunFolder(tmp_path, changed(seed=5)).close()
+    RunFolder(tmp_path, changed(seed=6), "overwrite").close()
+    assert all(path.read_bytes() == b"hours" for path in made)
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "object_masks" / "mine.png").write_text("")
+    said = r"removes what vitrail writes but for object_masks; it holds (metrics\.jsonl|object_masks/mine\.png), "
+    with pytest.raises(ConfigError, match=said):
+        RunFolder(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "versions.json", "thesis.tex", "sub/config.yaml"])
+def test_files_of_others_are_left_alone(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    for _ in range(2):  # the first refusal leaves nothing that makes the folder ours
+        with pytest.raises(ConfigError, match=f"it holds {name}"):
+            RunFolder(tmp_path, CONFIG)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_metrics_are_cut_back_to_a_step_and_survive_a_torn_line(tmp_path):
     with RunFolder(tmp_path, CONFIG) as folder:
         for step in (1, 2, 3):

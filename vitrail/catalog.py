@@ -40,6 +40,15 @@ class RankerEntry(NamedTuple):
     part: str  # its file's PART, what its own files hold beside a backbone; empty where that is nothing
 
 
+class Setting(NamedTuple):
+    """A field of a configuration, as its file has it."""
+
+    name: str
+    kind: str  # its type
+    default: str  # as one would write it after `name=`, or "..." where the file does not say it there
+    summary: str  # what its file says of it; may be empty
+
+
 Named = TypeVar("Named", Entry, RankerEntry)
 
 
@@ -60,11 +69,21 @@ def protocols() -> list[Entry]:
 
 def asks_for(protocol: Entry) -> dict[str, bool]:
     """What a protocol's `evaluate` takes, by name (`backbone`, `ranker`, `head`, ...), and whether it needs it."""
-    tree = ast.parse((PACKAGE.parent / f"{protocol.module.replace('.', '/')}.py").read_text())
+    tree = _tree(protocol.module)
     found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "evaluate")
     given, named = found.args, {each.arg: True for each in found.args.args}
     named |= dict.fromkeys(list(named)[len(named) - len(given.defaults) :], False)
     return named | {each.arg: value is None for each, value in zip(given.kwonlyargs, given.kw_defaults)}
+
+
+def settings_of(protocol: Entry) -> list[Setting]:
+    """What `vitrail evaluate` takes as `name=value` for a protocol: the fields of its configuration."""
+    tree = _tree(protocol.module)
+    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "evaluate")
+    given = next(each for each in (*found.args.args, *found.args.kwonlyargs) if each.arg == "config")
+    assert given.annotation is not None
+    name = next(node.id for node in ast.walk(given.annotation) if isinstance(node, ast.Name))
+    return list(_fields(protocol.module, name).values())
 
 
 @functools.cache
@@ -178,6 +197,82 @@ def _words_of_kind(tree: ast.Module) -> list[str]:
     literal = next(node.annotation for node in fields if ast.unparse(node.target) == "kind")
     assert isinstance(literal, ast.Subscript)
     return list(ast.literal_eval(literal.slice))
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE.parent / f"{module.replace('.', '/')}.py").read_text())
+
+
+def _source(tree: ast.Module, name: str) -> str | None:
+    """The module of ours that a file imports a name from."""
+    imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))
+    found = next((node.module for node in imports if any(each.name == name for each in node.names)), None)
+    return found if found and found.startswith("vitrail.") else None
+
+
+def _fields(module: str, name: str) -> dict[str, Setting]:
+    """The fields of a configuration's class in a module, those of the class that it builds on first."""
+    tree = _tree(module)
+    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+    if found is None:
+        return _fields(str(_source(tree, name)), name)
+    fields: dict[str, Setting] = {}
+    for base in found.bases:
+        fields |= {} if ast.unparse(base) == "Config" else _fields(module, ast.unparse(base))
+    for node, after in zip(found.body, [*found.body[1:], None]):
+        if isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar"):
+            told = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            words, field = " ".join(str(told).split()), ast.unparse(node.target)
+            fields[field] = Setting(field, _kind(module, node.annotation), _default(node), words)
+    return fields
+
+
+def _kind(module: str, annotation: ast.expr) -> str:
+    """A type in a user's words: what may be written, and no more than that of what pydantic is told."""
+    if isinstance(annotation, ast.BinOp):
+        return f"{_kind(module, annotation.left)} | {_kind(module, annotation.right)}"
+    if isinstance(annotation, ast.Name):
+        return _alias(module, annotation.id) or annotation.id
+    if not isinstance(annotation, ast.Subscript):
+        return "null" if ast.unparse(annotation) == "None" else ast.unparse(annotation)
+    inside = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    outside = ast.unparse(annotation.value)
+    if outside == "Annotated":
+        return _kind(module, inside[0])
+    if outside == "Literal":
+        return " | ".join(str(ast.literal_eval(each)) for each in inside)
+    return f"{outside}[{', '.join(_kind(module, each) for each in inside)}]"
+
+
+def _alias(module: str, name: str) -> str | None:
+    """What `NAME = Literal[...]` or `NAME = Annotated[...]` of a module, or of one that it imports, stands for."""
+    tree = _tree(module)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return _kind(module, node.value)
+    source = _source(tree, name)
+    there = source is not None and (PACKAGE.parent / f"{source.replace('.', '/')}.py").is_file()
+    return _alias(source, name) if source is not None and there else None
+
+
+def _default(field: ast.AnnAssign) -> str:
+    value = field.value
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field":
+        named = (each.value for each in value.keywords if each.arg in ("default", "default_factory"))
+        value = value.args[0] if value.args else next(named, None)
+    if value is None:
+        return ""
+    try:
+        plain = ast.literal_eval(value)
+    except ValueError:  # a constant of the file, or settings of their own
+        return "..."
+    if isinstance(plain, tuple):
+        joined = ",".join(map(str, plain))
+        return joined if "Listed" in ast.unparse(field.annotation) else f"[{joined}]"
+    if plain is None or isinstance(plain, bool):
+        return {None: "null", True: "true", False: "false"}[plain]
+    return str(plain)
 
 
 def _summary(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> str:

@@ -92,11 +92,21 @@ def list_(
         ],
         typer.Argument(help="Which list."),
     ] = "all",
+    name: Annotated[
+        str | None, typer.Argument(help="With protocols: the one whose settings are named.", metavar="[PROTOCOL]")
+    ] = None,
 ) -> None:
     """Name what there is: recipes, studies, protocols, pictures, methods, rankers, localizers, masks, regularizers.
 
-    Example: vitrail list recipes
+    Examples:
+
+      vitrail list recipes
+
+      vitrail list protocols localization     (its settings)
     """
+    if name is not None:
+        _list_settings(what, name)
+        return
     pictures = [catalog.Entry(name, "", summary) for name, summary in PICTURES.items()]
     lists: dict[str, tuple[str, Sequence[catalog.Entry | catalog.RankerEntry]]] = {
         "recipes": ("vitrail train RECIPE", catalog.recipes()),
@@ -126,6 +136,20 @@ def list_(
                 for line in _needs(entry):
                     typer.echo(f"{'':<25}{line}")
             typer.echo()
+
+
+def _list_settings(what: str, name: str) -> None:
+    if what != "protocols":
+        raise ValueError(
+            f"settings of {what} are not listed, those of protocols are: vitrail list protocols PROTOCOL; "
+            "`vitrail train RECIPE --dry-run` prints those of a recipe"
+        )
+    entry = catalog.find(catalog.protocols(), name, "protocol")
+    typer.secho(f"{name}  (vitrail evaluate {name} SETTING=VALUE ...; of the images data.SETTING=VALUE)", bold=True)
+    for each in catalog.settings_of(entry):
+        typer.echo(f"  {f'{each.name}={each.default}':<28} {each.kind}")
+        if each.summary:
+            typer.echo(f"      {each.summary}")
 
 
 def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
@@ -215,15 +239,18 @@ def train(
     """
     if not recipe.endswith((".yaml", ".yml")):
         catalog.find(catalog.recipes(), recipe, "recipe")  # a typing error is told before torch is imported
+    from vitrail.recipes.files import check_out, check_root
     from vitrail.recipes.rankers import check_weights
-
-    check_weights(init_from)
-    from vitrail.recipes.run import Verbs, describe, prepare, run
 
     if sum((resume, extend is not None, init_from is not None)) > 1:
         raise ValueError("--resume, --extend and --init-from exclude each other; choose one")
-    verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
     out = out or Path("runs") / Path(recipe).stem
+    check_weights(init_from)
+    check_out(out)
+    check_root(settings or [])
+    from vitrail.recipes.run import Verbs, describe, prepare, run  # torch: what can be told without is told before
+
+    verbs = Verbs(resume=resume, extend=extend, init_from=init_from, overwrite=overwrite)
     config, devices = prepare(recipe, settings or [], verbs, out)
     if dry_run:
         words = describe(config, devices)
@@ -424,11 +451,16 @@ def study(
     entry = catalog.find(catalog.studies(), name, "study")
     from importlib import import_module
 
-    from vitrail.data.patch_labels import Share
+    from vitrail.recipes.files import check_out
+
+    out = out or Path("studies") / name
+    asked = getattr(import_module(entry.module), name)(settings or [])
+    for folder in (out, runs or out):
+        check_out(folder)
+    from vitrail.data.patch_labels import Share  # torch: what can be told without is told before
     from vitrail.report.study import listing, run_and_write
 
-    share, out = Share.parse(shard), out or Path("studies") / name
-    asked = getattr(import_module(entry.module), name)(settings or [])
+    share = Share.parse(shard)
     if dry_run:
         for line in listing(asked, out, share, runs):
             typer.echo(line)
@@ -490,6 +522,8 @@ def evaluate(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute features anew, keep none.")] = False,
 ) -> None:
     """Measure a backbone, a ranker or a localizer by a published protocol; the numbers come with their protocol card.
+
+    `vitrail list protocols PROTOCOL` names its settings, KEY=VALUE.
 
     Examples:
 
@@ -847,6 +881,13 @@ def localize(
     boxes: Annotated[
         Literal["largest", "all"], typer.Option(help="Of the largest part of a map above the threshold, or of all.")
     ] = "largest",
+    min_area: Annotated[
+        float, typer.Option(help="Share of the image that an object covers at least, in [0, 1), such as 0.01.")
+    ] = 0.0,
+    top: Annotated[int | None, typer.Option(help="With --boxes all: the largest so many by area.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in --out, and forget what is in it, instead of going on.")
+    ] = False,
     model: Model = None,
     key: Key = "auto",
     size: Annotated[
@@ -857,31 +898,48 @@ def localize(
 ) -> None:
     """Find the object in images: boxes (boxes.json, and coco.json in COCO's format), masks and overlays (png).
 
+    Called again, it goes on: images that are finished are not done again.
+
     Examples:
 
       vitrail localize photos/ --weights runs/locloc --out found
 
       vitrail localize cat.jpg dog.jpg --localizer lost=dino_deitsmall16_pretrain.pth --threshold 0.5
+
+      vitrail localize photos/ --weights runs/locloc --boxes all --min-area 0.01 --top 5 --out several
     """
     from vitrail.recipes.files import image_files
-    from vitrail.recipes.localizers import HEAT_MAPS, check_threshold, parse_localizer, titled
+    from vitrail.recipes.localizers import check_kept, check_threshold
 
     check_threshold(threshold)
-    if localizer is not None:
-        parse_localizer(localizer).given(weights)
-    (words,) = titled([localizer] if localizer else [], weights).values()
-    if words.name == HEAT_MAPS:
-        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
-    words.check()
+    check_kept(boxes, min_area, top)
+    words = _localizer_words(localizer, weights)
     image_files(images)
     from vitrail.recipes.localize import Wanted, localize_files  # torch: what can be told without is told before
 
     _show_progress()
-    done = localize_files(images, words, Wanted(threshold, boxes, model, key, size, batch_size, device), out)
-    left = f", {done.without} without a box" * bool(done.without) + f", {done.unreadable} left out" * bool(
-        done.unreadable
+    opening = (model, key, size, batch_size, device)
+    done = localize_files(images, words, Wanted(threshold, boxes, *opening, min_area, top, overwrite), out)
+    left = f" ({done.before} of them before)" * bool(done.before) + f", {done.without} without a box" * bool(
+        done.without
     )
+    left += f", {done.unreadable} left out" * bool(done.unreadable)
     typer.echo(f"written: {done.files[0]} and {done.files[1].name}, {done.images} images{left}; masks/ and overlays/")
+
+
+def _localizer_words(localizer: str | None, weights: str | None) -> Any:
+    """The one that sees images, checked."""
+    from vitrail.recipes.localizers import HEAT_MAPS, known_names, parse_localizer, titled
+
+    if localizer is not None:
+        parse_localizer(localizer).given(weights)
+    elif weights is None:
+        raise ValueError(f"no localizer is named; give --weights RUN or --localizer NAME=WEIGHTS, {known_names()}")
+    (words,) = titled([localizer] if localizer else [], weights).values()
+    if words.name == HEAT_MAPS:
+        raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
+    words.check()
+    return words
 
 
 @app.command()

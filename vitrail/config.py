@@ -43,11 +43,11 @@ class Config(BaseModel):
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
         """Read a YAML file and apply overrides of the form `a.b=c`."""
         values = read_yaml(path)
-        return cls.parse(_merge(values, overrides), source=str(path))
+        return cls.parse(merged(values, overrides), source=str(path))
 
     def override(self, overrides: Iterable[str]) -> Self:
         """The same configuration with `a.b=c` applied; values are read as YAML (`null`, `[1, 2]`, `1e-3`)."""
-        return type(self).parse(_merge(self.plain(), overrides), source="overrides")
+        return type(self).parse(merged(self.plain(), overrides), source="overrides")
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries of JSON values."""
@@ -87,14 +87,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _merge(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    merged = _copy(values)
+def merged(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested plain values with `a.b=c` applied, not validated. Raises `ConfigError` for other words."""
+    changed = _copy(values)
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"override {text!r} is not of the form key.subkey=value")
         *parents, last = key.strip().split(".")
-        place: Any = merged
+        place: Any = changed
         for parent in parents:
             child = _at(place, parent, text)
             if child is None:
@@ -105,7 +106,7 @@ def _merge(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
             place = child
         _at(place, last, text)
         _put(place, last, _scalar(value))
-    return merged
+    return changed
 
 
 def _at(place: dict[str, Any] | list[Any], key: str, text: str) -> Any:
@@ -157,6 +158,8 @@ def _explain(model: type[BaseModel], error: ValidationError, source: str) -> str
             message, value = problem["msg"].removeprefix("Value error, "), problem["input"]
             if problem["type"] == "model_type" and "kind" in _fields_at(model, place):
                 message = f"it has settings of its own; say {key}.kind={value}"
+            if problem["type"] == "union_tag_not_found":
+                message = f"it has several kinds; say which by {key}.kind"
             shown = key if isinstance(value, Mapping | BaseModel) else f"{key} = {value!r}"  # not a whole section
             told.setdefault(shown if key else "", []).append(message)
     lines += [f"{shown}: {', or: '.join(said)}" if shown else "; ".join(said) for shown, said in told.items()]

@@ -133,7 +133,8 @@ class Localizer(Protocol):
     std: Sequence[float]
     image_size: tuple[int, int]
     classes: tuple[str, ...] | None
-    """Names in the order of the logits, None where it does not classify or does not know them."""
+    """Names in the order of the logits, None where it does not classify or does not know them. One that does not know
+    them may say how many there are, as `outputs`."""
 
     def __call__(self, images: Tensor, *, labels: Tensor | None = None) -> Located:
         """Maps of images `[B, 3, H, W]`, normalized by `mean` and `std`; `image_size` is (height, width).

@@ -8,7 +8,8 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from vitrail.data.inspect import Finding, inspect_folder
+from vitrail.data.finding import Finding
+from vitrail.data.inspect import inspect_folder
 
 GIB = 2**30
 

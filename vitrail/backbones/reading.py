@@ -13,7 +13,8 @@ import numpy as np
 
 
 def weights_file(where: str | Path) -> Path:
-    """The file of weights: `where` itself, or what the run folder `where` exported. `ValueError` where none is."""
+    """The file of weights: `where` itself, or what the run folder `where` exported. `ValueError` where none is, and
+    for an image."""
     path = Path(where).expanduser()
     if path.is_dir():
         file = path / "exported" / "backbone.safetensors"
@@ -24,7 +25,20 @@ def weights_file(where: str | Path) -> Path:
         return file
     if not path.is_file():
         raise ValueError(f"there is no file of weights at {path}; give a checkpoint, a run folder, or 'pretrained'")
+    picture = _picture(path)
+    if picture:
+        raise ValueError(f"{path} is an image ({picture}), not weights; give a checkpoint or a run folder")
     return path
+
+
+def _picture(path: Path) -> str:
+    """The format of a file that is an image, by its first bytes, which no weights begin with; empty for others."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+        return "WebP"
+    marks = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF"}
+    return next((name for mark, name in marks.items() if start.startswith(mark)), "")
 
 
 def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, Any] | None]:

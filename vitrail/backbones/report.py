@@ -13,7 +13,7 @@ class LoadReport(NamedTuple):
     missing: tuple[str, ...]  # the model has it, the file does not: left as initialized
     unexpected: tuple[str, ...]  # the file has it, the model does not, and it is no known head or decoder
     layout: str  # whose names and nesting the file has: timm, DINO, MAE, ...
-    ignored: tuple[str, ...] = ()  # heads, decoders, other networks in the file: not part of a backbone
+    ignored: tuple[str, ...] = ()  # heads, decoders, other networks in the file; who asks may read them
     interpolated: str | None = None  # positions brought to another grid: "14x14 to 8x8"
     notes: tuple[str, ...] = ()  # what was chosen or guessed
 
@@ -25,7 +25,7 @@ class LoadReport(NamedTuple):
             lines.append(f"  positions interpolated from {self.interpolated}")
         lines += _lines("missing, left as initialized", self.missing)
         lines += _lines("unexpected, not used", self.unexpected)
-        lines += _lines("not part of a backbone, not used", self.ignored)
+        lines += _lines("beside the backbone, not part of it", self.ignored)
         return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ _HOMES = {
     "Cub": "cub",
     "EvalTransform": "transforms",
     "EvalTransformConfig": "transforms",
-    "Finding": "inspect",
+    "Finding": "finding",
     "ImageFolder": "folders",
     "Loader": "loader",
     "LoaderConfig": "loader",
@@ -90,9 +90,10 @@ if TYPE_CHECKING:
     from vitrail.data.coco_semantic import CocoSemantic
     from vitrail.data.cocostuff import CocoStuff
     from vitrail.data.cub import Cub
+    from vitrail.data.finding import Finding
     from vitrail.data.folders import SPLITS, ImageFolder
     from vitrail.data.images import UnreadableImage, open_image, open_mask
-    from vitrail.data.inspect import Finding, inspect_folder
+    from vitrail.data.inspect import inspect_folder
     from vitrail.data.loader import Loader, LoaderConfig, TooManyUnreadable, WorkerCrashed, ordered_batches
     from vitrail.data.multi_label import MultiLabelFolder, ObjectLabels, is_multi_label
     from vitrail.data.synthetic import SyntheticScenes

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from vitrail.contracts import Sample
+from vitrail.data.box_file import Box, four_numbers
 from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.folders import position
 from vitrail.data.images import UnreadableImage, open_image, open_mask
+from vitrail.data.named_lines import of_images, read_named_lines
 
 TABLES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 SPLITS = {"train": "1", "test": "0", "val": "0"}
@@ -46,8 +48,8 @@ class Cub:
         if split not in SPLITS:
             raise ValueError(f'CUB has the splits "train" and "test" (also called "val"), not {split!r}')
         self.root, self.split = find_cub(root), "test" if split == "val" else split
-        paths, labels = _table(self.root, "images.txt", 1), _table(self.root, "image_class_labels.txt", 1)
-        sides, names = _table(self.root, "train_test_split.txt", 1), _table(self.root, "classes.txt", 1)
+        paths, labels = read_table(self.root, "images.txt", 1), read_table(self.root, "image_class_labels.txt", 1)
+        sides, names = read_table(self.root, "train_test_split.txt", 1), read_table(self.root, "classes.txt", 1)
         ids = [each for each in paths if _of(sides, each, "train_test_split.txt")[0] == SPLITS[split]]
         if not ids:
             raise ValueError(f"{self.root / 'train_test_split.txt'} puts no image into the split {self.split!r}")
@@ -62,7 +64,7 @@ class Cub:
         self.folder = self.root / "images"
         self.has_boxes = (self.root / "bounding_boxes.txt").is_file()
         self.has_masks = (self.root / "segmentations").is_dir()
-        self._boxes = _boxes(self.root, ids) if self.has_boxes else None
+        self._boxes = _boxes(self.root, ids, paths) if self.has_boxes else None
         self._digest: str | None = None
 
     def __len__(self) -> int:
@@ -120,7 +122,7 @@ def is_cub(root: Path) -> bool:
     return True
 
 
-def _table(root: Path, name: str, least: int) -> dict[str, list[str]]:
+def read_table(root: Path, name: str, least: int) -> dict[str, list[str]]:
     """Lines `<id> <word> ...`, by id, in the file's order."""
     found: dict[str, list[str]] = {}
     for number, line in enumerate((root / name).read_text(encoding="utf-8-sig").splitlines(), start=1):
@@ -139,13 +141,20 @@ def _of(table: dict[str, list[str]], number: str, name: str) -> list[str]:
     return table[number]
 
 
-def _boxes(root: Path, ids: list[str]) -> np.ndarray:
-    """Half-open boxes `[N, 4]` float32."""
-    table = _table(root, "bounding_boxes.txt", 4)
-    try:
-        sides = np.array([[float(word) for word in _of(table, each, "bounding_boxes.txt")[:4]] for each in ids])
-    except ValueError as error:
-        where = root / "bounding_boxes.txt"
-        raise ValueError(f"{where}: lines are `<id> <x> <y> <width> <height>` ({error})") from None
-    sides[:, 2:] += sides[:, :2]
-    return sides.astype(np.float32)
+def parse_cub_line(line: str) -> tuple[str, Box]:
+    """`<id> <x> <y> <width> <height>` -> id and half-open box. Raises `ValueError`."""
+    words = line.split()
+    if len(words) < 5:
+        raise ValueError("expected an id and 4 more, `<id> <x> <y> <width> <height>`")
+    x, y, width, height = four_numbers(words[1:5], "`<id> <x> <y> <width> <height>`")
+    return words[0], (x, y, x + width, y + height)
+
+
+def _boxes(root: Path, ids: list[str], known: dict[str, list[str]]) -> np.ndarray:
+    """Half-open boxes `[N, 4]` float32; of an id that stands there twice, the last."""
+    found = read_named_lines(root / "bounding_boxes.txt", parse_cub_line)
+    boxes = {line.name: line.value for line in of_images(found, known, "images.txt")}
+    lacking = [each for each in ids if each not in boxes]
+    if lacking:
+        raise ValueError(f"bounding_boxes.txt has no line for image {lacking[0]} of images.txt; copy the tables anew")
+    return np.array([boxes[each] for each in ids], np.float32)

@@ -57,10 +57,6 @@ class Cutters:
 
     def __enter__(self) -> Self:
         if self.processes > 1:
-            import cv2
-
-            self._threads = cv2.getNumThreads()
-            cv2.setNumThreads(1)  # ends OpenCV's threads, which a forked process would miss and wait for
             how = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
             job = (self.writer, self.config, os.getpid())
             self._pool = ProcessPoolExecutor(self.processes, how, initializer=_start, initargs=job)
@@ -69,10 +65,7 @@ class Cutters:
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
-            import cv2
-
             self._pool.shutdown(cancel_futures=True)
-            cv2.setNumThreads(self._threads)
 
     def cut(self, index: int, image: np.ndarray, attention: np.ndarray) -> int:
         """Hand over an image; returns how many were done meanwhile. Waits while too many wait.
@@ -115,7 +108,8 @@ def _start(writer: MaskWriter, config: ObjectMasksConfig, parent: int) -> None:
     _job = writer, config
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(1)
+    # Not 1: that ends OpenCV's threads, and a forked process waits forever for those of its parent.
+    cv2.setNumThreads(0)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

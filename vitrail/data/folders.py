@@ -9,9 +9,8 @@ Layouts, all with any depth below the last folder named:
 Names that begin with a dot are ignored, extensions are read in any case, and the order is that of the sorted
 class names, then of the sorted paths within a class, on every machine.
 
-A boxes file has lines `<path below the split's folder> x0 y0 x1 y1`: pixels of the upright image counted from
-0, the last ones still inside the box, as in Tiny-ImageNet; several lines for several boxes. Samples carry
-them half-open; their class is the image's.
+A boxes file has lines `<path below the split's folder> x0 y0 x1 y1`, see `vitrail.data.box_file`: the last pixels are
+inside the box. Samples carry them half-open; their class is the image's. Lines that name no image are told, once.
 """
 
 from __future__ import annotations
@@ -27,8 +26,10 @@ from typing import Literal
 import numpy as np
 
 from vitrail.contracts import Sample
+from vitrail.data.box_file import parse_folder_line
 from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.images import EXTENSIONS, open_image
+from vitrail.data.named_lines import of_images, read_named_lines
 
 Labels = Literal["auto", "folders", "none"]
 
@@ -54,7 +55,7 @@ class ImageFolder:
 
     Raises:
         ValueError: no such folder, no images, no class folders where labels are asked for, or class folders
-            that are not in `classes`.
+            that are not in `classes`; a boxes file that has a wrong line, or names none of the images.
     """
 
     has_masks = False
@@ -90,7 +91,7 @@ class ImageFolder:
         if not paths:
             raise ValueError(_nothing(self.folder))
         self._paths = _Paths(paths)
-        self._boxes = _Boxes(Path(boxes), self._paths) if boxes is not None else None
+        self._boxes = _Boxes(Path(boxes), self._paths, str(self.folder)) if boxes is not None else None
         self.has_boxes = self._boxes is not None
         self._digest: str | None = None
 
@@ -284,20 +285,10 @@ class _Paths:
 class _Boxes:
     """Boxes by the image that they belong to."""
 
-    def __init__(self, path: Path, paths: _Paths) -> None:
-        if not path.is_file():
-            raise ValueError(f"there is no boxes file at {path}")
+    def __init__(self, path: Path, paths: _Paths, where: str) -> None:
         places = {paths[index]: index for index in range(len(paths))}
-        owners, values = [], []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if not line.strip():
-                continue
-            name, box = _box(line, f"{path}:{number}")
-            if name in places:
-                owners.append(places[name])
-                values.append(box)
-        if not owners:
-            raise ValueError(f"no line of {path} names an image of this folder; lines begin with paths like {paths[0]}")
+        lines = of_images(read_named_lines(path, parse_folder_line), places, where)
+        owners, values = [places[line.name] for line in lines], [line.value for line in lines]
         order = np.argsort(owners, kind="stable")
         self.owners = np.asarray(owners, np.int64)[order]
         self.values = np.asarray(values, np.float32)[order]
@@ -305,14 +296,3 @@ class _Boxes:
     def of(self, index: int) -> np.ndarray | None:
         first, last = np.searchsorted(self.owners, [index, index + 1])
         return self.values[first:last].copy() if first < last else None
-
-
-def _box(line: str, where: str) -> tuple[str, tuple[float, ...]]:
-    parts = line.strip().rsplit(maxsplit=4)
-    try:
-        x0, y0, x1, y1 = (float(part) for part in parts[1:])
-    except ValueError:
-        raise ValueError(f"{where}: expected `<path> x0 y0 x1 y1`, got {line.strip()!r}") from None
-    if x1 < x0 or y1 < y0:
-        raise ValueError(f"{where}: the box {parts[1:]} ends before it begins; lines are `<path> x0 y0 x1 y1`")
-    return parts[0].replace("\\", "/"), (x0, y0, x1 + 1, y1 + 1)

@@ -4,7 +4,7 @@
     root/GROUP/CORRUPTION/SEVERITY/CLASS/*.JPEG      as unpacked from noise.tar, blur.tar, weather.tar, digital.tar
 
 The four further corruptions of extra.tar count in no mean; they are left out, which `notes` says. Not all corruptions,
-severities and classes need be there: `missing` names the folders that are not.
+severities and classes need be there: `missing` names the folders that are not, or hold no image.
 
 Source: Hendrycks and Dietterich 2019 (arXiv 1903.12261).
 """
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Self
@@ -25,6 +26,7 @@ from vitrail.contracts import Sample
 from vitrail.data.corruptions import CORRUPTIONS, EXTRA, GROUPS, SEVERITIES
 from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.folders import ImageFolder, position
+from vitrail.data.images import EXTENSIONS
 
 
 class ImageNetC:
@@ -38,11 +40,12 @@ class ImageNetC:
     Attributes:
         classes: all class names in the tree, sorted; fewer after `of_classes`.
         variants: (corruption, severity) of those that are there.
-        missing: those of the 15 x 5 that are not.
+        missing: those of the 15 x 5 that are not, and those whose folder holds no image.
+        empty: the latter.
         notes: what was left out, in words.
 
     Raises:
-        ValueError: no such layout, or a severity without class folders.
+        ValueError: no such layout, no image in any folder, or severities without class folders; all of these are named.
     """
 
     has_boxes = False
@@ -56,13 +59,16 @@ class ImageNetC:
         if not found:
             raise ValueError(f"{root} has no folder CORRUPTION/SEVERITY, such as fog/3; give the root of ImageNet-C")
         wanted = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-        places = {key: found[key[0]] / str(key[1]) for key in wanted if key[0] in found}
-        places = {key: folder for key, folder in places.items() if folder.is_dir()}
-        if not places:
+        if not set(found) & set(CORRUPTIONS):
             raise ValueError(
                 f"{root} has none of the 15 corruptions that are measured, only {', '.join(found)}; they are "
                 f"{', '.join(CORRUPTIONS)}"
             )
+        there = {key: found[key[0]] / str(key[1]) for key in wanted if key[0] in found}
+        there = {key: folder for key, folder in there.items() if folder.is_dir()}
+        places = {key: folder for key, folder in there.items() if _has_image(folder)}
+        self.empty = tuple(key for key in there if key not in places)
+        _check(self.root, places, self.empty)
         names = sorted({name for folder in places.values() for name in _class_folders(folder)})
         self._folders = [ImageFolder(folder, labels="folders", classes=names) for folder in places.values()]
         self.variants = tuple(places)
@@ -150,11 +156,43 @@ def corruption_folders(root: Path) -> dict[str, Path]:
     return found
 
 
+def variants_in_words(variants: Sequence[tuple[str, int]]) -> str:
+    """`snow 1 to 5, fog 3 and 5`: all of them, by corruption."""
+    severities: dict[str, list[int]] = {}
+    for name, severity in variants:
+        severities.setdefault(name, []).append(severity)
+    return ", ".join(f"{name} {_in_words(sorted(found))}" for name, found in severities.items())
+
+
+def _in_words(numbers: list[int]) -> str:
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return " and ".join(map(str, numbers))
+
+
+def _check(root: Path, places: Mapping[tuple[str, int], Path], empty: Sequence[tuple[str, int]]) -> None:
+    """Raise `ValueError` where nothing can be measured, or images lie without their class folders."""
+    if not places:
+        raise ValueError(
+            f"{root} has no image in any folder CORRUPTION/SEVERITY/CLASS; empty are {variants_in_words(empty)}; "
+            "unpack the archives again"
+        )
+    bare = [key for key, folder in places.items() if not _class_folders(folder)]
+    if bare:
+        raise ValueError(
+            f"{root} has images but no class folders in {variants_in_words(bare)}; ImageNet-C has "
+            "CORRUPTION/SEVERITY/CLASS/*.JPEG"
+        )
+
+
+def _has_image(folder: Path) -> bool:
+    """Whether there is an image at any depth; stops at the first."""
+    names = (name for _, _, inside in os.walk(folder) for name in inside if not name.startswith("."))
+    return any(Path(name).suffix.lower() in EXTENSIONS for name in names)
+
+
 def _class_folders(folder: Path) -> list[str]:
-    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if not names:
-        raise ValueError(f"{folder} has no class folders; ImageNet-C has CORRUPTION/SEVERITY/CLASS/*.JPEG")
-    return names
+    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def _labels(folder: ImageFolder) -> np.ndarray:

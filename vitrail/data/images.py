@@ -91,6 +91,18 @@ def open_mask(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise _in_words(path, error) from error
 
 
+def upright_size(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height of an image as `open_image` gives it, by its header alone. Raises `UnreadableImage`."""
+    try:
+        with _opened(path, max_pixels) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+    except UnreadableImage as error:
+        raise UnreadableImage(path, error.reason) from None
+    except Exception as error:
+        raise _in_words(path, error) from error
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An open image of any mode, upright, in 8-bit RGB. Raises `UnreadableImage` where a mode has no RGB."""
     turn = _UPRIGHT.get(_orientation(image))

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,10 +19,12 @@ from vitrail.data.cityscapes import Cityscapes, cityscapes_splits, is_cityscapes
 from vitrail.data.coco import CocoInstances, coco_splits, is_coco
 from vitrail.data.coco_semantic import CocoSemantic, has_semantic
 from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
-from vitrail.data.cub import Cub, is_cub
+from vitrail.data.cub import Cub, find_cub, is_cub
+from vitrail.data.finding import Finding, few
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
-from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c
+from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c, variants_in_words
 from vitrail.data.images import UnreadableImage, open_image
+from vitrail.data.inspect_boxes import cub_boxes, folder_boxes, wsol_boxes
 from vitrail.data.listed import ListedImages
 from vitrail.data.loader import TOLERATED
 from vitrail.data.mask_pairs import MaskPairs
@@ -37,14 +39,6 @@ PARTS |= {"segmentationclass", "segmentationobject", "stuff", "panoptic", "train
 """Folders that data sets are made of and classes are seldom called, without digits at the end."""
 SMALL = 256
 """Images; the global batch size of the recipes for folders."""
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at."""
-
-    level: Literal["ok", "warning", "error"]
-    what: str
-    mend: str  # what to do about it; empty where nothing is to be done
 
 
 class Look(NamedTuple):
@@ -62,7 +56,7 @@ def inspect_folder(
     """Look at a folder as training and evaluation would see it.
 
     Layout, counts per split and class, classes of val that train lacks, sizes against the crop and the patch,
-    unreadable files, color modes; with `every`, files that are in both splits.
+    unreadable files, color modes; all boxes, where a file has some; with `every`, files that are in both splits.
 
     Args:
         root: a folder of images, with or without splits and class folders, of CIFAR, Flowers-102, Pets, Cars, DomainNet
@@ -84,6 +78,7 @@ def inspect_folder(
     for name, data in splits.items():
         looks = [look(data.path(index)) for index in _spread(len(data), None if every else sample)]
         findings += _of_looks(name, looks, len(data), patch_size, image_size)
+    findings += folder_boxes(root, splits)
     if every and len(splits) > 1:
         findings += _in_both(splits)
     return findings
@@ -159,7 +154,7 @@ def _classes(name: str, data: Folder) -> list[Finding]:
     if parts:
         likely = max(parts, key=lambda name: name.lower().startswith(("train", "im", "jpeg")))
         mend = f"if they are parts of a data set, give the part that holds the images, as {data.folder / likely}"
-        findings.append(Finding("warning", f"{where}: taken for classes by their folders: {_few(parts)}", mend))
+        findings.append(Finding("warning", f"{where}: taken for classes by their folders: {few(parts)}", mend))
     empty = sorted(
         entry.name
         for entry in os.scandir(data.folder)
@@ -168,7 +163,7 @@ def _classes(name: str, data: Folder) -> list[Finding]:
     if empty:
         mend = "remove them, or put images into them"
         findings.append(
-            Finding("warning", f"{where}: folders without images, which are no classes: {_few(empty)}", mend)
+            Finding("warning", f"{where}: folders without images, which are no classes: {few(empty)}", mend)
         )
     return findings
 
@@ -190,11 +185,11 @@ def _agreement(train: Folder, val: Folder) -> list[Finding]:
     strangers = sorted(set(val.classes) - set(train.classes))
     if strangers:
         mend = "add training images of them, or remove them from val"
-        findings.append(Finding("error", f"val has {len(strangers)} classes that train lacks: {_few(strangers)}", mend))
+        findings.append(Finding("error", f"val has {len(strangers)} classes that train lacks: {few(strangers)}", mend))
     absent = sorted(set(train.classes) - set(val.classes))
     if absent:
         mend = "accuracy says nothing about them"
-        findings.append(Finding("warning", f"val lacks {len(absent)} classes of train: {_few(absent)}", mend))
+        findings.append(Finding("warning", f"val lacks {len(absent)} classes of train: {few(absent)}", mend))
     return findings or [Finding("ok", "train and val have the same classes", "")]
 
 
@@ -280,7 +275,7 @@ def _in_both(splits: dict[str, Folder]) -> list[Finding]:
     if not pairs:
         return [Finding("ok", "no file is in both train and val", "")]
     mend = "remove them from one split: numbers on val are too good otherwise"
-    return [Finding("warning", f"{len(pairs)} files are in both train and val: {_few(pairs, 5)}", mend)]
+    return [Finding("warning", f"{len(pairs)} files are in both train and val: {few(pairs, 5)}", mend)]
 
 
 def _voc(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
@@ -416,20 +411,21 @@ def _imagenet_c(root: Path, patch_size: int, image_size: int, sample: int | None
     what = f"ImageNet-C: {len(data)} images in {len(data.classes)} classes, {len(names)} of 15 corruptions"
     findings = [Finding("ok", what, ""), *(Finding("ok", note, "") for note in data.notes)]
     if data.missing:
-        listed = _few([f"{name}/{severity}" for name, severity in data.missing])
         mend = "unpack noise.tar, blur.tar, weather.tar and digital.tar there, or measure with allow_missing=true"
-        what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {listed}"
+        what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {variants_in_words(data.missing)}"
+        what += f"; of these are there and empty: {variants_in_words(data.empty)}" if data.empty else ""
         findings.append(Finding("warning", what, mend))
     if len(set(data.counts().values())) > 1:
-        few, many = min(data.counts().values()), max(data.counts().values())
-        what = f"ImageNet-C: its folders have {few} to {many} images each"
+        least, most = min(data.counts().values()), max(data.counts().values())
+        what = f"ImageNet-C: its folders have {least} to {most} images each"
         findings.append(Finding("warning", what, "unpack the archives again; means weigh all severities alike"))
     looks = [look(data.path(index)) for index in _spread(len(data), sample)]
     return findings + _of_looks("ImageNet-C", looks, len(data), patch_size, image_size)
 
 
 def _cub(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
-    return _listed(lambda split: Cub(root, split), "CUB", ["train", "test"], patch_size, image_size, sample)
+    found = _listed(lambda split: Cub(root, split), "CUB", ["train", "test"], patch_size, image_size, sample)
+    return found + cub_boxes(find_cub(root))
 
 
 def _wsol(root: Path, patch_size: int, image_size: int, sample: int | None) -> list[Finding]:
@@ -437,9 +433,11 @@ def _wsol(root: Path, patch_size: int, image_size: int, sample: int | None) -> l
         splits = list(wsol_splits(root))
     except ValueError as error:
         return [Finding("error", str(error), "make a folder for each data set")]
-    return _listed(
-        lambda split: Wsol(root, split), "metadata of wsolevaluation,", splits, patch_size, image_size, sample
-    )
+    name = "metadata of wsolevaluation,"
+    found = _listed(lambda split: Wsol(root, split), name, splits, patch_size, image_size, sample)
+    for split in splits:
+        found += wsol_boxes(root, split)
+    return found + (cub_boxes(find_cub(root)) if is_cub(root) else [])
 
 
 def _listed(
@@ -453,11 +451,14 @@ def _listed(
     findings: list[Finding] = []
     for split in splits:
         try:
-            data = opening(split)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # lines of boxes have findings of their own
+                data = opening(split)
         except (ValueError, OSError) as error:
             findings.append(Finding("error", f"{name} split {split}: {error}", "copy or unpack it again"))
             continue
-        boxes, known = "with boxes" if data.has_boxes else "without boxes", len(set(data.labels.tolist()))
+        boxes = "with boxes" if data.has_boxes else "with masks" if data.has_masks else "without boxes"
+        known = len(set(data.labels.tolist()))
         what = f"{name} split {split}: {len(data)} images of {known} of {len(data.classes or ())} classes, {boxes}"
         findings.append(Finding("ok", what, ""))
         looks = [_decoded(data, index, data.path(index)) for index in _spread(len(data), sample)]
@@ -492,7 +493,3 @@ def _where(name: str) -> str:
 
 def _share(count: int, sides: np.ndarray) -> str:
     return f"{count} of {len(sides)} images"
-
-
-def _few(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from vitrail.data.object_masks import (
     row_bytes,
 )
 from vitrail.data.patch_labels import differing
+
+log = logging.getLogger("vitrail")
 
 
 class MaskWriter:
@@ -99,10 +102,20 @@ class MaskWriter:
             done += os.pwrite(self._files[name], content[done:], place + done)
 
 
+def remove_other_masks(folder: str | Path, about: Mapping[str, Any]) -> None:
+    """Remove the three files of masks of other images, weights or settings than `about`; those of the same stay."""
+    folder = Path(folder).expanduser()
+    if not (folder / ABOUT).is_file() or not _differing(folder, about):
+        return
+    log.info("object masks: %s holds others, which are removed", folder)
+    for name in (ABOUT, TABLE, MASKS):  # without the first the folder holds none
+        (folder / name).unlink(missing_ok=True)
+
+
 def _begin(folder: Path, about: Mapping[str, Any]) -> None:
     """Make the files, or see that those that are there are of the same."""
     if (folder / ABOUT).is_file():
-        reason = differing(read_about(folder), {key: value for key, value in about.items() if key != "made_by"})
+        reason = _differing(folder, about)
         if reason:
             raise ValueError(f"{folder} holds other masks: {reason}; choose another folder, or remove that one")
         return
@@ -113,6 +126,10 @@ def _begin(folder: Path, about: Mapping[str, Any]) -> None:
     words = folder / f".{ABOUT}.{os.getpid()}"  # last: with it the folder holds masks
     words.write_text(json.dumps(dict(about), indent=2) + "\n")
     words.replace(folder / ABOUT)
+
+
+def _differing(folder: Path, about: Mapping[str, Any]) -> str | None:
+    return differing(read_about(folder), {key: value for key, value in about.items() if key != "made_by"})
 
 
 def _empty(path: Path, kind: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -3,14 +3,13 @@
     metadata/[<NAME>/]<split>/image_ids.txt     a path a line, below the folder of the images
     .../class_labels.txt                        path,label; labels count from 0
     .../image_sizes.txt                         path,width,height: pixels that the boxes are in
-    .../localization.txt                        path,x0,y0,x1,y1; several lines for several boxes, or none
+    .../localization.txt                        path,x0,y0,x1,y1; several lines for several boxes, or none; of
+                                                OpenImages path,mask,ignore, see `vitrail.data.wsol_masks`
 
 with `metadata` or `wsol_metadata` in the root. Splits are called train, val and test there, and in the paper
 train-weaksup (labels alone), train-fullsup (boxes to choose thresholds with) and test. An image that is smaller or
 larger than image_sizes.txt says has its boxes scaled along. Boxes are taken as half-open, as the evaluation that came
-with them widens them by a pixel in its own convention.
-
-OpenImages, whose localization.txt names masks, is not read.
+with them widens them by a pixel in its own convention. Lines that name no image are told, once.
 
 Source: Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods Right" (arXiv 2001.07437).
 """
@@ -18,15 +17,19 @@ Source: Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Meth
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vitrail.contracts import Sample
+from vitrail.data.box_file import FAR, Box, four_numbers
 from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.folders import position
 from vitrail.data.images import UnreadableImage, open_image
+from vitrail.data.named_lines import of_images, read_named_lines
+from vitrail.data.wsol_masks import Masks, by_image, is_mask_line, parse_mask_line, united
 
 NAMES = {"train-weaksup": "train", "train-fullsup": "val"}
 """Splits as the paper calls them, and their folders."""
@@ -39,17 +42,16 @@ class Wsol:
     Args:
         root: the folder that holds the metadata.
         split: "train", "val", "test", or as the paper calls them; in whatever folder of that name the metadata has.
-        images: what paths are relative to; None looks for the first image in `root`, `root/images` and `root/dataset`.
+        images: what paths are relative to; None looks for the first image in `root`, `root/images`, `root/dataset` and
+            `root/dataset/NAME` of metadata/NAME/test.
         classes: impose names, as those of a training set; None takes the folders that images of a class lie in.
 
-    Attributes: `classes` ("class 7" where no folder names one), `labels` int64 `[N]`, `has_boxes`.
+    Attributes: `classes` ("class 7" where no folder names one), `labels` int64 `[N]`, `has_boxes`, `has_masks`.
 
     Raises:
         ValueError: no such metadata or split, an image without a label or whose file is not there, lines that cannot
-            be read, or other names for classes than `classes` has.
+            be read, boxes or masks of none of the images, or other names for classes than `classes` has.
     """
-
-    has_masks = False
 
     def __init__(
         self,
@@ -69,16 +71,23 @@ class Wsol:
             where = self.metadata / "class_labels.txt"
             raise ValueError(f"{where} has no label for {len(missing)} images: {missing[0]}")
         self.labels = np.array([labels[path] for path in self._paths], np.int64)
-        self.folder = _images(self.root, self._paths) if images is None else Path(images)
+        self.folder = _images(self.root, self._paths, _set_name(self.metadata)) if images is None else Path(images)
         self.classes: tuple[str, ...] | None = _named(self._paths, self.labels, classes)
-        self._boxes: dict[str, list[tuple[float, ...]]] = {}
+        self._boxes: dict[str, list[Box]] = {}
+        self._masks: dict[str, Masks] = {}
         self._sizes: dict[str, tuple[float, ...]] = {}
-        self.has_boxes = (self.metadata / "localization.txt").is_file()
+        localization = self.metadata / "localization.txt"
+        self.has_masks = localization.is_file() and has_mask_lines(localization)
+        self.has_boxes = localization.is_file() and not self.has_masks
+        known = dict.fromkeys(self._paths)
+        if self.has_masks:
+            masks = of_images(read_named_lines(localization, parse_mask_line), known, "image_ids.txt")
+            self._masks = by_image(masks)
+            self.mask_folder = _mask_folder(self.folder, self.root, masks[0].value.objects[0])
         if self.has_boxes:
-            for path, box in _rows(self.metadata / "localization.txt", 4):
-                self._boxes.setdefault(path, []).append(box)
-            if (self.metadata / "image_sizes.txt").is_file():
-                self._sizes = dict(_rows(self.metadata / "image_sizes.txt", 2))
+            for line in of_images(read_named_lines(localization, parse_wsol_line), known, "image_ids.txt"):
+                self._boxes.setdefault(line.name, []).append(line.value)
+            self._sizes = read_sizes(self.metadata)
         self._digest: str | None = None
 
     def __len__(self) -> int:
@@ -89,6 +98,8 @@ class Wsol:
         index = position(index, len(self))
         name, path, label = self._paths[index], self.path(index), int(self.labels[index])
         image = open_image(path)
+        if name in self._masks:
+            return Sample(image, label, united(self.mask_folder, self._masks[name], image.size), None, path)
         if not self.has_boxes:
             return Sample(image, label, path=path)
         boxes = np.array(self._boxes.get(name, []), np.float64).reshape(-1, 4)
@@ -112,10 +123,32 @@ class Wsol:
             digest = hashlib.sha256(repr((self.classes, self.split)).encode())
             for index, name in enumerate(self._paths):
                 mark = fingerprint(self.path(index), chosen(index, len(self)))
-                known = (self._boxes.get(name), self._sizes.get(name))
+                known: tuple[object, ...] = (self._boxes.get(name), self._sizes.get(name))
+                if name in self._masks:
+                    files = [str(self.mask_folder / each) for part in self._masks[name] for each in part]
+                    known = (self._masks[name], [fingerprint(each, chosen(index, len(self))) for each in files])
                 digest.update(f"{name}\0{self.labels[index]}\0{mark}\0{known}\n".encode())
             self._digest = digest.hexdigest()[:16]
         return self._digest
+
+
+def has_mask_lines(localization: Path) -> bool:
+    """Whether a file localization.txt names masks instead of boxes, by its first line."""
+    return any(is_mask_line(line) for _, line in itertools.islice(_lines(localization), 1))
+
+
+def parse_wsol_line(line: str) -> tuple[str, Box]:
+    """`<path>,x0,y0,x1,y1` -> path and box; paths may hold commas. Raises `ValueError`."""
+    path, *values = line.rsplit(",", 4)
+    if len(values) < 4:
+        raise ValueError("expected a path and 4 numbers with commas")
+    return path, four_numbers(values, "a path and 4 numbers with commas")
+
+
+def read_sizes(metadata: Path) -> dict[str, tuple[float, ...]]:
+    """Width and height that boxes are in, by path; empty where there is no image_sizes.txt. Raises `ValueError`."""
+    path = metadata / "image_sizes.txt"
+    return dict(_rows(path, 2)) if path.is_file() else {}
 
 
 def wsol_splits(root: str | Path) -> dict[str, Path]:
@@ -154,14 +187,31 @@ def _find(root: Path, split: str) -> Path:
     return splits[split]
 
 
-def _images(root: Path, paths: list[str]) -> Path:
-    places = [root, root / "images", root / "dataset"]
+def _images(root: Path, paths: list[str], name: str) -> Path:
+    """What paths are relative to; `name` is the data set's, where the metadata has a folder for it."""
+    places = [root, root / "images", root / "dataset", *([root / name, root / "dataset" / name] if name else [])]
     found = next((place for place in places if (place / paths[0]).is_file()), None)
     if found is None:
         looked = ", ".join(map(str, places))
         raise ValueError(
             f"{paths[0]} of image_ids.txt is in none of {looked}; move it there, or in Python pass images="
         )
+    return found
+
+
+def _set_name(metadata: Path) -> str:
+    """`OpenImages` of metadata/OpenImages/test; empty for metadata/test."""
+    above = metadata.parent.name
+    return "" if above in FOLDERS else above
+
+
+def _mask_folder(folder: Path, root: Path, first: str) -> Path:
+    """What masks' paths are relative to."""
+    places = (folder, root, root / "masks")
+    found = next((place for place in places if (place / first).is_file()), None)
+    if found is None:
+        looked = ", ".join(map(str, dict.fromkeys(places)))
+        raise ValueError(f"the mask {first} of localization.txt is in none of {looked}; unpack the masks there")
     return found
 
 
@@ -205,6 +255,6 @@ def _rows(path: Path, count: int) -> Iterator[tuple[str, tuple[float, ...]]]:
             values = tuple(float(part) for part in parts[1:])
         except ValueError:
             values = ()
-        if len(values) != count:
+        if len(values) != count or not all(abs(value) < FAR for value in values):
             raise ValueError(f"{path}:{number}: expected a path and {count} numbers with commas, got {line!r}")
         yield parts[0], values

@@ -9,8 +9,9 @@ Source: Krizhevsky et al. 2012; the resize and crop of DeiT, Touvron et al. 2021
 Expected on ImageNet-1k: SAR reports 79.8 for ViT-S/16 (300 epochs) and 80.7 with SAR; 74.22 and 76.72 on
 ImageNet-100 after 100 epochs.
 
-Deviations: none. Where the head's class names are given, labels are matched by name and not by position, and
-classes that the head does not know are refused: a silently shifted class list is how 0.1 % top-1 comes about.
+Deviations: none. Labels are matched with the head's class names, and not by position, and classes that the head does
+not know are refused: a silently shifted class list is how 0.1 % top-1 comes about. A head that does not name its 1,000
+outputs has ImageNet's classes where those of the data are some of their WordNet ids; all 1,000 may be predicted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from torch import Tensor, nn
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
+from vitrail.data.imagenet_c import ImageNetC
 from vitrail.data.transforms import EvalTransformConfig
+from vitrail.evaluation.class_match import output_names
 from vitrail.evaluation.features import (
     NO_INFLUENCE,
     FeatureConfig,
@@ -38,8 +41,11 @@ from vitrail.evaluation.features import (
     weights_digest,
 )
 from vitrail.evaluation.result import Report, changes, make_card
+from vitrail.evaluation.selecting import Pool, SelectingClassifier, outputs_of
 from vitrail.metrics.classification import confusion_matrix, topk_accuracy
 
+WHOLE = True
+"""A folder of ImageNet's classes without splits is measured as a whole, unless the weights were trained on it."""
 SOURCE = "resize and crop of DeiT, Touvron et al. 2021, arXiv 2012.12877"
 
 
@@ -70,7 +76,8 @@ def evaluate(
 
     Args:
         head: `[B, D]` -> logits `[B, C]`.
-        classes: names of the head's C outputs; None takes them to be in the data set's order.
+        classes: names of the head's C outputs; None takes 1,000 of them for ImageNet's in their standard order where
+            the data's classes are WordNet ids, and as many as the data has classes to be in their order.
         pool: what the head reads, the class token or the mean of the patches; `load_classifier` says it.
 
     Returns:
@@ -78,7 +85,8 @@ def evaluate(
         confusions.
 
     Raises:
-        ValueError: empty or unlabeled data, classes that the head does not know, or a head that reads all tokens.
+        ValueError: empty or unlabeled data, classes that the head does not know, outputs without names of which nothing
+            says which is which, or a head that reads all tokens.
     """
     config = config or AccuracyConfig()
     if pool not in ("cls", "mean"):
@@ -88,6 +96,13 @@ def evaluate(
         )
     tokens = FeatureConfig() if pool == "cls" else FeatureConfig(cls_blocks=0, mean_patch=True)
     layer, token = tokens.words()
+    if isinstance(val, ImageNetC):
+        raise ValueError(
+            f"{val.root} is a tree of ImageNet-C; measure with `vitrail evaluate robustness`, or name one of its "
+            "folders CORRUPTION/SEVERITY"
+        )
+    if classes is None and val.classes is not None:
+        classes = _names(backbone, head, pool, config, val.classes, device)
     features = extract(
         backbone,
         val,
@@ -121,6 +136,15 @@ def evaluate(
     numbers = {f"top{k}": value for k, value in topk_accuracy(logits, labels).items()}
     details = {**_per_class(logits, labels, classes or val.classes), "notes": list(features.notes)}
     return Report("accuracy", numbers, card, details)
+
+
+def _names(
+    backbone: Backbone, head: nn.Module, pool: Pool, config: AccuracyConfig, classes: Sequence[str], device: str
+) -> tuple[str, ...]:
+    """Of a head's outputs that have none."""
+    size = eval_transform(config.transform, backbone).config.image_size
+    with frozen(backbone, device) as place, frozen(head, str(place)):
+        return output_names(outputs_of(SelectingClassifier(backbone, head, pool), size, place), classes)
 
 
 def match_classes(labels: Tensor, names: Sequence[str] | None, head_names: Sequence[str] | None) -> Tensor:

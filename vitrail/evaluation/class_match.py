@@ -29,25 +29,49 @@ class Match(NamedTuple):
             ValueError: where the classifier knows none of the classes, or nothing says which output is which.
         """
         named = self.names
-        if named is None and self._of_imagenet(classes):
-            named = imagenet_wnids()
         if named is None:
-            if len(classes) == self.outputs and not self.imagenet:
-                return torch.arange(self.outputs)
-            raise ValueError(
-                f"the classifier has {self.outputs:,} outputs without names and the data {len(classes)} classes "
-                f"({', '.join(list(classes)[:3])}, ...), so nothing says which is which; name the class folders by "
-                "WordNet ids such as n01440764, or give weights that know their classes"
-            )
+            named = imagenet_wnids() if self.imagenet else output_names(self.outputs, classes)
         places = {name: place for place, name in enumerate(named)}
         found = torch.tensor([places.get(name, -1) for name in classes])
         if bool((found < 0).all()):
-            more = "" if not self._of_imagenet(classes) else "; imagenet_order=true takes its outputs for ImageNet's"
+            ids = self.outputs == 1000 and are_wnids(tuple(classes))
+            more = "; imagenet_order=true takes its outputs for ImageNet's" if ids else ""
             raise ValueError(
                 f"the classifier knows {', '.join(list(named)[:3])}, ..., and none of the data's {len(classes)} "
                 f"classes ({', '.join(list(classes)[:3])}, ...); give data with its classes{more}"
             )
         return found
 
-    def _of_imagenet(self, classes: Sequence[str]) -> bool:
-        return self.outputs == 1000 and are_wnids(tuple(classes))
+
+def output_names(outputs: int, classes: Sequence[str]) -> tuple[str, ...]:
+    """What outputs without names stand for, in the words of the data.
+
+    1,000 of them are ImageNet's in their standard order where the data's classes are WordNet ids; as many as the data
+    has classes are these, in their order; and where classes are but the numbers of their labels, output k is label k.
+
+    Args:
+        outputs: how many the classifier has.
+        classes: of the data.
+
+    Raises:
+        ValueError: where nothing says which output is which.
+    """
+    if outputs == 1000 and are_wnids(tuple(classes)):
+        return imagenet_wnids()
+    if len(classes) == outputs:
+        return tuple(classes)
+    if len(classes) < outputs and _are_numbers(classes, imagenet_wnids() if outputs == 1000 else ()):
+        return (*classes, *(f"class {place}" for place in range(len(classes), outputs)))
+    raise ValueError(
+        f"the classifier has {outputs:,} outputs without names and the data {len(classes)} classes "
+        f"({', '.join(list(classes)[:3])}, ...), so nothing says which is which; name the class folders by "
+        "WordNet ids such as n01440764, or give weights that know their classes"
+    )
+
+
+def _are_numbers(classes: Sequence[str], wnids: Sequence[str]) -> bool:
+    """Whether each name is that of its place: its number, `class 7` as for lists without names, or ImageNet's id."""
+    return all(
+        name in (f"class {place}", str(place)) or (place < len(wnids) and name == wnids[place])
+        for place, name in enumerate(classes)
+    )

@@ -115,22 +115,28 @@ def image_name(data: ImageSet, index: int, path: str = "") -> str:
     return Path(path).name
 
 
-def check_shape(shape: Sequence[int], frame: tuple[int, int], image: tuple[int, int] | None) -> None:
+def in_proportion(shape: Sequence[int], frame: tuple[int, int]) -> bool:
+    """Whether one scale, to whole rows and columns, makes the (height, width) of a map of that of a frame."""
+    (height, width), (rows, columns) = shape, frame
+    # One scale s with |s rows - height| < 1/2 and |s columns - width| < 1/2: the ranges of s meet.
+    lower = max((2 * height - 1) * columns, (2 * width - 1) * rows)
+    upper = min((2 * height + 1) * columns, (2 * width + 1) * rows)
+    return lower < upper
+
+
+def check_shape(
+    shape: Sequence[int], frame: tuple[int, int], image: tuple[int, int] | None, name: str | Path = ""
+) -> None:
     """Whether a map of (height, width) shows what it should: all of `frame`, or where that is given all of `image`.
 
-    Raises `UnusableMap` where no one scale, to whole rows and columns, makes its sides of those of either.
+    Raises `UnusableMap`, with the `name` of its file, where it is in proportion to neither.
     """
-    height, width = shape
-    for rows, columns in (frame, image or frame):
-        # One scale s with |s rows - height| < 1/2 and |s columns - width| < 1/2: the ranges of s meet.
-        lower = max((2 * height - 1) * columns, (2 * width - 1) * rows)
-        upper = min((2 * height + 1) * columns, (2 * width + 1) * rows)
-        if lower < upper:
-            return
+    if in_proportion(shape, frame) or (image is not None and in_proportion(shape, image)):
+        return
     other = f" and not to the image of {image[0]} x {image[1]}" if image else ""
     raise UnusableMap(
-        f"the map of {height} x {width} is not in proportion to the view of {frame[0]} x {frame[1]} pixels{other}; "
-        "write maps of that shape"
+        f"{name or 'the map'} of {shape[0]} x {shape[1]} is not in proportion to the view of {frame[0]} x {frame[1]} "
+        f"pixels{other}; write maps of that shape"
     )
 
 

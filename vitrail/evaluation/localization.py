@@ -45,12 +45,14 @@ from torch import Tensor
 
 from vitrail.config import Config, Listed
 from vitrail.contracts import ImageSet, Localizer
+from vitrail.data.box_file import LINE
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.attention import Pixels
+from vitrail.evaluation.class_match import output_names
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.heat_maps import HeatMaps
-from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, locate
+from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, level_of, locate
 from vitrail.evaluation.pointing import BOX_FILE
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.classification import topk_correct
@@ -66,6 +68,11 @@ from vitrail.metrics.localization import (
 SOURCE = "Choe et al. 2020, arXiv 2001.07437"
 HIT = 0.5
 """IoU from which on a box holds the object, but for MaxBoxAccV2."""
+SHOWN: dict[View, str] = {
+    "squash": "the whole image, squashed (view squash)",
+    "crop": "the middle of the image (view crop)",
+}
+"""What the boxes lie in, for the card."""
 SHARES = tuple(number / 20 for number in range(1, 21))
 """Of both sides: the centered boxes that the floor is the best of."""
 
@@ -138,7 +145,7 @@ class LocalizationConfig(Config):
         own = self.settings()
         levels = {LEVELS * number // own.thresholds for number in range(own.thresholds)}
         if not isinstance(self.threshold, str):
-            levels.add(int(LEVELS * self.threshold))
+            levels.add(level_of(self.threshold))
         return Rules(tuple(sorted(levels)), own.view, own.enlarge, own.gt, own.boxes, own.whole_pixels, own.holes)
 
 
@@ -191,7 +198,7 @@ def evaluate(
     if held_out is not None and config.threshold == "held_out" and found.seen:
         _, held = _found(held_out_source or source, held_out, config, device, "localization, held out")
         if not held.seen:
-            where = BOX_FILE.replace("val_boxes", "train_boxes")
+            where = f"for a folder write train_boxes.txt beside train/, a line {LINE}, for a few dozen of its images"
             raise ValueError(f"none of {len(held_out)} held-out images has a box; {where}")
     if not found.seen and not (found.pixels is not None and found.pixels.objects):
         raise ValueError(f"none of {len(data)} images has a box; {BOX_FILE}")
@@ -212,7 +219,7 @@ def choose(config: LocalizationConfig, found: Found, held: Found | None) -> Chos
     """The thresholds that `config` asks for."""
     levels, own = config.rules().levels, config.settings()
     if not isinstance(config.threshold, str):
-        place = levels.index(int(LEVELS * config.threshold))
+        place = levels.index(level_of(config.threshold))
         words = f"threshold {config.threshold:g} was given"
         return Chosen(place, place, (place,) * len(config.ious), words)
     on = found if held is None or config.threshold == "test_set" else held
@@ -231,9 +238,10 @@ def _check_held_out(data: ImageSet, held_out: ImageSet | None) -> None:
         return
     if held_out is None:
         raise ValueError(
-            "no held-out images were given to choose the threshold with; give images with boxes that are not measured, "
-            "a number as threshold=0.5, or threshold=test_set for the best one on the measured images, which makes "
-            "numbers too good and is said beside them"
+            "no held-out images with boxes were given to choose the threshold with; for a folder write train_boxes.txt "
+            f"beside train/, a line {LINE}, for a few dozen of its images; or give a number as threshold=0.5, or "
+            "threshold=test_set for the best one on the measured images, which makes numbers too good and is said "
+            "beside them"
         )
     if held_out.digest() == data.digest():
         raise ValueError("the held-out images are those that are measured; give others, or threshold=test_set")
@@ -259,13 +267,22 @@ def _marks(data: ImageSet) -> set[tuple[str, str | int]]:
     return {(own, each) for each in positions}
 
 
+def names_of_outputs(source: Localizer | HeatMaps, data: ImageSet) -> tuple[str, ...] | None:
+    """Of what a localizer scores; those that have no names are matched as for `accuracy`. None where it scores none.
+
+    Raises `ValueError` where nothing says which output is which of the data's classes.
+    """
+    known, outputs = getattr(source, "classes", None), getattr(source, "outputs", None)
+    return known if known or not outputs or not data.classes else output_names(outputs, data.classes)
+
+
 def _found(
     source: Localizer | HeatMaps, data: ImageSet, config: LocalizationConfig, device: str, title: str
 ) -> tuple[EvalTransform, Found]:
     own = config.settings()
     size = own.image_size or getattr(source, "image_size", None) or 224
     transform = eval_transform(EvalTransformConfig(image_size=size, mode=own.view), source)
-    known = getattr(source, "classes", None)
+    known = names_of_outputs(source, data)
 
     def match(labels: Tensor) -> Tensor:
         return match_classes(labels, data.classes, known)
@@ -418,7 +435,7 @@ def _card(
         data=data,
         transform=transform.config,
         layer=name,
-        token=f"map enlarged {own.enlarge}, stretched to [0, 1], 256 levels; {box}",
+        token=f"map of {SHOWN[own.view]}, enlarged {own.enlarge}, stretched to [0, 1], 256 levels; {box}",
         averaging=f"percent of images with boxes; IoU {HIT} with {truth}, {boxes}; threshold {config.threshold}",
         weights=weights_digest(source),
         config=config.plain() | own._asdict() | {"localizer": name},

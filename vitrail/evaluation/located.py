@@ -20,7 +20,7 @@ from vitrail.contracts import ImageSet, Localizer
 from vitrail.data.images import UnreadableImage
 from vitrail.data.transforms import EvalTransform, Geometry
 from vitrail.evaluation.features import Precision, autocast, frozen
-from vitrail.evaluation.heat_maps import HeatMaps, UnusableMap, check_shape, image_name
+from vitrail.evaluation.heat_maps import HeatMaps, UnusableMap, check_shape, image_name, in_proportion
 from vitrail.evaluation.progress import progress
 from vitrail.metrics.localization import Convention, GtRule, PixelPrecision, clip_boxes
 from vitrail.ops.component_boxes import ComponentBoxes, best_overlaps, component_boxes
@@ -31,6 +31,13 @@ LEVELS = 255
 Contour = Literal["largest", "all"]
 View = Literal["squash", "crop"]
 Enlarge = Literal["bilinear", "bicubic"]
+OF_VIEW: dict[View, str] = {
+    "squash": "heat maps have the shape of the view and not of their image, and are taken as of the whole image, "
+    "squashed; if they show its middle alone, say view=crop",
+    "crop": "heat maps are taken as of the middle of their image, which view=crop shows; if they show the whole image, "
+    "say view=squash",
+}
+"""What a folder's maps are taken for, where their shape does not tell."""
 
 
 class Rules(NamedTuple):
@@ -171,9 +178,11 @@ class _Reader(Dataset[tuple[list[Seen], dict[int, str]]]):
         image, mask, _ = self.transform.with_targets(sample._replace(boxes=None))
         map_, trouble = None, ""
         if self.maps is not None:
+            name = image_name(self.data, index, sample.path)
             try:
-                map_ = self.maps.read(image_name(self.data, index, sample.path))
-                check_shape(map_.shape, geometry.size, (height, width) if self.rules.view == "squash" else None)
+                map_ = self.maps.read(name)
+                whole_image = (height, width) if self.rules.view == "squash" else None
+                check_shape(map_.shape, geometry.size, whole_image, self.maps.path(name) or name)
             except UnusableMap as error:
                 map_, trouble = None, str(error)
         return Seen(index, sample.path, sample.label, image, mask, truth, whole, dropped, geometry, map_, trouble)
@@ -184,7 +193,6 @@ class _Tally:
 
     def __init__(self, rules: Rules, count: int, title: str) -> None:
         self.rules, self.count, self.title = rules, count, title
-        self.thresholds = torch.tensor(rules.levels, dtype=torch.uint8)
         self.seen: list[Seen] = []
         self.fits: dict[Contour, list[Fit]] = {"largest": [], "all": []}
         self.logits: list[Tensor] = []
@@ -192,7 +200,7 @@ class _Tally:
         self.pixels: PixelPrecision | None = None
         self.without: list[int] = []
         self.unusable: dict[int, str] = {}
-        self.dropped = self.constant = self.outside = self.unlabeled = 0
+        self.dropped = self.constant = self.outside = self.unlabeled = self.of_view = 0
 
     def add(self, seen: list[Seen], maps: Tensor | list[Tensor], logits: Tensor | None, labels: Tensor | None) -> None:
         stretched = [stretch(enlarged(each, one.geometry.size, self.rules.enlarge)) for each, one in zip(maps, seen)]
@@ -200,6 +208,7 @@ class _Tally:
         for one, values in zip(seen, stretched):
             self.constant += not one.trouble and not bool(values.any())
             self.dropped += one.dropped
+            self.of_view += one.map is not None and self._is_of_the_view(one.map, one.geometry)
             self._count_pixels(one, values)
         kept = [place for place, one in enumerate(seen) if one.truth is not None]
         self.without += [one.position for one in seen if one.truth is None]
@@ -208,8 +217,8 @@ class _Tally:
         if not kept:
             return
         self.seen += [seen[place]._replace(image=torch.empty(0), mask=None, map=None) for place in kept]
-        cut = torch.stack([(stretched[place] * LEVELS).to(torch.uint8) for place in kept])
-        components = component_boxes(cut, self.thresholds, holes=self.rules.holes)
+        values = torch.stack([stretched[place] for place in kept])
+        components = components_above(values, self.rules.levels, holes=self.rules.holes)
         truths = [one.truth for place in kept if (one := seen[place]).truth is not None]
         self.fits["all"].append(self._fit(components, truths))
         self.fits["largest"].append(self._fit(only_largest(components), truths))
@@ -217,6 +226,10 @@ class _Tally:
             self.logits.append(logits[kept])
         if labels is not None:
             self.labels.append(labels[kept])
+
+    def _is_of_the_view(self, map_: Tensor, geometry: Geometry) -> bool:
+        """Whether a heat map is taken to show the view where its shape does not tell."""
+        return self.rules.view == "crop" or not in_proportion(map_.shape, geometry.source)
 
     def _fit(self, components: ComponentBoxes, truths: list[Tensor]) -> Fit:
         height, width = self.seen[-1].geometry.size
@@ -232,10 +245,10 @@ class _Tally:
             self.pixels.add(values, mask)
 
     def found(self, skipped: dict[int, str]) -> Found:
-        share = f"of {self.count} images"
+        share, masks_alone = f"of {self.count} images", not self.seen and self.pixels is not None
         told = (
             (len(skipped), f"{share} could not be read and were left out"),
-            (len(self.without), f"{share} have no box and were left out"),
+            (0 if masks_alone else len(self.without), f"{share} have no box and were left out"),
             (self.dropped, "boxes are empty or lie outside of their image and were left out"),
             (self.outside, f"{share} have their object outside of the crop and count as missed"),
             (self.constant, "maps are constant, which gives no box, and count as missed"),
@@ -244,6 +257,7 @@ class _Tally:
                 f"{share} have a box and no label, so that nothing is said of classes; give all of them labels",
             ),
             (len(self.unusable), f"{share} have no usable heat map and count as missed"),
+            (self.of_view, OF_VIEW[self.rules.view]),
         )
         notes = [f"{self.title}: {number} {words}" for number, words in told if number]
         fits: dict[Contour, Fit] = {
@@ -277,6 +291,28 @@ def stretch(map_: Tensor) -> Tensor:
     """A map `[H, W]` by its least and greatest value to [0, 1]; zeros for a constant one."""
     low, high = map_.aminmax()
     return (map_ - low) / (high - low) if high > low else torch.zeros_like(map_)
+
+
+def level_of(threshold: float) -> int:
+    """A threshold in [0, 1), a share of a stretched map's greatest value, as a whole number, 0 to 254."""
+    return int(LEVELS * threshold)
+
+
+def whole_levels(values: Tensor) -> Tensor:
+    """Stretched maps in whole numbers, cut down: uint8. A pixel is above a level from (level + 1) / 255 on."""
+    return (values * LEVELS).to(torch.uint8)
+
+
+def components_above(values: Tensor, levels: Sequence[int], *, holes: bool = False) -> ComponentBoxes:
+    """The boxes of stretched maps `[N, H, W]` at each level, whose `largest` is that whose box counts.
+
+    Whatever makes a box of a map, at one threshold or at many, makes it here.
+
+    Args:
+        levels: rising, 0 to 254, see `level_of`.
+        holes: as in `vitrail.ops.component_boxes`.
+    """
+    return component_boxes(whole_levels(values), torch.tensor(levels, dtype=torch.uint8), holes=holes)
 
 
 def only_largest(components: ComponentBoxes) -> ComponentBoxes:

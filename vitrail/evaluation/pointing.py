@@ -26,6 +26,7 @@ from torch import Tensor
 
 from vitrail.config import Config
 from vitrail.contracts import Backbone, ImageSet
+from vitrail.data.box_file import LINE
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.attention import Pixels, Seen, attend, sides
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
@@ -34,10 +35,7 @@ from vitrail.metrics.localization import clip_boxes, points_in_boxes
 from vitrail.ops.patches import grid_of
 
 SOURCE = "Zhang et al. 2016, arXiv 1608.00507, with CLS attention in place of a class's map"
-BOX_FILE = (
-    "for a folder with train/ and val/, write val_boxes.txt beside them, a line `class/image.jpg x0 y0 x1 y1` for each "
-    "box, in pixels, both ends inside the box"
-)
+BOX_FILE = f"for a folder with train/ and val/, write val_boxes.txt beside them, a line for each box: {LINE}"
 """Where boxes of a folder of images stand."""
 
 

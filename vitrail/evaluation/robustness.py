@@ -41,7 +41,7 @@ from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.corrupted import CLEAN, Corrupted, one_thread_of_opencv
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, check_names
-from vitrail.data.imagenet_c import ImageNetC
+from vitrail.data.imagenet_c import ImageNetC, variants_in_words
 from vitrail.data.imagenet_names import are_wnids, of_imagenet_a
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
@@ -50,7 +50,7 @@ from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.evaluation.robustness_baseline import find_baseline, relative_numbers
-from vitrail.evaluation.selecting import Pool, SelectingClassifier, token_of
+from vitrail.evaluation.selecting import Pool, SelectingClassifier, outputs_of, token_of
 from vitrail.evaluation.some import Some
 from vitrail.metrics.classification import topk_correct
 from vitrail.metrics.robustness import Baseline, mean
@@ -180,7 +180,7 @@ def evaluate(
         place = stack.enter_context(frozen(backbone, device))
         stack.enter_context(frozen(head, str(place)))
         names = None if config.imagenet_order else classes
-        match = Match(names, _width(model, transform, place), config.imagenet_order)
+        match = Match(names, outputs_of(model, transform.config.image_size, place), config.imagenet_order)
         mode = _mode(config, val, match)
         config = config.model_copy(update={"mode": mode})
         plan = _plan(config, val, match, transform)
@@ -220,13 +220,6 @@ def _card(backbone: Backbone, val: ImageSet, config: RobustnessConfig, plan: Pla
     if config.mode == "imagenet_c":
         card["resize"] = "none where images have the model's size, else shorter side to it"
     return card
-
-
-def _width(model: SelectingClassifier, transform: EvalTransform, place: torch.device) -> int:
-    """How many outputs the classifier has, by asking it once."""
-    size = transform.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(model(torch.zeros(1, 3, height, width, device=place)).shape[1])
 
 
 def _mode(config: RobustnessConfig, val: ImageSet, match: Match) -> Mode:
@@ -271,11 +264,11 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
 
 def _plan_tree(config: RobustnessConfig, val: ImageNetC, match: Match, whole: EvalTransform) -> Plan:
     if val.missing and not config.allow_missing:
-        listed = ", ".join(f"{name} {severity}" for name, severity in val.missing[:8])
+        empty = f"; of these are there and empty: {variants_in_words(val.empty)}" if val.empty else ""
         raise ValueError(
-            f"{val.root} lacks {len(val.missing)} of the 75 folders CORRUPTION/SEVERITY ({listed}"
-            f"{', ...' * (len(val.missing) > 8)}), and mCE is a mean over all; complete it, or set allow_missing=true "
-            "for means over what is there"
+            f"{val.root} lacks {len(val.missing)} of the 75 folders CORRUPTION/SEVERITY: "
+            f"{variants_in_words(val.missing)}{empty}. mCE is a mean over all; complete them, or set "
+            "allow_missing=true for means over what is there"
         )
     classes, outputs = val.classes, match.to(val.classes)
     data = val.of_classes([name for name, place in zip(classes, outputs.tolist()) if place >= 0])
@@ -343,9 +336,8 @@ def _results(
     if config.mode == "imagenet_c":
         details["missing"] = [list(variant) for variant in plan.data.missing]
         if plan.data.missing:
-            notes.append(
-                f"{len(plan.data.missing)} of 75 folders are not there: means are over {len(complete)} corruptions"
-            )
+            lacking = f"{len(plan.data.missing)} of 75 folders are not there or empty"
+            notes.append(f"{lacking}: means are over {len(complete)} corruptions")
         if baseline is not None and baseline.name == "AlexNet" and details["classes"] != 1000:
             notes.append(
                 f"AlexNet's errors are of 1,000 classes, these of {details['classes']}: this mCE compares two tasks, "

@@ -49,6 +49,12 @@ class SelectingClassifier:
         return self.head(tokens.cls if self.pool == "cls" else tokens.patches.mean(1))
 
 
+def outputs_of(model: SelectingClassifier, image_size: int | tuple[int, int], place: torch.device) -> int:
+    """How many outputs a classifier has, by asking it once. `image_size`: pixels, a side or (height, width)."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return int(model(torch.zeros(1, 3, height, width, device=place)).shape[1])
+
+
 def answers(
     model: SelectingClassifier, rankers: Mapping[str, Ranker], images: Tensor, indices: Tensor, wanted: Wanted
 ) -> Iterator[tuple[tuple[str, float], Tensor]]:

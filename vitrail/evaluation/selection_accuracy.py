@@ -45,10 +45,19 @@ from vitrail.contracts import Backbone, Batch, ImageSet, Ranker
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransformConfig
 from vitrail.evaluation.accuracy import match_classes
+from vitrail.evaluation.class_match import output_names
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
-from vitrail.evaluation.selecting import Pool, SelectingClassifier, answers, renormalized, shares, token_of
+from vitrail.evaluation.selecting import (
+    Pool,
+    SelectingClassifier,
+    answers,
+    outputs_of,
+    renormalized,
+    shares,
+    token_of,
+)
 from vitrail.metrics.classification import topk_correct
 from vitrail.ops.patches import grid_of
 from vitrail.ops.selection import number_kept, select
@@ -131,7 +140,8 @@ def evaluate(
     Args:
         head: `[B, D]` -> logits `[B, C]`.
         rankers: by name; `random` is added, drawn from the seed and the image's position.
-        classes: names of the head's C outputs; None takes them to be in the data set's order.
+        classes: names of the head's C outputs; None as for `accuracy`: ImageNet's 1,000 by WordNet ids, or as many as
+            the data has classes, in their order.
         pool: what the head reads: the class token, the mean of the kept patches, or all tokens.
         cache: taken so that all protocols are called alike; nothing is kept.
 
@@ -151,6 +161,8 @@ def evaluate(
         place = stack.enter_context(frozen(backbone, device))
         for part in (head, *rankers.values()):
             stack.enter_context(frozen(part, str(place)))
+        if classes is None and val.classes is not None:
+            classes = output_names(outputs_of(model, transform.config.image_size, place), val.classes)
         batches = ordered_batches(val, transform, config.batch_size, config.workers, skipped=skipped)
         tally = _Tally(model, rankers, config, lambda labels: match_classes(labels, val.classes, classes))
         with progress("selection accuracy", len(val)) as advance:

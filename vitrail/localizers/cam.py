@@ -45,6 +45,7 @@ class Cam(nn.Module):
         self.network = network.eval()
         self.head = _linear(network)
         self.classes: tuple[str, ...] | None = network.classes
+        self.outputs: int = network.outputs
         self.mean, self.std, self.image_size = network.mean, network.std, network.image_size
 
     @torch.no_grad()

@@ -42,6 +42,7 @@ class GradCamMaps(nn.Module):
             raise ValueError(f"variant is {variant!r}; known: {', '.join(VARIANTS)}")
         self.network, self.variant = network, variant
         self.classes: tuple[str, ...] | None = network.classes
+        self.outputs: int = network.outputs
         self.mean, self.std, self.image_size = network.mean, network.std, network.image_size
 
     def forward(self, images: Tensor, *, labels: Tensor | None = None) -> Located:

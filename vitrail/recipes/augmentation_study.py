@@ -20,7 +20,6 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from vitrail.config import Config, ConfigError, Listed
-from vitrail.data.cifar import find_cifar
 from vitrail.recipes.files import existing
 from vitrail.recipes.study import Cell, Study, taken
 
@@ -139,7 +138,10 @@ def _sets(asked: AugmentationConfig) -> list[tuple[str, str, int | None]]:
     ):
         if root is None:
             continue
-        name = find_cifar(existing(root))[1]
+        place = existing(root)
+        from vitrail.data.cifar import find_cifar  # torch: a missing folder is told before
+
+        name = find_cifar(place)[1]
         if name not in (None, right):
             raise ConfigError(f"{right}={root} holds {name}; give it as {name}={root}")
         found.append((title, root, first))

@@ -1,36 +1,49 @@
-"""Boxes of many images in two files: boxes.json, which says all that is known, and coco.json in COCO's format.
+"""Boxes of many images in three files: boxes.jsonl, to which a line is added once an image is done, and what is made of
+it when a call ends: boxes.json, with all that is known, and coco.json in COCO's format.
 
-A folder holds what one localizer found at one threshold. Called again with other images, it keeps the earlier ones; for
-another localizer, other weights or another threshold it is refused, so that no file mixes two.
+A folder holds what one localizer found in one way; the first line of boxes.jsonl says which. Called again, it goes on:
+images that are finished are not done again. For another localizer, other weights or another threshold it is refused, so
+that no file mixes two. However a process dies, the lines that it wrote are there; half a line at the end is taken off.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from vitrail.evaluation.result import write_atomically
 
-BOXES, COCO = "boxes.json", "coco.json"
-SAVED_EVERY = 60.0  # seconds
+LINES, BOXES, COCO = "boxes.jsonl", "boxes.json", "coco.json"
+PICTURES = ("mask", "overlay")
+"""Keys of an image's entry that name files in the folder."""
+_OURS = "made_by"  # of the first line alone
+_WITHIN = ("file", "mark")  # of a line of boxes.jsonl, for the next call: the whole path, and what tells an edited one
 _OBJECT: dict[str, Any] = {"class": "object", "index": 0, "probability": 1.0}
 
 
 class BoxTable:
-    """What was found, image by image. Use it in a `with`: it is saved when that ends, however it does."""
+    """What was found, image by image. Use it in a `with`: both tables are written when that ends, however it does."""
 
-    def __init__(self, folder: Path, how: Mapping[str, Any], files: Mapping[str, Path], names: Sequence[str] | None):
+    def __init__(
+        self,
+        folder: Path,
+        how: Mapping[str, Any],
+        files: Mapping[str, Path],
+        names: Sequence[str] | None,
+        overwrite: bool = False,
+    ):
         """Read what is there.
 
         Args:
-            folder: for both files.
+            folder: for all files.
             how: what found the boxes; what is told of it but `note` must not change.
             files: images that will be added, by the names of what is made of them.
             names: of the classes in the order of the logits; None where nothing classifies.
+            overwrite: forget what is there, with its masks and overlays.
 
         Raises:
             ValueError: the folder holds boxes that were found otherwise, of another image under one of the names, or
@@ -39,35 +52,64 @@ class BoxTable:
         self.folder, self.how, self.names = folder, dict(how), names
         self.images: dict[str, dict[str, Any]] = {}
         self.unreadable: dict[str, str] = {}
-        self._saved = time.monotonic()
-        if (folder / BOXES).is_file():
-            self._go_on(folder / BOXES, files)
+        self._file: IO[str] | None = None
+        self._whole = 0  # bytes of boxes.jsonl up to the end of its last line
+        before = self._read()
+        if overwrite:
+            self._forget()
+        elif before is not None:
+            self._compare(before, files)
 
     def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / LINES
+        self._file = path.open("a", encoding="utf-8")
+        self._file.truncate(self._whole)
+        if not self._whole:
+            self._write({_OURS: "vitrail localize"} | self.how)
         return self
 
     def __exit__(self, *error: object) -> None:
+        assert self._file is not None  # it was entered
+        self._file.close()
         self.save()
 
-    def add(self, path: Path, entry: dict[str, Any]) -> None:
-        """One image: `name`, `height`, `width`, `boxes`, and what else is to be told."""
+    def of(self, path: Path) -> dict[str, Any] | None:
+        """What is told of an image; None where nothing is."""
+        return self.images.get(os.path.abspath(path))
+
+    def finished(self, path: Path, mark: str) -> bool:
+        """Whether an image is in the table with its mask and overlay, and is still what it was by its `mark`."""
+        entry = self.of(path)
+        if entry is None or entry.get("mark") != mark:
+            return False
+        return all((self.folder / entry[key]).is_file() for key in PICTURES if key in entry)
+
+    def add(self, path: Path, mark: str, entry: dict[str, Any]) -> None:
+        """One image: `name`, `height`, `width`, `boxes`, and what else is to be told. What it names has to be written.
+
+        Args:
+            mark: what tells the file from an edited one, see `vitrail.data.fingerprint`.
+        """
         key = os.path.abspath(path)
         self.unreadable.pop(key, None)
-        self.images[key] = {"image": str(path)} | entry
-        if time.monotonic() - self._saved > SAVED_EVERY:
-            self.save()
+        self.images[key] = {"image": str(path)} | entry | {"file": key, "mark": mark}
+        self._write(self.images[key])
 
     def leave_out(self, path: Path, why: str) -> None:
         """An image that cannot be read; what was found in it before is kept."""
-        self.unreadable[os.path.abspath(path)] = why
+        key = os.path.abspath(path)
+        if self.unreadable.get(key) != why:
+            self.unreadable[key] = why
+            self._write({"image": key, "why": why})
 
     def save(self) -> None:
-        """Write both files, each whole or not at all."""
+        """Write both tables, each whole or not at all."""
         left_out = [{"image": path, "why": why} for path, why in self.unreadable.items()]
-        lists = {"images": list(self.images.values()), "unreadable": left_out}
-        write_atomically(self.folder / BOXES, _lines(self.how, lists).encode())
-        write_atomically(self.folder / COCO, json.dumps(self.coco(), ensure_ascii=False).encode())
-        self._saved = time.monotonic()
+        images = [{name: value for name, value in each.items() if name not in _WITHIN} for each in self.images.values()]
+        text = _lines(self.how, {"images": images, "unreadable": left_out})
+        for name, content in ((BOXES, text), (COCO, json.dumps(self.coco(), ensure_ascii=False))):
+            write_atomically(self.folder / name, content.encode(errors="surrogateescape"))
 
     def coco(self) -> dict[str, Any]:
         """Images, annotations and categories as COCO's instances have them, numbered from 1.
@@ -103,25 +145,77 @@ class BoxTable:
             "categories": [{"id": number, "name": name} for number, name in sorted(categories.items())],
         }
 
-    def _go_on(self, path: Path, files: Mapping[str, Path]) -> None:
-        try:
-            before = json.loads(path.read_text())
-            images = {os.path.abspath(each["image"]): each for each in before["images"]}
-            unreadable = {each["image"]: each["why"] for each in before["unreadable"]}
-            names = {each["name"]: key for key, each in images.items()}
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ValueError(f"{path} is there and no table of boxes of ours; give another --out") from None
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        """Hand a line to the system, which keeps it however this process ends."""
+        assert self._file is not None  # it was entered
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def _read(self) -> dict[str, Any] | None:
+        """Take over the lines that are there, and return what the first one says; None where there is none."""
+        path = self.folder / LINES
+        if not path.is_file():
+            if (self.folder / BOXES).exists():
+                raise ValueError(f"{self.folder / BOXES} is there without the {LINES} that it is made of; {_OTHER}")
+            return None
+        content = path.read_bytes()
+        self._whole = content.rfind(b"\n") + 1
+        lines = content[: self._whole].splitlines()
+        if not lines:  # stopped before the first one was whole
+            return None
+        first = _parsed(lines[0])
+        if first is None or _OURS not in first:
+            raise ValueError(f"{path} is there and no table of boxes of ours; {_OTHER}")
+        broken = 0
+        for line in lines[1:]:
+            entry = _parsed(line)
+            if entry is not None and set(entry) == {"image", "why"}:
+                self.unreadable[entry["image"]] = entry["why"]
+            elif entry is not None and {"image", "name", "boxes", *_WITHIN} <= set(entry):
+                self.unreadable.pop(entry["file"], None)
+                self.images[entry["file"]] = entry
+            else:
+                broken += 1
+        if broken:
+            warnings.warn(f"{broken} lines of {path} are damaged; their images are done again", stacklevel=4)
+        return first
+
+    def _forget(self) -> None:
+        """Delete what earlier calls wrote."""
+        home = self.folder.resolve()
+        made = [self.folder / each[key] for each in self.images.values() for key in PICTURES if key in each]
+        for path in (*made, self.folder / LINES, self.folder / BOXES, self.folder / COCO):
+            if path.resolve().is_relative_to(home):
+                path.unlink(missing_ok=True)
+        self.images, self.unreadable, self._whole = {}, {}, 0
+
+    def _compare(self, before: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        path = self.folder / LINES
         for name, value in self.how.items():
             if name != "note" and before.get(name) != value:
-                held = f"boxes of {len(images)} images with {name} {before.get(name)}"
-                raise ValueError(f"{path} holds {held}, and now it is {value}; give another --out")
+                held = f"boxes of {len(self.images)} images with {name} {before.get(name)}"
+                raise ValueError(
+                    f"{path} holds {held}, and now it is {value}; give another --out, or the same settings, or "
+                    "--overwrite, which begins anew"
+                )
+        names = {each["name"]: key for key, each in self.images.items()}
         for name, file in files.items():
             if names.get(name, os.path.abspath(file)) != os.path.abspath(file):
                 raise ValueError(
-                    f"{path} holds {name} of {images[names[name]]['image']}, and {file} would take its place; give "
-                    "another --out"
+                    f"{path} holds {name} of {self.images[names[name]]['image']}, and {file} would take its place; "
+                    f"{_OTHER}"
                 )
-        self.images, self.unreadable = images, unreadable
+
+
+_OTHER = "give another --out"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None
 
 
 def _lines(words: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vitrail.contracts import Localizer
 from vitrail.evaluation.features import weights_digest
-from vitrail.evaluation.located import LEVELS, Enlarge, View
+from vitrail.evaluation.located import Enlarge, View, level_of
 from vitrail.evaluation.result import Report
 from vitrail.recipes.localizers import LocalizerWords
 from vitrail.recipes.weights import run_folder_of
@@ -31,12 +31,12 @@ class Cut(NamedTuple):
     @property
     def level(self) -> int:
         """The threshold as a whole number, as the protocol counts it."""
-        return int(LEVELS * self.threshold)
+        return level_of(self.threshold)
 
 
 def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None = None, size: int | None = None) -> Cut:
     """The threshold that is asked for, else that of the saved evaluation of this localizer with these weights, and the
-    view that it was chosen in; else `UNCHOSEN`, with a warning.
+    view that it was chosen in, which a line of the log says; else `UNCHOSEN`, with a warning.
 
     Args:
         threshold: as asked for.
@@ -54,28 +54,31 @@ def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None 
         )
         return Cut(UNCHOSEN, own, "the threshold was not chosen")
     config, (height, width) = report.card["config"], report.card["resolution"]
-    note = f"{report.details['chosen']['words']}; {path}"
+    note = f"{_trust(report)}; {path}"
     cut = Cut(report.details["chosen"]["loc"], size or (height, width), note, config["view"], config["enlarge"])
     log.info("threshold %.3g in the view %s %s x %s: %s", cut.threshold, cut.view, height, width, note)
     return cut
 
 
 def saved_evaluation(words: LocalizerWords, digest: str) -> tuple[Report | None, Path | None]:
-    """The newest report of the protocol `localization` on this localizer, of those that chose on held-out images if
-    there are any. They lie where `vitrail evaluate` leaves them: in the run's folder evaluation/, or for other weights in
-    evaluation/NAME here. (None, None) where there is none."""
+    """The report of the protocol `localization` on this localizer that tells most of its threshold, see `_rank`.
+
+    They lie where `vitrail evaluate` leaves them: in the run's folder evaluation/, or for other weights in
+    evaluation/NAME here. (None, None) where there is none.
+    """
     if words.weights is None:
         return None, None
     run = run_folder_of(words.weights)
     folder = Path("evaluation") / words.weights_name if run is None else run / "evaluation"
-    found: list[tuple[str, Path, Report]] = []
+    found: list[tuple[Path, Report]] = []
     others = 0
     for path in folder.glob("localization*.json"):
         try:
             report = Report.load(path)
             fits = report.card["config"]["localizer"] == words.title and "chosen" in report.details
             if fits and report.card["weights"] == digest:
-                found.append((report.card["date"], path, report))
+                _rank(report)  # raises for none of ours
+                found.append((path, report))
             others += fits and report.card["weights"] != digest
         except (ValueError, KeyError, TypeError):
             continue  # none of ours
@@ -85,5 +88,26 @@ def saved_evaluation(words: LocalizerWords, digest: str) -> tuple[Report | None,
                 f"the evaluation in {folder} is of other weights than {words.weights} now holds", stacklevel=3
             )
         return None, None
-    _, path, report = max(found, key=lambda each: (each[2].card["config"]["threshold"] == "held_out", *each[:2]))
+    path, report = max(found, key=lambda each: (*_rank(each[1]), each[0].name))
     return report, path
+
+
+def _rank(report: Report) -> tuple[bool, bool, str]:
+    """Of two reports the one that chose on held-out images goes before, then the one without deviations from the
+    protocol, then the newer one."""
+    return _held_out(report), not report.card["deviations"], report.card["date"]
+
+
+def _held_out(report: Report) -> bool:
+    return bool(report.card["config"]["threshold"] == "held_out")
+
+
+def _trust(report: Report) -> str:
+    """Where its threshold comes from, and what is to be known of it."""
+    words = str(report.details["chosen"]["words"])
+    deviations = [each for each in report.card["deviations"] if not each.startswith("threshold = ")]
+    if deviations:
+        words += f"; by an evaluation that deviates from the preset {report.card['preset']}: {', '.join(deviations)}"
+    if not _held_out(report):
+        words += "; no evaluation chose one on held-out images, which `vitrail evaluate localization` does by default"
+    return words

@@ -2,7 +2,8 @@
 
 Networks have fresh weights, which change no number. Operations are those of one image, as torch.utils.flop_counter
 counts them: matrix products, convolutions and attention, a multiplication and an addition as two. Seconds are those of
-one batch, medians of rounds that take turns, since machines get faster and slower.
+one batch, medians of rounds that take turns, since machines get faster and slower; where rounds differ by more than
+20 % of the median, the table ends with a note.
 
 Loading is what each method needs of the disk: files are decoded and resized, for PPD once for each of its two views.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ from vitrail.nn.token_classifier import ClassTokenProbe, LfdmConfig
 from vitrail.recipes.weights import pick_device
 
 MEBI = 2**20
+WIDE = 0.2
+"""Spread of the rounds from which on a note is made of it."""
 
 
 class CostsConfig(Config):
@@ -71,6 +74,7 @@ class Cost(NamedTuple):
     gflops: float  # of one image
     plain: float  # 10^9 multiply-adds of one image, transposed convolutions left out
     seconds: float  # of a batch
+    spread: float = 0.0  # of the rounds, the longest less the shortest, as a share of the median
 
 
 class Costs(NamedTuple):
@@ -92,9 +96,9 @@ def costs(config: CostsConfig, device: str = "auto") -> Costs:
     torch.manual_seed(0)
     methods = {"PPD": _ppd(config, place), "LocLoc": _locloc(config, place)}
     stages = {(name, stage.module): stage for name, found in methods.items() for stage in found}
-    seconds = _timed({key: stage.run for key, stage in stages.items()}, config.rounds, place)
+    taken = _timed({key: stage.run for key, stage in stages.items()}, config.rounds, place)
     rows = tuple(
-        Cost(method, module, stage.parameters, stage.flops / 1e9, stage.plain / 2e9, seconds[method, module])
+        Cost(method, module, stage.parameters, stage.flops / 1e9, stage.plain / 2e9, *_middle(taken[method, module]))
         for (method, module), stage in stages.items()
     )
     return Costs(
@@ -103,7 +107,7 @@ def costs(config: CostsConfig, device: str = "auto") -> Costs:
 
 
 def costs_table(found: Costs, config: CostsConfig) -> str:
-    """Words for a terminal: a row for each module, totals, and the claims."""
+    """Words for a terminal: a row for each module, totals, the claims, and a note on timings that differ widely."""
     lines = [
         f"batches of {config.batch} on {found.device}",
         f"{'':<8}{'':<22}{'weights':>12}{'x 2^20':>8}{'GFLOPs':>9}{'plain':>8}{'seconds':>10}",
@@ -115,7 +119,20 @@ def costs_table(found: Costs, config: CostsConfig) -> str:
         lines += [_line(row) for row in (*own, sums)]
     lines.append("LocLoc needs less than PPD by, in percent (negative: more):")
     lines += [f"  {name:<58}{value:8.1f}" for name, value in found.claims.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_note(found.rows, config.rounds)])
+
+
+def _note(rows: Sequence[Cost], rounds: int) -> list[str]:
+    wide = [row for row in rows if row.spread > WIDE]
+    if not wide:
+        return []
+    most = max(wide, key=lambda row: row.spread)
+    named = ", ".join(f"{row.method} {row.module}" for row in wide)
+    return [
+        f"note: seconds of {len(wide)} of {len(rows)} modules differ by more than {100 * WIDE:g} % between {rounds} "
+        f"rounds, up to {100 * most.spread:.0f} % ({most.method} {most.module}): {named}; take them again on an idle "
+        f"machine, with more rounds, such as rounds={3 * rounds}"
+    ]
 
 
 class _Stage(NamedTuple):
@@ -207,8 +224,8 @@ def _loading(config: CostsConfig, sizes: tuple[int, ...]) -> _Stage:
 
 def _timed(
     runs: Mapping[tuple[str, str], Callable[[], object]], rounds: int, place: torch.device
-) -> dict[tuple[str, str], float]:
-    """Median seconds of each, after a round that does not count."""
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of each round, after one that does not count."""
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for number in range(rounds + 1):
         for key, run in runs.items():
@@ -218,7 +235,13 @@ def _timed(
             _wait(place)
             if number:
                 taken[key].append(time.perf_counter() - start)
-    return {key: statistics.median(values) for key, values in taken.items()}
+    return taken
+
+
+def _middle(seconds: Sequence[float]) -> tuple[float, float]:
+    """Their median, and their spread as a share of it."""
+    median = statistics.median(seconds)
+    return median, (max(seconds) - min(seconds)) / median
 
 
 def _wait(place: torch.device) -> None:

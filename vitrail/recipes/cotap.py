@@ -31,7 +31,7 @@ from vitrail.recipes.heads import take_over_fitting
 from vitrail.recipes.leopart import OBJECTS, SCENES, SEVERAL
 from vitrail.recipes.neighbors import await_neighbors, make_neighbors
 from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts, Verbs, resolve, train_before
+from vitrail.recipes.run import Parts, Verbs, look_ahead, resolve, train_before
 from vitrail.recipes.side_by_side import drawing_change
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import capped, check_crops, check_mixed, check_size, loading, seen_by, start
@@ -208,10 +208,13 @@ def check(recipe: Recipe) -> None:
 
 def first(recipe: Recipe, verbs: Verbs, out: Path) -> Recipe:
     """Train stage 1 where no weights are named, and search neighbors where they are needed and not given."""
-    if recipe.init_from is None and recipe.stage1 is not None:
+    stage1, search = recipe.init_from is None, recipe.method.concentration > 0 and recipe.neighbors is None
+    if stage1 or search:
+        look_ahead(recipe, verbs)
+    if stage1 and recipe.stage1 is not None:
         place = train_before(recipe.stage1, verbs, out, "stage1", "a backbone by DINO")
         recipe = recipe.model_copy(update={"init_from": str(place)})
-    if not recipe.method.concentration or recipe.neighbors is not None:
+    if not search:
         return recipe
     path = out / "neighbors.safetensors"
     main = rank() == 0

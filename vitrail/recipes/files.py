@@ -11,13 +11,13 @@ from pathlib import Path
 from vitrail.data.images import EXTENSIONS
 
 
-def image_files(paths: Sequence[Path]) -> list[Path]:
+def image_files(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     """The files, and for a folder the images below it in the order of their names; each once, where it comes first.
 
     Raises `ValueError` for an empty folder, and where none of the files is there.
     """
     files: list[Path] = []
-    for path in paths:
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if not path.is_dir():
             files.append(path)
             continue
@@ -76,3 +76,22 @@ def existing(where: str) -> Path:
             f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO, ADE20K, ..., or `scenes`"
         )
     return root
+
+
+def check_root(settings: Sequence[str]) -> None:
+    """Raise `ValueError` for `data.root=FOLDER` where there is none and none is to be downloaded."""
+    said = dict(text.split("=", 1) for text in settings if "=" in text)
+    root, wanted = said.get("data.root", "null"), said.get("data.download", "false")
+    if root not in ("null", "") and wanted.lower() != "true":
+        existing(root)
+
+
+def check_out(out: Path) -> None:
+    """Raise `ValueError` where no folder `out` can be made or written into; makes none."""
+    place = Path(os.path.abspath(out.expanduser()))
+    while not place.exists() and not place.is_symlink():
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"{out} cannot be a folder: {place} is a file; choose another one, or move the file away")
+    if not os.access(place, os.W_OK):
+        raise ValueError(f"{out} cannot be written: {place} belongs to others; choose another folder")

@@ -19,7 +19,7 @@ from vitrail.nn.prototype_head import HeadConfig
 from vitrail.recipes import dino
 from vitrail.recipes.heads import take_over_fitting
 from vitrail.recipes.probe import ProbeConfig, knn_probe
-from vitrail.recipes.run import Parts, Verbs, train_before
+from vitrail.recipes.run import Parts, Verbs, look_ahead, train_before
 from vitrail.recipes.side_by_side import drawing_change
 from vitrail.recipes.sources import DataConfig, ScenesConfig, open_mixed, open_splits
 from vitrail.recipes.start import (
@@ -131,6 +131,7 @@ def first(recipe: Recipe, verbs: Verbs, out: Path) -> Recipe:
     """Train stage 1 where no weights are named, and go on from it."""
     if recipe.init_from is not None or recipe.stage1 is None:
         return recipe
+    look_ahead(recipe, verbs)
     place = train_before(recipe.stage1, verbs, out, "stage1", "a backbone by DINO")
     return recipe.model_copy(update={"init_from": str(place)})
 

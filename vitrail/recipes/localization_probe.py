@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from vitrail.config import Config
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, UnreadableImage, build_eval_transform
+from vitrail.evaluation.localization import HIT
+from vitrail.evaluation.located import components_above, enlarged, level_of, stretch
 from vitrail.metrics.localization import clip_boxes
-from vitrail.ops.components import connected_components
 from vitrail.recipes.look import different, keep_sheet
 from vitrail.viz.located import Found, located_sheet, overlap_of
 
+FRAMES = {"squash": "whole and squashed", "crop": "their middle", "pad": "whole"}
 CHUNK = 64  # images that are looked at together
 
 
@@ -36,8 +37,10 @@ def localization_probe(
 ) -> Callable[[], Mapping[str, float]]:
     """A function that gives percent of the images: `top1` where it classifies, and `gt_known_50` of those with boxes.
 
-    An image counts as located where the box of the largest component overlaps one of its boxes by an IoU of 0.5 or
-    more; `floor_whole_50` is what the whole image as a box would reach. Images that cannot be read are left out.
+    An image counts as located where the box of the largest component, see `box_of`, overlaps one of its boxes by an IoU
+    of 0.5 or more; `floor_whole_50` is what the view as a box would reach. Boxes lie in the view that `seen` names:
+    with mode="crop" the middle of each image, to which the annotated ones are cut. Images that cannot be read are left
+    out.
     """
 
     def evaluate() -> Mapping[str, float]:
@@ -50,25 +53,21 @@ def localization_probe(
                 if found.truth is None or not len(found.truth):
                     continue
                 whole = torch.tensor([0.0, 0.0, found.image.shape[2], found.image.shape[1]])
-                hits["floor_whole_50"].append(float(overlap_of(whole, found.truth) >= 0.5))
-                if found.box is not None:
-                    hits["gt_known_50"].append(float(overlap_of(found.box, found.truth) >= 0.5))
+                hits["floor_whole_50"].append(float(overlap_of(whole, found.truth) >= HIT))
+                if found.map is not None:
+                    hit = found.box is not None and overlap_of(found.box, found.truth) >= HIT
+                    hits["gt_known_50"].append(float(hit))
         return {name: 100 * sum(values) / len(values) for name, values in hits.items() if values}
 
     return evaluate
 
 
-def box_of(values: Tensor, threshold: float) -> Tensor:
-    """The box of the largest component of a map `[H, W]` above a share of its range: half-open x0 y0 x1 y1, pixels.
-
-    Components are 8-connected, the largest has most pixels. A map that is the same everywhere gives the whole image.
-    """
-    low, high = values.min(), values.max()
-    inside = values >= low + threshold * (high - low)
-    labels = connected_components(inside)
-    largest = labels == labels[inside].bincount().argmax()
-    rows, columns = largest.any(1).nonzero()[:, 0], largest.any(0).nonzero()[:, 0]
-    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+def box_of(map_: Tensor, threshold: float) -> Tensor | None:
+    """The box that the protocol `localization` makes of a map `[H, W]` at a share of its range: half-open x0 y0 x1 y1,
+    pixels; None for a map that is the same everywhere."""
+    found = components_above(stretch(map_)[None], (level_of(threshold),))
+    which = int(found.largest[0, 0])
+    return None if which < 0 else found.boxes[which].float()
 
 
 @torch.no_grad()
@@ -106,8 +105,8 @@ def _located(localizer: Any, images: Tensor) -> tuple[Tensor | None, Tensor | No
     if localizer.generator is None:
         return None, localizer.class_logits(images).cpu()
     maps, logits = localizer(images)
-    grown = functional.interpolate(maps[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    return grown.cpu(), None if logits is None else logits.cpu()
+    grown = [enlarged(each, (images.shape[-2], images.shape[-1]), "bilinear") for each in maps.float().cpu()]
+    return torch.stack(grown), None if logits is None else logits.cpu()
 
 
 def drawing_located(
@@ -121,8 +120,8 @@ def drawing_located(
         shown = localizer if when == "before" else drawn
         found = _looked_at(shown, data, different(data, 6), seen, threshold)
         words = (
-            f"Held-out images {when} training, their maps, the box found at {threshold:g} of the map's range (yellow) "
-            "and the annotated ones (white)."
+            f"Held-out images {when} training, {FRAMES[seen.mode]}, their maps, the box found at {threshold:g} of the "
+            "map's range (yellow) and the annotated ones (white)."
         )
         keep_sheet(folder, f"located_{when}.png", located_sheet(found, shown.mean, shown.std), words)
 

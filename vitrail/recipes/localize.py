@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from vitrail import __version__
 from vitrail.contracts import Localizer
 from vitrail.data import EvalTransform, EvalTransformConfig, UnreadableImage, open_image
+from vitrail.data.fingerprint import fingerprint
 from vitrail.data.transforms import Geometry
 from vitrail.evaluation.features import device_of, eval_transform, weights_digest
 from vitrail.evaluation.heat_maps import HeatMaps
@@ -23,11 +25,12 @@ from vitrail.evaluation.progress import progress
 from vitrail.recipes.box_tables import BOXES, COCO, BoxTable
 from vitrail.recipes.chosen_cut import Cut, cut_of
 from vitrail.recipes.files import image_files, stems
-from vitrail.recipes.localizers import LocalizerWords, check_threshold, open_words
-from vitrail.recipes.object_boxes import ObjectBox, laid, object_boxes
+from vitrail.recipes.localizers import LocalizerWords, check_kept, check_threshold, open_words
+from vitrail.recipes.object_boxes import ObjectBox, laid, large_enough, object_boxes
 from vitrail.viz.canvas import fit
 from vitrail.viz.located import boxed_picture
 
+log = logging.getLogger("vitrail")
 LONGER = (224, 640)
 """Pixels of the longer side of a picture, at least and at most."""
 CLASSES = 5
@@ -44,30 +47,44 @@ class Wanted(NamedTuple):
     size: int | None = None  # of the view, pixels a side; None for that of the evaluation, or the localizer's
     batch_size: int = 8
     device: str = "auto"
+    min_area: float = 0.0  # share of the image, in [0, 1), that the object in a box covers at least
+    top: int | None = None  # of all boxes the largest so many; None for every one
+    overwrite: bool = False  # forget what is in the folder, in place of going on
 
 
 class Done(NamedTuple):
     """What was written."""
 
     files: tuple[Path, Path]  # boxes.json, coco.json
-    images: int  # of this call
-    without: int  # of these, those without a box, because their map is constant
+    images: int  # of this call, with those that were finished before
+    without: int  # of these, those without a box
     unreadable: int
+    before: int  # of the images, those that an earlier call finished
+
+
+class _File(NamedTuple):
+    """One image that is to be shown."""
+
+    path: Path
+    name: str
+    mark: str  # what tells it from an edited one
 
 
 class _Shown(NamedTuple):
     """One image, as far as it is needed further on."""
 
-    path: Path
-    name: str
+    file: _File
     pixels: Tensor  # [3, h, w], in the view
     geometry: Geometry
     small: Image.Image  # for the picture
 
 
-def localize_files(paths: Sequence[Path], words: LocalizerWords, wanted: Wanted, out: Path) -> Done:
+def localize_files(
+    paths: Sequence[str | Path] | str | Path, words: LocalizerWords, wanted: Wanted, out: str | Path
+) -> Done:
     """Find the object in images and write below `out`:
 
+    boxes.jsonl     a line for each image, once it is done
     boxes.json      of each image the boxes in its pixels (half-open, upright as a viewer shows it), their scores and
                     areas, the best classes where the localizer classifies; how they were found; images left out
     coco.json       the same boxes in COCO's format
@@ -75,36 +92,48 @@ def localize_files(paths: Sequence[Path], words: LocalizerWords, wanted: Wanted,
     overlays/*.png  box and mask over the image, and the map
 
     Folders stand for the images in them; an image that is named twice is shown once. Files that cannot be read are left
-    out, with a warning. What other calls wrote for other images stays.
+    out, with a warning. Called again, it goes on: images that are finished, and were not edited since, are not done
+    again, and what other calls wrote for other images stays.
 
     Raises:
-        ValueError: no image that can be read, a folder of heat maps in place of a localizer, a threshold outside
-            [0, 1), or a folder that holds what was found otherwise.
+        ValueError: no image that can be read, a folder of heat maps in place of a localizer, a threshold or an area
+            outside [0, 1), `top` without boxes="all", or a folder that holds what was found otherwise.
     """
     check_threshold(wanted.threshold)
-    files = image_files(paths)
+    check_kept(wanted.boxes, wanted.min_area, wanted.top)
+    files, out = image_files(paths), Path(out)
     localizer = open_words(words, model=wanted.model, key=wanted.key, device=wanted.device)
     if isinstance(localizer, HeatMaps):
         raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
     cut = cut_of(words, localizer, wanted.threshold, wanted.size)
     transform = eval_transform(EvalTransformConfig(image_size=cut.image_size, mode=cut.view), localizer)
-    names = stems(files)
-    table = BoxTable(out, _how(words, localizer, cut, wanted), dict(zip(names, files)), localizer.classes)
+    names = dict(zip(stems(files), files, strict=True))
+    table = BoxTable(out, _how(words, localizer, cut, wanted), names, localizer.classes, wanted.overwrite)
+    marked = [_File(path, name, fingerprint(path, content=True)) for name, path in names.items()]
+    todo = [each for each in marked if not table.finished(each.path, each.mark)]
+    before = len(files) - len(todo)
+    if before:
+        log.info(
+            "%d of %d images in %s are finished, with these weights and settings: they stay, and --overwrite would "
+            "make them anew",
+            *(before, len(files), out),
+        )
     for folder in ("masks", "overlays"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    images = without = 0
+    done = 0
     with table, progress("localize", len(files)) as advance:
-        for start in range(0, len(files), wanted.batch_size):
-            batch = range(start, min(start + wanted.batch_size, len(files)))
-            shown = list(_read([(files[place], names[place]) for place in batch], transform, table))
-            for each, entry in zip(shown, _located(localizer, shown, cut, wanted.boxes, out)):
-                table.add(each.path, entry)
-                images += 1
-                without += not entry["boxes"]
+        advance(before, ready=True)
+        for start in range(0, len(todo), wanted.batch_size):
+            batch = todo[start : start + wanted.batch_size]
+            shown = list(_read(batch, transform, table))
+            for each, entry in zip(shown, _located(localizer, shown, cut, wanted, out)):
+                table.add(each.file.path, each.file.mark, entry)
+                done += 1
             advance(len(batch))
-    if not images:
+    if not before + done:
         raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
-    return Done((out / BOXES, out / COCO), images, without, len(files) - images)
+    without = sum(not told["boxes"] for each in files if (told := table.of(each)) is not None)
+    return Done((out / BOXES, out / COCO), before + done, without, len(todo) - done, before)
 
 
 def _how(words: LocalizerWords, localizer: Localizer, cut: Cut, wanted: Wanted) -> dict[str, Any]:
@@ -115,25 +144,28 @@ def _how(words: LocalizerWords, localizer: Localizer, cut: Cut, wanted: Wanted) 
         "weights_digest": weights_digest(localizer),
         "threshold": cut.threshold,
         "view": f"{cut.view} {height} x {width}",
+        "enlarge": cut.enlarge,
         "boxes": wanted.boxes,
+        "min_area": wanted.min_area,
+        "top": wanted.top,
         "note": f"{cut.note}; weights {words.weights}; vitrail {__version__}",
     }
 
 
-def _read(files: Sequence[tuple[Path, str]], transform: EvalTransform, table: BoxTable) -> Iterator[_Shown]:
-    for path, name in files:
+def _read(files: Sequence[_File], transform: EvalTransform, table: BoxTable) -> Iterator[_Shown]:
+    for file in files:
         try:
-            image = open_image(path)
+            image = open_image(file.path)
         except UnreadableImage as error:
-            warnings.warn(f"{path} is left out: {error.reason}", stacklevel=2)
-            table.leave_out(path, error.reason)
+            warnings.warn(f"{file.path} is left out: {error.reason}", stacklevel=2)
+            table.leave_out(file.path, error.reason)
             continue
         geometry = transform.geometry(image.height, image.width)
-        yield _Shown(path, name, transform(image), geometry, fit(image, min(max(*image.size, LONGER[0]), LONGER[1])))
+        yield _Shown(file, transform(image), geometry, fit(image, min(max(*image.size, LONGER[0]), LONGER[1])))
 
 
 def _located(
-    localizer: Localizer, shown: Sequence[_Shown], cut: Cut, which: Contour, out: Path
+    localizer: Localizer, shown: Sequence[_Shown], cut: Cut, wanted: Wanted, out: Path
 ) -> Iterator[dict[str, Any]]:
     """What is told of each image; its mask and its picture are written before."""
     if not shown:
@@ -144,20 +176,24 @@ def _located(
     chances = None if found.logits is None else found.logits.detach().float().softmax(1).cpu()
     for place, each in enumerate(shown):
         values = stretch(enlarged(maps[place], each.geometry.size, cut.enlarge))
-        boxes = object_boxes(values, cut.level, each.geometry, which)
+        found_boxes = object_boxes(values, cut.level, each.geometry, wanted.boxes)
+        boxes = large_enough(found_boxes, each.geometry.source, wanted.min_area, wanted.top)
         classes = [] if chances is None else best_classes(chances[place], localizer.classes)
         mask = _whole_mask(boxes, each.geometry.source)
-        mask.save(out / "masks" / f"{each.name}.png")
-        _picture(each, values, boxes, mask, classes).save(out / "overlays" / f"{each.name}.png")
+        none = "" if boxes else _why_none(found_boxes, wanted.min_area)
+        picture = _picture(each, values, boxes, mask, classes, none)
+        name = f"{each.file.name}.png"
+        _put(mask, out / "masks" / name)
+        _put(picture, out / "overlays" / name)
         height, width = each.geometry.source
         told = [{"box": list(one.box), "score": round(one.score, 4), "area": one.area} for one in boxes]
         yield {
-            "name": each.name,
+            "name": each.file.name,
             "height": height,
             "width": width,
             "boxes": told,
-            "mask": f"masks/{each.name}.png",
-            "overlay": f"overlays/{each.name}.png",
+            "mask": f"masks/{name}",
+            "overlay": f"overlays/{name}",
         } | ({"classes": classes} if classes else {})
 
 
@@ -178,12 +214,30 @@ def _whole_mask(boxes: Sequence[ObjectBox], size: tuple[int, int]) -> Image.Imag
     return Image.fromarray(mask)
 
 
+def _why_none(found: Sequence[ObjectBox], min_area: float) -> str:
+    """Why an image has no box, of those that were found."""
+    if not found:
+        return "no box: the map is constant"
+    return f"no box: none of {len(found)} objects is {100 * min_area:g}\u00a0% of the image"
+
+
+def _put(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    waiting = path.with_name(f".{path.name}")
+    picture.save(waiting, "PNG")
+    waiting.replace(path)
+
+
 def _picture(
-    each: _Shown, values: Tensor, boxes: Sequence[ObjectBox], mask: Image.Image, classes: Sequence[dict[str, Any]]
+    each: _Shown,
+    values: Tensor,
+    boxes: Sequence[ObjectBox],
+    mask: Image.Image,
+    classes: Sequence[dict[str, Any]],
+    none: str,
 ) -> Image.Image:
-    words = f"{classes[0]['class']} {100 * classes[0]['probability']:.0f}\u00a0%" if classes else ""
-    if not boxes:
-        words = f"{words}, no box: the map is constant".removeprefix(", ")
+    best = f"{classes[0]['class']} {100 * classes[0]['probability']:.0f}\u00a0%" if classes else ""
+    words = ", ".join(part for part in (best, none) if part)
     small = each.small
     map_ = laid(values, each.geometry._replace(source=(small.height, small.width)))
     scale = small.width / each.geometry.source[1]

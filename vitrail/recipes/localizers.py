@@ -79,13 +79,15 @@ class LocalizerWords(NamedTuple):
             _check_folder(self)
             return
         entry = catalog.find(catalog.localizers(), self.name, "localizer")
+        if self.name == "ranker" and self.variant is None:
+            raise ValueError(_no_ranker(self.weights))
         source = Source(self.weights, variant=self.variant)
         if self.ranker is not None:
             self.ranker.check()
             return
         if entry.variants and self.heads is None:
             variant_of(source, self.name, entry.variants, "localizer")
-        elif not entry.variants and self.name != "ranker":
+        elif not entry.variants:
             no_variant(source, self.name, "localizer")
         if entry.weights and need_weights(source, self.name, entry.weights, "localizer") != "pretrained":
             check_weights(self.weights)
@@ -121,15 +123,19 @@ def titled(texts: Sequence[str], weights: str | None = None) -> dict[str, Locali
         ValueError: neither texts nor weights, the same localizer twice, or words that are none.
     """
     if not texts and weights is None:
-        known = ", ".join(each.name for each in catalog.localizers())
         raise ValueError(
-            "no localizer is named; give --weights RUN, --localizer NAME=WEIGHTS or --heat-maps FOLDER, known names: "
-            f"{known}"
+            "no localizer is named; give --weights RUN, --localizer NAME=WEIGHTS or --heat-maps FOLDER, "
+            f"{known_names()}"
         )
     if not texts and weights is not None:
         return by_title([localizer_in(weights)], "localizer")
     said = [parse_localizer(text) for text in texts]
     return by_title([each._replace(weights=_weights_of(each, weights)) for each in said], "localizer")
+
+
+def known_names() -> str:
+    """The names that there are, for an error."""
+    return f"known names: {', '.join(each.name for each in catalog.localizers())}"
 
 
 def check_localizers(protocol: str, weights: str | None, texts: Sequence[str]) -> None:
@@ -160,6 +166,16 @@ def check_threshold(threshold: float | None) -> None:
     """Raise `ValueError` for a threshold outside [0, 1); None passes."""
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}; it is a share of a map's greatest value, in [0, 1)")
+
+
+def check_kept(boxes: str, min_area: float, top: int | None) -> None:
+    """Raise `ValueError` for an area outside [0, 1), and for a number of boxes that is none, or of one box alone."""
+    if not 0 <= min_area < 1:
+        raise ValueError(f"min_area is {min_area:g}; it is a share of the image, in [0, 1), such as 0.01")
+    if top is not None and top < 1:
+        raise ValueError(f"top is {top}; give a number of boxes, 1 or more")
+    if top is not None and boxes != "all":
+        raise ValueError(f"top {top} is of all boxes, and only that of the largest is asked for; add --boxes all")
 
 
 def open_words(
@@ -196,9 +212,19 @@ def _weights_of(words: LocalizerWords, weights: str | None) -> str | None:
     return weights if words.reads_weights else None
 
 
+def _no_ranker(weights: str | None) -> str:
+    """What is wrong with `ranker` or `ranker=WEIGHTS`, which say no ranker's name."""
+    said = "ranker" if weights is None else f"ranker={weights}"
+    names = [each.name for each in catalog.rankers()]
+    if weights in names:
+        return f"{said} takes the ranker's name for weights; say ranker:{weights}, or ranker:{weights}=WEIGHTS"
+    way = "ranker:NAME=WEIGHTS" if weights is None else f"ranker:NAME={weights}"
+    return f"{said} names no ranker; say {way}, NAME one of {', '.join(names)}"
+
+
 def _check_folder(words: LocalizerWords) -> Path:
     if words.weights is None or words.variant is not None:
-        raise ValueError(f"{words.title} names no folder of maps; say heat_maps=FOLDER, or --heat-maps FOLDER")
+        raise ValueError(f"{words.title} names no folder of maps; say heat_maps=FOLDER")
     folder = Path(words.weights).expanduser()
     if not folder.is_dir():
         raise ValueError(f"there is no folder of heat maps {words.weights!r}")

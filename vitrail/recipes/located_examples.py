@@ -20,6 +20,7 @@ from vitrail.data import EvalTransform, EvalTransformConfig
 from vitrail.evaluation.accuracy import match_classes
 from vitrail.evaluation.features import eval_transform, frozen
 from vitrail.evaluation.heat_maps import HeatMaps, UnusableMap, image_name
+from vitrail.evaluation.localization import names_of_outputs
 from vitrail.evaluation.result import Report
 from vitrail.viz.located_gallery import Example, located_gallery
 from vitrail.viz.threshold_curve import lines_of, threshold_curve
@@ -118,7 +119,7 @@ def _examples(
         for row, sample, values in zip(part, samples, maps, strict=True):
             geometry = transform.geometry(sample.image.height, sample.image.width)
             frame = geometry.back(np.array([0, 0, geometry.size[1], geometry.size[0]])).tolist()
-            words = _words(row, data.classes, getattr(source, "classes", None))
+            words = _words(row, data.classes, names_of_outputs(source, data))
             found.append(Example(sample.image, values, frame, row["box"], row["truth"], words))
     return found
 
@@ -140,7 +141,7 @@ def _maps(
     with frozen(source, device) as place:
         known = None
         if all(label is not None for label in labels):
-            known = match_classes(torch.tensor(labels), data.classes, source.classes).to(place)
+            known = match_classes(torch.tensor(labels), data.classes, names_of_outputs(source, data)).to(place)
         images = torch.stack([transform(sample.image) for sample in samples]).to(place)
         return list(source(images, labels=known).maps.float().cpu())
 

@@ -38,7 +38,7 @@ from vitrail.recipes.look import different, keep_sheet
 from vitrail.recipes.probe import ProbeConfig, spread
 from vitrail.recipes.rank import rank
 from vitrail.recipes.reconstructions import Autoencoder
-from vitrail.recipes.run import Parts, Verbs, train_before
+from vitrail.recipes.run import Parts, Verbs, look_ahead, train_before
 from vitrail.recipes.sources import DataConfig, Splits, open_splits
 from vitrail.recipes.start import HALF, capped, check_data, check_size, loading
 from vitrail.train import TrainConfig
@@ -174,6 +174,7 @@ def first(recipe: Recipe, verbs: Verbs, out: Path) -> Config:
     """Train the autoencoder into OUT/mae where none is given, or what is left of that; the recipe then names it."""
     if recipe.mae is not None or recipe.method.labels is not None:
         return recipe
+    look_ahead(recipe, verbs)
     place = train_before(_autoencoder(recipe), verbs, out, "mae", "a masked autoencoder")
     return recipe.model_copy(update={"mae": str(place)})
 

@@ -205,7 +205,9 @@ def _draw(report: Report, path: Path, folder: Path | None, val: Any, more: Seque
     """The curves or label maps of a report that has some, and `more` of them."""
     from vitrail.recipes.look import keep_sheet
 
-    settings = "".join(f"; {words}" for words in report.card["deviations"])
+    preset = report.card["preset"]
+    settings = f"; preset {preset}" if preset not in (None, "default") else ""
+    settings += "".join(f"; {words}" for words in report.card["deviations"])
     for suffix, picture, caption in [*_curves(report), *_maps(report, val), *more]:
         name = f"{path.stem}{suffix}.png"
         if folder is not None:
@@ -298,7 +300,8 @@ def _maps(report: Report, val: Any) -> list[tuple[str, Any, str]]:
 
 
 def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
-    """PROTOCOL.json; a name of its own where that holds another result.
+    """PROTOCOL.json; a name of its own where that holds another result, with the preset, what was measured on which
+    data, and for a localizer where its threshold comes from.
 
     Another one is on other data, with other settings, of another ranker or localizer; with `of_weights`, in a folder
     that belongs to no run, also of other weights.
@@ -315,9 +318,17 @@ def _place(folder: Path, report: Report, *, of_weights: bool = False) -> Path:
         return path
     data = report.card["data"]["val"]["name"]
     subject = report.details.get("ranker") or report.card["config"].get("localizer")
-    words = [report.protocol, report.card["preset"], subject, data]
+    words = [report.protocol, report.card["preset"], _threshold(report), subject, data]
     mark = hashlib.sha256(asked.encode()).hexdigest()[:6]
     return folder / ("-".join(re.sub(r"\W+", "_", word) for word in words if word) + f"-{mark}.json")
+
+
+def _threshold(report: Report) -> str | None:
+    """Of a localizer, where its threshold comes from if not from held-out images: `test_set` or `threshold0.5`."""
+    config = report.card["config"]
+    if "localizer" not in config or config["threshold"] == "held_out":
+        return None
+    return config["threshold"] if isinstance(config["threshold"], str) else f"threshold{config['threshold']:g}"
 
 
 def _question(report: Report, of_weights: bool) -> str:

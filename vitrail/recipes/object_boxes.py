@@ -8,6 +8,7 @@ threshold; it lies in its box.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from vitrail.data.transforms import Geometry
-from vitrail.evaluation.located import LEVELS, Contour
-from vitrail.ops.component_boxes import component_boxes
+from vitrail.evaluation.located import LEVELS, Contour, components_above, whole_levels
 from vitrail.ops.components import connected_components
 
 
@@ -54,10 +54,9 @@ def object_boxes(values: Tensor, level: int, geometry: Geometry, which: Contour 
         geometry: how the image came into the view.
         which: the "largest" component as the protocol has it, or "all" by their number of pixels.
     """
-    cut = (values * LEVELS).to(torch.uint8)
-    found = component_boxes(cut[None], torch.tensor([level], dtype=torch.uint8))
+    found = components_above(values[None], (level,))
     order = found.largest[0] if which == "largest" else found.pixels.argsort(descending=True, stable=True)
-    labels = connected_components(cut > level)
+    labels = connected_components(whole_levels(values) > level)
     names = _by_box(labels)
     boxes = []
     for number in order.tolist():
@@ -65,6 +64,21 @@ def object_boxes(values: Tensor, level: int, geometry: Geometry, which: Contour 
             box = tuple(found.boxes[number].tolist())
             boxes.append(_in_image(values, labels == names[box], level, geometry, found.boxes[number]))
     return boxes
+
+
+def large_enough(
+    boxes: Sequence[ObjectBox], size: tuple[int, int], min_area: float = 0.0, top: int | None = None
+) -> list[ObjectBox]:
+    """Boxes whose object covers at least a share of the image, by falling area, at most `top` of them.
+
+    Args:
+        boxes: of one image.
+        size: of the image, (height, width).
+        min_area: share of its pixels, in [0, 1).
+        top: None for all.
+    """
+    least = min_area * size[0] * size[1]
+    return sorted((each for each in boxes if each.area >= least), key=lambda each: -each.area)[:top]
 
 
 def laid(values: Tensor, geometry: Geometry, window: Window | None = None) -> np.ndarray:

@@ -24,7 +24,14 @@ from vitrail.contracts import Batch, ImageSet
 from vitrail.data import EvalTransform, EvalTransformConfig, ordered_batches
 from vitrail.data.cutters import Cutters, cut_object
 from vitrail.data.mask_writer import MaskWriter
-from vitrail.data.object_masks import PLAIN_ALONE, UNREADABLE, ObjectMasks, ObjectMasksConfig, is_finished
+from vitrail.data.object_masks import (
+    PLAIN_ALONE,
+    UNREADABLE,
+    ObjectMasks,
+    ObjectMasksConfig,
+    Which,
+    is_finished,
+)
 from vitrail.data.transforms import Picture
 from vitrail.evaluation.features import frozen, weights_digest
 from vitrail.evaluation.progress import progress
@@ -88,25 +95,32 @@ def make_object_masks(
             "%d of %d images have the plain mask alone, since attention left GrabCut nothing to tell apart: images %s",
             *(len(alone), len(masks), ", ".join(map(str, alone[:8])) + (" ..." if len(alone) > 8 else "")),
         )
-    _tell_coverage(masks)
     return masks
 
 
-def _tell_coverage(masks: ObjectMasks, most: int = 256) -> None:
-    """Log how much of the images GrabCut's masks cover, of `most` evenly spaced ones; warn where most tell nothing."""
-    missing = set(masks.having(UNREADABLE))
-    places = [index for index in range(len(masks)) if index not in missing]
-    places = places[:: max(1, len(places) // most)]
-    covered = np.array([float(masks[index][0].mean()) for index in places])
-    if not len(covered):
+def tell_coverage(masks: ObjectMasks, which: Which = "enhanced", most: int = 256) -> None:
+    """Log how much of its image a mask covers on average; warn where most masks tell nothing.
+
+    A mask that covers more than 95 % of its image says nothing of where the object is, and one below 1 % leaves nothing
+    to learn from.
+
+    Args:
+        which: GrabCut's masks, which are the plain ones where it had nothing to tell apart, or the plain ones.
+        most: so many are read, evenly spaced: a folder of a million takes no longer.
+    """
+    there = np.setdiff1d(np.arange(len(masks)), masks.having(UNREADABLE), assume_unique=True)
+    if not len(there):
         return
-    useless = float(((covered > 0.95) | (covered < 0.01)).mean())
-    log.info("object masks cover %.0f %% of an image on average", 100 * covered.mean())
-    if useless > 0.5:
+    places = there[np.linspace(0, len(there) - 1, min(most, len(there))).round().astype(int)]
+    covered = np.array([getattr(masks[index], which).mean() for index in places.tolist()])
+    few, nearly_all = (100 * float(each.mean()) for each in (covered < 0.01, covered > 0.95))
+    log.info("%s masks in %s cover %.0f %% of their image on average", which, masks.folder, 100 * covered.mean())
+    if few + nearly_all > 50:
         log.warning(
-            "%.0f %% of the masks cover nearly nothing or nearly all of their image, and teach little; look at them "
-            "with `vitrail show grabcut`, and choose other heads, high and low, or other weights",
-            100 * useless,
+            "%.0f %% of the %s masks in %s cover nearly all of their image and %.0f %% nearly nothing, which "
+            "teaches little; look at them with `vitrail show grabcut`, and choose other heads, %s, or other weights",
+            *(nearly_all, which, masks.folder, few),
+            "high and low" if which == "enhanced" else "threshold",
         )
 
 
@@ -114,6 +128,13 @@ def await_object_masks(path: Path, main: bool) -> None:
     """Wait until the first process has made all masks; no collective operation, which would time out."""
     while not main and not is_finished(path):
         time.sleep(0.5)
+
+
+def check_settings(backbone: TimmViT, config: ObjectMasksConfig) -> None:
+    """Raise `ValueError` for heads or an image size that do not fit the backbone."""
+    _sides(backbone, config)
+    if config.heads is not None:
+        check_heads(config.heads, backbone.heads)
 
 
 def about_masks(backbone: TimmViT, data: ImageSet, config: ObjectMasksConfig) -> dict[str, Any]:
@@ -189,7 +210,10 @@ def masks_by(
     found = open_backbone(weights, model=model, key=key, device=device)
     backbone = need_vit(found, "making object masks")
     how: dict[str, Any] = {"processes": processes, "workers": workers, "batch_size": batch_size, "device": device}
-    return make_object_masks(backbone, chosen, out, config, verify=True, **how)
+    masks = make_object_masks(backbone, chosen, out, config, verify=True, **how)
+    tell_coverage(masks, "enhanced")
+    tell_coverage(masks, "plain")
+    return masks
 
 
 def draw_grabcut(
@@ -212,7 +236,7 @@ def draw_grabcut(
     config = ObjectMasksConfig(image_size=size).override(settings)
     found = open_backbone(weights, model=model, key=key, device=device)
     backbone = need_vit(found, "making object masks")
-    _check(backbone, config)
+    check_settings(backbone, config)
     opened = open_images(paths)
     drawn = [grabcut_sheet([stages_of(backbone, image, config)]) for image in opened.values()]
     out.mkdir(parents=True, exist_ok=True)
@@ -285,12 +309,6 @@ def _sides(backbone: TimmViT, config: ObjectMasksConfig) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else (size[0], size[1])
     grid_of(*sides, backbone.patch_size)
     return sides
-
-
-def _check(backbone: TimmViT, config: ObjectMasksConfig) -> None:
-    _sides(backbone, config)
-    if config.heads is not None:
-        check_heads(config.heads, backbone.heads)
 
 
 def _version() -> str:

@@ -186,6 +186,28 @@ def train_before(config: Config, verbs: Verbs, out: Path, name: str, what: str) 
     return place
 
 
+def look_ahead(config: Config, verbs: Verbs) -> Parts | None:
+    """Build all that training builds, before what comes first: what is refused is told now, not after hours.
+
+    Nothing is logged: it would be of a run without what comes first, and training tells it in its turn. All processes
+    call it, each for its own part. None where a run goes on, which was looked at when it began.
+
+    Args:
+        config: of what is trained in the end, as it is without what comes first: with fresh weights, without masks.
+        verbs: how the run is entered.
+    """
+    from vitrail.train import join
+
+    if verbs.resume or verbs.extend is not None:
+        return None
+    ranks = join(config.train.device)  # type: ignore[attr-defined]
+    silent, log.disabled = log.disabled, True
+    try:
+        return family_of(config).build(config, ranks.rank, ranks.world)
+    finally:
+        log.disabled = silent
+
+
 def devices_of(settings: Sequence[str]) -> tuple[int, list[str]]:
     """Take `devices=N` out of the settings: it is how a run is started, not what it is. `ConfigError` for no number."""
     chosen = [setting for setting in settings if setting.startswith("devices=")]

@@ -154,10 +154,13 @@ def _small(
 
 def _epochs(asked: Asked) -> int | None:
     """What `train.epochs=` says, for a warm-up of a fifth of it; None where it says no number."""
-    given = [
-        text.partition("=")[2].strip() for text in asked.others if text.partition("=")[0].strip() == "train.epochs"
-    ]
-    return int(given[-1]) if given and given[-1].isdigit() else None
+    given = _last(asked.others, "train.epochs")
+    return int(given) if given is not None and given.isdigit() else None
+
+
+def _last(settings: Sequence[str], key: str) -> str | None:
+    """What settings say of a key in the end; no recipe is read for it, which would import torch."""
+    return {name.strip(): value.strip() for name, _, value in (text.partition("=") for text in settings)}.get(key)
 
 
 def short(asked: Asked, epochs: int) -> tuple[str, ...]:
@@ -295,8 +298,8 @@ def _notes(asked: Asked, cells: Sequence[Cell]) -> list[str]:
 def _small_note(cells: Sequence[Cell]) -> str:
     """How stand-ins are trained."""
     names = list(dict.fromkeys(cell.recipe for cell in cells))
-    epochs = sorted({cell.config().train.epochs for cell in cells})  # type: ignore[attr-defined]
-    told = " or ".join(map(str, epochs)) + (" epoch" if epochs == [1] else " epochs")
+    epochs = [each for each in dict.fromkeys(_last(cell.overrides, "train.epochs") for cell in cells) if each]
+    told = " or ".join(epochs) + (" epoch" if epochs == ["1"] else " epochs")
     recipes = f"recipe{'s' * (len(names) > 1)} {' and '.join(names)}"
     return f"small=true: tiny networks, trained for {told} by the {recipes}."
 

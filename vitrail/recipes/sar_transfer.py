@@ -31,7 +31,6 @@ from vitrail.recipes.sar_tables import (
     with_sar,
 )
 from vitrail.recipes.study import First, Study
-from vitrail.recipes.weights import find_weights
 
 TABLE_3 = {
     "cars": ("Cars", 35.3, 64.65),
@@ -102,6 +101,8 @@ def _start(asked: Asked, operated: bool) -> First | str:
     """The pre-training, or the weights that stand for it."""
     given = asked.own.weights_sar if operated else asked.own.weights
     if given is not None:
+        from vitrail.recipes.weights import find_weights
+
         return find_weights(given)
     making = with_sar if operated else supervised
     if asked.own.imagenet is None and not asked.own.small:

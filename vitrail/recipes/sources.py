@@ -34,6 +34,7 @@ from vitrail.data import (
     is_multi_label,
 )
 from vitrail.data.ade20k import is_ade20k
+from vitrail.data.box_file import box_file
 from vitrail.data.cifar import is_cifar
 from vitrail.data.cityscapes import is_cityscapes
 from vitrail.data.coco import Missing, is_coco
@@ -211,7 +212,9 @@ def open_splits(config: DataConfig) -> Splits:
     train = ImageFolder(root, names["train"])
     if names["val"] is None:
         return hold_out(train, config.held_out)
-    return Splits(train, ImageFolder(root, names["val"], classes=train.classes, boxes=_boxes(root, names["val"])))
+    return Splits(
+        train, ImageFolder(root, names["val"], classes=train.classes, boxes=box_file(root, names["val"], "val"))
+    )
 
 
 def fetched(root: str, wanted: bool) -> Path:
@@ -286,8 +289,10 @@ def open_held_out(
     train = splits.train
     if isinstance(splits.val, Wsol) and splits.val.split == "test" and "val" in wsol_splits(splits.val.root):
         train = Wsol(splits.val.root, "val", classes=splits.val.classes)
+    elif isinstance(splits.val, Wsol) and isinstance(train, Later):  # there is no other split
+        return None
     elif isinstance(train, ImageFolder) and train.split and not train.has_boxes:
-        boxes = _boxes(train.root, train.folder.name)
+        boxes = box_file(train.root, train.folder.name, "train")
         train = ImageFolder(train.root, train.split, classes=train.classes, boxes=boxes) if boxes else train
     if not getattr(train, "has_boxes", True):
         return None
@@ -510,8 +515,3 @@ def _a_severity(root: Path) -> Path:
     """One folder of class folders of a tree of ImageNet-C."""
     folder = next(iter(corruption_folders(root).values()))
     return next(path for path in sorted(folder.iterdir()) if path.is_dir())
-
-
-def _boxes(root: Path, split: str) -> Path | None:
-    path = root / f"{split}_boxes.txt"
-    return path if path.is_file() else None

@@ -42,7 +42,7 @@ from vitrail.methods.labels import LabelConfig, Labels
 from vitrail.methods.supervised import SupervisedConfig
 from vitrail.recipes import supervised
 from vitrail.recipes.heads import take_over
-from vitrail.recipes.run import Parts, Verbs, train_before
+from vitrail.recipes.run import Parts, Verbs, look_ahead, train_before
 from vitrail.recipes.sources import DataConfig, open_splits
 from vitrail.recipes.start import (
     capped,
@@ -268,6 +268,7 @@ def first(recipe: Recipe, verbs: Verbs, out: Path) -> Config:
     """Train a plain classifier into OUT/classifier where one is to come first; the recipe then starts from it."""
     if recipe.init_from is not None or recipe.classifier is None:
         return recipe
+    look_ahead(recipe, verbs)
     place = train_before(plain_classifier(recipe), verbs, out, "classifier", "a plain classifier")
     return recipe.model_copy(update={"init_from": str(place)})
 

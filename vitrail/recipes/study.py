@@ -9,6 +9,8 @@ passed over, what was cut is resumed, so the same command goes on after any stop
 
 Cells may begin with another run, whose weights theirs start from: it is trained before the first of them, once. Runs
 may lie elsewhere, where several studies share them. The table itself is written by `vitrail.report.study`.
+
+Building a study imports no torch, so that a missing folder is told at once; what trains is imported when it does.
 """
 
 from __future__ import annotations
@@ -24,8 +26,6 @@ from statistics import median
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from vitrail.config import Config, ConfigError
-from vitrail.evaluation.result import write_atomically
-from vitrail.recipes.run import Verbs, family_of, resolve, train_here
 
 SHOWN = 4
 """Differing settings that an error names."""
@@ -225,6 +225,8 @@ def _resolved(recipe: str, overrides: tuple[str, ...], repeat: int) -> Config:
 
 @functools.lru_cache(maxsize=64)
 def _named(recipe: str) -> Config:
+    from vitrail.recipes.run import resolve
+
     return resolve(recipe)  # which reads all files of recipes
 
 
@@ -262,6 +264,8 @@ def _run(cell: Cell, same: Sequence[Cell], out: Path, runs: Path, device: str, r
 
 def _train(config: Config, folder: Path, ranks: Any) -> str | None:
     """Train to the end, or what is left of that; returns why a loss was not finite, None where all went well."""
+    from vitrail.evaluation.result import write_atomically
+    from vitrail.recipes.run import Verbs, train_here
     from vitrail.train import Interrupted, NonFiniteLoss
 
     if not ranks.agree(_trained(folder) is None):
@@ -305,6 +309,8 @@ def _open_all(cells: Sequence[Cell], runs: Path) -> None:
 
 def _loader(config: Any) -> Any:
     """The images of a training in batches, in one process."""
+    from vitrail.recipes.run import family_of
+
     if hasattr(config, "init_from"):  # it may not be trained yet, and changes no step
         config = config.model_copy(update={"init_from": None})
     return family_of(config).build(config, 0, 1).loader
@@ -312,6 +318,7 @@ def _loader(config: Any) -> Any:
 
 def _check(cell: Cell, runs: Path, option: str) -> None:
     from vitrail.config import read_yaml
+    from vitrail.recipes.run import family_of
     from vitrail.train.run_folder import differences
 
     for config, folder in cell.trainings(runs):
@@ -362,6 +369,8 @@ def _trained(folder: Path) -> Any:
 
 
 def _write(out: Path, cell: Cell, found: dict[str, Any]) -> None:
+    from vitrail.evaluation.result import write_atomically
+
     text = json.dumps({"row": cell.row, "column": cell.column, **found, "asked": cell.asked()}, indent=2)
     write_atomically(out / "cells" / f"{cell.name}.json", text.encode())
 

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
 from vitrail.backbones import BackboneConfig, TimmViT, load, need_vit
-from vitrail.config import Config, ConfigError
+from vitrail.config import Config, ConfigError, merged
 from vitrail.contracts import ImageSet
 from vitrail.data import EvalTransformConfig, Loader
 from vitrail.data.mask_views import MaskViews, MaskViewsConfig
+from vitrail.data.mask_writer import remove_other_masks
 from vitrail.data.object_masks import ObjectMasks, ObjectMasksConfig, WithObjectMasks, is_finished
-from vitrail.nn.across import rank as rank_here
 from vitrail.recipes import dino, supervised
+from vitrail.recipes.following import followed
 from vitrail.recipes.localization_probe import LocalizationProbeConfig, drawing_located, localization_probe
-from vitrail.recipes.object_masks import about_masks, await_object_masks, make_object_masks
+from vitrail.recipes.object_masks import (
+    about_masks,
+    await_object_masks,
+    check_settings,
+    make_object_masks,
+    tell_coverage,
+)
 from vitrail.recipes.probe import spread
-from vitrail.recipes.run import Parts, Verbs, train_before
+from vitrail.recipes.run import Parts, Verbs, family_of, look_ahead, train_before
 from vitrail.recipes.sources import DataConfig, Splits, open_splits
 from vitrail.recipes.start import capped, check_data, check_size, loading
 from vitrail.recipes.weights import find_weights
-from vitrail.train import TrainConfig
+from vitrail.train import TrainConfig, join
 
 log = logging.getLogger("vitrail")
 MASKS = ObjectMasksConfig(size=48, high=0.2, low=0.05, threshold=0.2)
@@ -40,10 +47,10 @@ class TwoParts(Config):
     """Weights of the backbone, which rests, and of parts that were trained before; null trains `stage1` first."""
     stage1: Annotated[dino.Recipe | supervised.Recipe, Field(discriminator="kind")] | None = None
     """A training of the backbone that comes first, into OUT/stage1, where `init_from` is null: by DINO, or with labels,
-    which weak supervision has."""
+    which weak supervision has. Its data and its network follow `data` and `backbone` unless they are given."""
     object_masks: str | None = None
-    """Folder of masks by `vitrail object-masks`, of these weights and settings; null makes them before training,
-    OUT/object_masks."""
+    """Folder of masks by `vitrail object-masks`, of these weights, whose settings it brings; null makes them before
+    training, OUT/object_masks."""
     masks_from: str | None = None
     """Weights whose attention makes the masks; null for those that training starts from."""
     mask_settings: ObjectMasksConfig = ObjectMasksConfig()
@@ -51,6 +58,7 @@ class TwoParts(Config):
     which: Literal["enhanced", "plain"] = "enhanced"
     """What is learned from: GrabCut's mask, or attention over a threshold."""
     views: MaskViewsConfig = MaskViewsConfig()
+    """Its sizes follow `views.image_size` unless they are given."""
     generator_train: TrainConfig | None = None
     """The generator's own training, which comes first, into OUT/generator; `train` is then the classifier's. null
     trains both parts together."""
@@ -58,6 +66,11 @@ class TwoParts(Config):
     probe: LocalizationProbeConfig = LocalizationProbeConfig()
     workers: int = Field(8, ge=0)
     """Processes that decode and augment images, at most one a core; 0 does it in the training process."""
+
+    def override(self, overrides: Iterable[str]) -> Self:
+        """As any configuration; what follows other settings comes along, see `vitrail.recipes.following`."""
+        texts, before = list(overrides), self.plain()
+        return type(self).parse(followed(before, merged(before, texts), texts), source="overrides")
 
 
 def check_two_parts(recipe: Any) -> None:
@@ -69,6 +82,11 @@ def check_two_parts(recipe: Any) -> None:
             "the backbone rests, so it has to be trained before; name its weights with --init-from WEIGHTS (a run of "
             "DINO, or dino_deitsmall16_pretrain.pth)"
         )
+    if recipe.init_from is None:
+        try:
+            family_of(recipe.stage1).check(recipe.stage1)
+        except ValueError as error:
+            raise ConfigError(f"stage1: {error}") from None
     if recipe.object_masks is not None and not Path(recipe.object_masks).expanduser().is_dir():
         raise ConfigError(
             f"object_masks={recipe.object_masks} is not there; make it with `vitrail object-masks`, or leave it out"
@@ -82,33 +100,40 @@ def first_of_two(recipe: Any, verbs: Verbs, out: Path) -> Any:
 
     Returns the recipe of what is left to train.
     """
-    if recipe.init_from is None and recipe.stage1 is not None:
+    stage1 = recipe.init_from is None and recipe.stage1 is not None
+    masks = recipe.object_masks is None and needs_masks(recipe)
+    generator = recipe.generator_train is not None and recipe.method.parts == "both"
+    if stage1 or masks or generator:
+        _look_ahead(recipe, verbs, masks, generator)
+    if stage1:
         place = train_before(recipe.stage1, verbs, out, "stage1", "the backbone")
         recipe = recipe.model_copy(update={"init_from": str(place)})
-    if recipe.object_masks is None and needs_masks(recipe):
-        _check_images(recipe)
+    if masks:
         recipe = recipe.model_copy(update={"object_masks": str(_made_masks(recipe, verbs, out / "object_masks"))})
     if recipe.object_masks is not None:  # of these weights, also where the second part starts from the first one's
         recipe = recipe.model_copy(update={"masks_from": recipe.masks_from or recipe.init_from})
-    if recipe.generator_train is None or recipe.method.parts != "both":
+    if not generator:
         return recipe
     place = train_before(_of_part(recipe, "generator"), verbs, out, "generator", "the generator")
     return _of_part(recipe, "classifier").model_copy(update={"init_from": str(place)})
 
 
-def _check_images(recipe: Any) -> None:
-    """What training would refuse after hours of making masks. Raises `ConfigError`."""
-    images, batch = open_splits(recipe.data).train, recipe.train.global_batch_size
-    if len(images) < batch:
-        raise ConfigError(
-            f"train.global_batch_size {batch} is larger than the {len(images)} images to train on; "
-            f"set train.global_batch_size={len(images)} or less"
-        )
-    if recipe.method.parts != "generator" and len(images.classes or ()) < 2:
-        raise ConfigError(
-            f"{recipe.data.root} has {len(images.classes or ())} classes, and a classifier needs two; put the images "
-            "into one folder per class, or train the generator alone: method.parts=generator"
-        )
+def _look_ahead(recipe: Any, verbs: Verbs, masks: bool, generator: bool) -> None:
+    """Raise for what training would refuse after hours of what comes first: batches, classes, patches, heads.
+
+    Args:
+        masks: whether they are made.
+        generator: whether it is trained on its own.
+    """
+    if generator:
+        try:
+            look_ahead(_of_part(recipe, "generator"), verbs)
+        except ValueError as error:
+            raise ConfigError(f"generator_train: {error}") from None
+    parts = look_ahead(_of_part(recipe, "classifier") if generator else recipe, verbs)
+    if parts is not None and masks:
+        backbone = parts.method.backbone
+        check_settings(_attending(recipe, recipe.masks_from) if recipe.masks_from else backbone, recipe.mask_settings)
 
 
 def needs_masks(recipe: Any) -> bool:
@@ -149,6 +174,8 @@ def assembled(
         # The weights of a run that goes on need not be there any more; they were compared when it began.
         if own is None:
             _check_masks(recipe, masks, images)
+            if rank == 0 and parts != "classifier":  # whose masks were told of when its generator was trained
+                tell_coverage(masks, recipe.which)
         images = WithObjectMasks(images, masks, recipe.which)
     # Normalization belongs to the weights.
     views = MaskViews(recipe.views.normalized(tuple(backbone.mean), tuple(backbone.std)), parts)
@@ -167,16 +194,19 @@ def assembled(
 
 def _made_masks(recipe: Any, verbs: Verbs, path: Path) -> Path:
     """Make the masks of the images to train on, by the first process, or what is left of that."""
-    main = rank_here() == 0
+    ranks = join(recipe.train.device)
     going_on = verbs.resume or verbs.extend is not None
-    if main and not (going_on and is_finished(path)):
+    if ranks.main and not (going_on and is_finished(path)):
         weights = recipe.masks_from or recipe.init_from
         assert weights is not None  # `check` and `first_of_two` have looked
-        backbone = _attending(recipe, weights)
-        make_object_masks(
-            backbone, open_splits(recipe.data).train, path, recipe.mask_settings, workers=capped(recipe.workers)
-        )
-    await_object_masks(path, main)
+        backbone, images = _attending(recipe, weights), open_splits(recipe.data).train
+        if verbs.overwrite:
+            remove_other_masks(path, about_masks(backbone, images, recipe.mask_settings))
+        ranks.agree(None)
+        make_object_masks(backbone, images, path, recipe.mask_settings, workers=capped(recipe.workers))
+    else:
+        ranks.agree(None)  # from here on, finished masks are not about to be removed
+    await_object_masks(path, ranks.main)
     return path
 
 
@@ -198,7 +228,8 @@ def _check_masks(recipe: Any, masks: ObjectMasks, images: ImageSet) -> None:
         made, said = (", ".join(f"{each}={of.get(each)}" for each in names) for of in (masks.about, wanted))
         raise ValueError(
             f"the masks in {masks.folder} were made with {made}, and mask_settings says {said}; set mask_settings as "
-            "they were made, or leave object_masks out to make new"
+            "they were made, leave them out of a command that names object_masks, which brings them, or leave "
+            "object_masks out to make new"
         )
 
 

@@ -110,13 +110,12 @@ def number_groups(records: Sequence[RunRecord]) -> list[Group]:
     groups = []
     for name in _union(record.evaluations for record in records):
         reports = [record.evaluations.get(name) for record in records]
-        protocol = next(report.protocol for report in reports if report)
         rows = [
             _row(key, [report.numbers.get(key) if report else None for report in reports])
             for key in _union(report.numbers for report in reports if report)
         ]
-        title = protocol if protocol == name else f"{protocol} ({name})"
-        groups.append(Group(title, rows, _card_warnings([report.card for report in reports if report])))
+        warnings = _card_warnings([report.card for report in reports if report])
+        groups.append(Group(heading(records, name), rows, warnings))
     finals = [_final_numbers(record) for record in records]
     kinds, moved = _kinds(records), _data_differences(records)
     apart = (*(["train/"] if kinds[1:] else []), *(["val/"] if moved else []))
@@ -160,8 +159,38 @@ def spread_groups(records: Sequence[RunRecord], repeats: Sequence[Repeats]) -> l
                 for repeat in repeats
             ]
             rows.append(_spread_row(key, [[v for v in found if math.isfinite(v)] for found in values]))
-        groups.append(Group(name, rows, []))
+        groups.append(Group(heading(records, name), rows, []))
     return groups
+
+
+def heading(records: Sequence[RunRecord], name: str) -> str:
+    """What stands above the evaluations of one file name: the protocol, and the file's name where that is another one.
+
+    Where runs have several evaluations by one protocol, and of localizers, also what tells them apart: the localizer,
+    the preset, what deviates from it, the images.
+    """
+    reports = [record.evaluations[name] for record in records if name in record.evaluations]
+    protocol = reports[0].protocol
+    title = protocol if protocol == name else f"{protocol} ({name})"
+    often = any(sum(each.protocol == protocol for each in record.evaluations.values()) > 1 for record in records)
+    told = [_told_apart(report.card) for report in reports if often or "localizer" in _plain(report.card.get("config"))]
+    return ": ".join([title, " or ".join(dict.fromkeys(filter(None, told)))]).removesuffix(": ")
+
+
+def _told_apart(card: Mapping[str, Any]) -> str:
+    """What was measured, how and on what, as far as a card says it."""
+    preset, of = card.get("preset"), _plain(_plain(card.get("data")).get("val")).get("name")
+    given = card.get("deviations")
+    deviations = list(map(str, given)) if isinstance(given, list) else []
+    left = [f"and {len(deviations) - 3} more deviations"] if len(deviations) > 3 else []
+    localizer = _plain(card.get("config")).get("localizer")
+    parts = [localizer, f"preset {preset}" if preset else "", *deviations[:3], *left, f"on {of}" if of else ""]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _plain(value: Any) -> Mapping[str, Any]:
+    """A part of a card that should be a mapping; a card may be another version's."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def config_differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str], bool]]:

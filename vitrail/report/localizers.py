@@ -99,7 +99,8 @@ def _trained(words: Iterable[LocalizerWords]) -> DataConfig | None:
 def _numbers(reports: Mapping[str, Report], data: ImageSet) -> Section:
     benchmark = benchmark_of(data)
     first = next(iter(reports.values()))
-    told = [f"{len(data):,} images. {_sentence(first.card['averaging'])} {_sentence(first.card['token'])}"]
+    told = [f"{len(data):,} images, preset {first.card['preset']}."]
+    told[0] += f" {_sentence(first.card['averaging'])} {_sentence(first.card['token'])}"
     if first.card["config"]["threshold"] == "test_set":
         told.append("Thresholds are the best ones on the measured images, so that measured numbers are too good.")
     if benchmark is not None:

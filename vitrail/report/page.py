@@ -22,6 +22,7 @@ from vitrail.report.chart import Chart, make_chart
 from vitrail.report.collect import RunRecord, read_run, read_runs
 from vitrail.report.compare import (
     config_differences,
+    heading,
     is_accuracy,
     number_groups,
     repeated_runs,
@@ -328,7 +329,7 @@ def _cards(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         details = [{k: _brief(v) for k, v in report.details.items() if k != "notes"} for report in reports]
         cards.append(
             {
-                "name": name,
+                "name": heading(records, name),
                 "members": members,
                 "rows": table_of([report.card for report in reports]),
                 "details": table_of(details),

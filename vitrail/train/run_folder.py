@@ -18,7 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -40,6 +42,12 @@ OURS = (
 # What a run that stopped before its first step leaves: a mistyped folder must not cost a new --out.
 BEFORE_TRAINING = frozenset(
     {".lock", "config.yaml", "versions.json", "log.txt", "nonfinite.json", "captions.json", "skipped.jsonl"}
+)
+# What some recipes make before they train, in hours: it is looked at before it is used, and --overwrite keeps it.
+PREPARED = (
+    *("object_masks/object_masks.json", "object_masks/masks.npy", "object_masks/table.npy"),
+    *("object_masks/.object_masks.json.*", "object_masks/.masks.npy.*", "object_masks/.table.npy.*"),
+    *("neighbors.safetensors", ".neighbors.safetensors.*"),
 )
 log = logging.getLogger("vitrail")
 _locks: set[int] = set()
@@ -65,7 +73,8 @@ class RunFolder:
     Args:
         path: the folder; made where absent.
         config: the resolved configuration of the whole run, written to `config.yaml`.
-        verb: "new" refuses a folder in which something was trained or that has foreign files; "resume" goes on
+        verb: "new" refuses a folder in which something was trained or that has foreign files, but takes one in which a
+            start was refused, also with masks or neighbors that were made for it already; "resume" goes on
             with the very same run, so nothing may differ but `FREE_KEYS`, which change what is logged or how fast
             it goes; "extend" allows larger values of `epochs` besides; "overwrite" removes the files that vitrail
             writes, no others. After an elastic restart by torchrun any verb resumes.
@@ -181,11 +190,7 @@ class RunFolder:
 
     def _enter(self, verb: Verb) -> None:
         if verb == "new":
-            if any(entry.is_file() and not _before_training(entry) for entry in self.path.rglob("*")):
-                raise ConfigError(
-                    f"run folder {self.path} is not empty; go on with --resume, train longer with --extend,"
-                    f" or empty it with --overwrite"
-                )
+            self._check_free()
         elif verb == "overwrite":
             self._empty()
         else:
@@ -201,6 +206,20 @@ class RunFolder:
             if changed:
                 log.warning("resuming with other versions, the bits may differ: %s", ", ".join(changed))
         self.write_json("versions.json", now)
+
+    def _check_free(self) -> None:
+        """Refuse a folder with more than a refused start leaves; of that, what it said of its images goes."""
+        found = (entry.relative_to(self.path) for entry in self.path.rglob("*") if entry.is_file())
+        others = [str(name) for name in islice((name for name in found if not _free(self.path, name)), 4)]
+        if others:
+            made = [name for name in ("object_masks", "neighbors.safetensors") if (self.path / name).exists()]
+            raise ConfigError(
+                f"run folder {self.path} is not empty; go on with --resume, train longer with --extend,"
+                f" or empty it with --overwrite, which removes what vitrail writes"
+                f"{f' but for {made[0]}' if made else ''}; it holds {', '.join(others[:3])}{' ...' * (len(others) > 3)}"
+            )
+        for name in ("skipped.jsonl", "nonfinite.json") if (self.path / "config.yaml").is_file() else ():
+            (self.path / name).unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -344,8 +363,14 @@ def _alive(holder: str) -> bool:
     return True
 
 
-def _before_training(file: Path) -> bool:
-    return file.name in BEFORE_TRAINING or (file.parent.name == "pictures" and file.stem.endswith("_before"))
+def _free(folder: Path, name: Path) -> bool:
+    """Whether a file of a run folder may be there before training: what a refused start leaves, or prepares."""
+    if name.name in ("config.yaml", "versions.json"):  # a run writes both; one alone is someone's own
+        place = folder / name.parent
+        return (place / "config.yaml").is_file() and (place / "versions.json").is_file()
+    if any(fnmatchcase(str(name), pattern) for pattern in PREPARED):
+        return True
+    return name.name in BEFORE_TRAINING or (name.parent.name == "pictures" and name.stem.endswith("_before"))
 
 
 def _lines(path: Path) -> list[str]:

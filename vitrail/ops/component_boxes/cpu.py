@@ -90,19 +90,32 @@ def _root(parent: Any, part: Any) -> Any:
 
 @compiled
 def _falling(levels: Any, most: int, order: Any, place: Any) -> None:
-    """List pixels above level 0 by falling level, as `y << 16 | x`; those of level l end before `place[most - l]`."""
+    """List pixels above level 0 by falling level, as `y << 16 | x`; those of level l end before `place[1, most - l]`.
+
+    Both halves are listed at once, each from places of its own: a place that was just raised would be waited for.
+    """
     rows, columns = levels.shape
+    half = rows // 2
     place[:] = 0
     for y in range(rows):
+        own = place[0 if y < half else 1]
         for x in range(columns):
-            place[most + 1 - np.int64(levels[y, x])] += 1
-    for step in range(1, most + 2):
-        place[step] += place[step - 1]
-    for y in range(rows):
+            own[np.uintp(most - np.int64(levels[y, x]))] += 1
+    begin = 0
+    for step in range(most + 1):
+        upper, lower = place[0, step], place[1, step]
+        place[0, step], place[1, step] = begin, begin + upper
+        begin += upper + lower
+    for y in range(rows - half):
+        upper, lower = min(y, half - 1), half + y
         for x in range(columns):
-            slot = most - np.int64(levels[y, x])
-            order[place[slot]] = y << 16 | x
-            place[slot] += 1
+            if y < half:
+                slot = np.uintp(most - np.int64(levels[upper, x]))
+                order[place[0, slot]] = upper << 16 | x
+                place[0, slot] += 1
+            slot = np.uintp(most - np.int64(levels[lower, x]))
+            order[place[1, slot]] = lower << 16 | x
+            place[1, slot] += 1
 
 
 @compiled
@@ -136,7 +149,7 @@ def _join(parent: Any, state: Any, into: int, part: int) -> None:
     parent[part] = into
     for end in range(4):
         state[into, end] = max(state[into, end], state[part, end])
-    for total in range(4, 8):
+    for total in range(4, 7):
         state[into, total] += state[part, total]
 
 
@@ -145,49 +158,73 @@ def _scratch(rows: int, columns: int, most: int) -> Any:
     """What `_components` works in: pixels' order, codes and components, and by component parent and state."""
     cells = rows * columns
     framed, codes = np.zeros((rows + 2, columns + 2), np.uint16), np.empty((rows, columns), np.uint8)
-    order, place, owner = np.empty(cells, np.uint32), np.empty(most + 2, np.int64), np.empty(cells, np.uint32)
+    order, place, owner = np.empty(cells, np.uint32), np.empty((2, most + 1), np.int64), np.empty(cells, np.uint32)
     parent, state, last = np.empty(cells, np.uint32), np.empty((cells, 8), np.int32), np.empty(cells, np.int32)
     return order, place, framed, codes, owner, parent, state, last
 
 
 @compiled
+def _begin(part: Any, parent: Any, state: Any) -> None:
+    parent[part] = part
+    state[part, 0] = state[part, 1] = -(2**31)
+    for field in range(2, 7):
+        state[part, field] = 0
+
+
+@compiled
+def _add(own: Any, x0: int, x1: int, first: int, y1: int, pixels: int, area: int, euler: int) -> None:
+    """Add pixels of one component to its state: their outermost columns, first place, last row, and totals."""
+    own[0], own[1], own[2], own[3] = max(own[0], -x0), max(own[1], -first), max(own[2], x1), max(own[3], y1)
+    own[4] += pixels
+    own[5] += area
+    own[6] += euler
+
+
+@compiled
 def _components(levels: Any, most: int, gains: Any, groups: Any, scratch: Any, found: Any) -> int:
-    """Write down all components of one map `[Y, X]` of levels 0 to `most`; returns how many there are."""
+    """Write down all components of one map `[Y, X]` of levels 0 to `most`; returns how many there are.
+
+    Pixels of a level that follow each other into the same component are summed up first, and added together.
+    """
     order, place, framed, codes, owner, parent, state, last = scratch
     columns = levels.shape[1]
     steps = np.array([1, 1 - columns, -columns, -columns - 1, -1, columns - 1, columns, columns + 1])
+    near = steps[np.maximum(groups[:, 1:], 0)]
     _falling(levels, most, order, place)
     _code_all(levels, framed, codes)
     parts, count, begin = 0, 0, 0
+    nothing: Any = np.uint32(0xFFFFFFFF), 0, 0, 0, 0, 0, 0, 0
     for level in range(most, 0, -1):
-        for index in range(begin, place[most - level]):
+        now, x0, x1, first, y1, pixels, area, euler = nothing
+        for index in range(begin, place[1, most - level]):
             y, x = np.int64(order[index] >> 16), np.int64(order[index] & 0xFFFF)
             seed = np.uintp(y * columns + x)
             code = np.uintp(codes[np.uintp(y), np.uintp(x)])
             number = groups[code, 0]
-            if number == 0:
-                part, parts = np.uint32(parts), parts + 1
-                parent[part] = part
-                state[part, 0] = state[part, 1] = -(2**31)
-                for field in range(2, 8):
-                    state[part, field] = 0
-            else:
-                part = _root(parent, owner[seed + np.uintp(steps[groups[code, 1]])])
-                count = _keep(part, level, state, last, columns, found, count)
-                for other in range(2, number + 1):
-                    root = _root(parent, owner[seed + np.uintp(steps[groups[code, other]])])
-                    if root != part:
-                        count = _keep(root, level, state, last, columns, found, count)
-                        if state[root, 4] > state[part, 4]:  # fewer pixels bear an old number
-                            part, root = root, part
-                        _join(parent, state, part, root)
-            owner[seed], last[part] = part, level - 1
-            own = state[part]
-            own[0], own[1] = max(own[0], -x), max(own[1], -np.int64(seed))
-            own[2], own[3] = max(own[2], x + 1), max(own[3], y + 1)
-            for total in range(4):
-                own[4 + total] += gains[code, total]
-        begin = place[most - level]
+            if number != 1 or owner[seed + np.uintp(near[code, 0])] != now:
+                if pixels:
+                    _add(state[now], x0, x1, first, y1, pixels, area, euler)
+                x0, x1, first, pixels, area, euler = x, x + 1, np.int64(seed), 0, 0, 0
+                if number == 0:
+                    now, parts = np.uint32(parts), parts + 1
+                    _begin(now, parent, state)
+                else:
+                    now = _root(parent, owner[seed + np.uintp(near[code, 0])])
+                    count = _keep(now, level, state, last, columns, found, count)
+                    for other in range(1, number):
+                        root = _root(parent, owner[seed + np.uintp(near[code, other])])
+                        if root != now:
+                            count = _keep(root, level, state, last, columns, found, count)
+                            if state[root, 4] > state[now, 4]:  # fewer pixels bear an old number
+                                now, root = root, now
+                            _join(parent, state, now, root)
+                last[now] = level - 1
+            owner[seed] = now
+            x0, x1, y1, pixels = min(x0, x), max(x1, x + 1), y + 1, pixels + 1
+            area, euler = area + gains[code, 1], euler + gains[code, 2]
+        if pixels:
+            _add(state[now], x0, x1, first, y1, pixels, area, euler)
+        begin = place[1, most - level]
     for index in range(parts):
         if parent[index] == index:
             count = _keep(np.uint32(index), 0, state, last, columns, found, count)
