@@ -253,7 +253,9 @@ def test_what_is_wrong_is_told(tmp_path: Path) -> None:
         sar_table4([f"pets={tmp_path}"])
     with pytest.raises(ConfigError, match=r"ViT-S/16 with SAR: .* weights_sar=RUN"):
         sar_table4([f"pets={tmp_path}", "rows=SAR pre-training"])
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(ConfigError, match=r"unknown setting 'colums'; did you mean 'columns'"):
+        sar_table1b(["small=true", "colums=100 ep."])
+    with pytest.raises(ConfigError, match=r"imagenet=.*gone: there is no such folder; give that of ImageNet-1k"):
         sar_table6([f"imagenet={tmp_path / 'gone'}", f"voc={tmp_path}"])
 
 
@@ -264,7 +266,8 @@ def test_a_table_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert listed.exit_code == 0, listed.output
     assert "published 76.72" in listed.output
     assert "3 steps" in listed.output
-    assert "left: 1 trainings" in listed.output
+    assert "48 images" in listed.output
+    assert "left: 1 training, 48 images" in listed.output
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     page, table = ((tmp_path / "b" / f"study.{kind}").read_text() for kind in ("html", "json"))
@@ -315,8 +318,11 @@ def test_a_first_training_that_diverges_fails_its_cells_and_other_settings_are_r
     (result,) = run_study(wild, tmp_path)
     assert result.state == "failed"
     assert not (tmp_path / "runs" / result.cell.folder).exists()
+    # Nothing of it was kept, so the advice to lower the rate can be followed in the same folder; then it binds.
+    (result,) = run_study(sar_table4(["small=true", "rows=no SAR", "columns=scenes for pets", *TINY]), tmp_path)
+    assert result.state == "finished"
     with pytest.raises(ConfigError, match=r"in1k-vit-s-16-300-0 was trained with other settings: train.learning_rate"):
-        run_study(sar_table4(["small=true", "rows=no SAR", "columns=scenes for pets", *TINY]), tmp_path)
+        run_study(wild, tmp_path)
 
 
 def test_given_weights_take_the_place_of_pre_training(tmp_path: Path) -> None:
@@ -355,10 +361,48 @@ def test_several_numbers_of_one_report_are_measured_once(tmp_path: Path, monkeyp
     assert read_results(study, tmp_path) == [first, second]
 
 
-def test_attention_and_other_protocols_in_one_table(tmp_path: Path) -> None:
-    page, failed = run_and_write(sar_table6(["small=true", "rows=ViT-S/16 + SAR", *TINY]), tmp_path)
+def test_a_whole_table_to_its_page(tmp_path: Path) -> None:
+    """Table 6: both trainings, both measurements, and what the page says of them."""
+    page, failed = run_and_write(sar_table6(["small=true", *TINY]), tmp_path)
     assert failed == 0
-    assert re.search(r"\d\.\d\d \(31\.19\)", page.read_text())
+    text = page.read_text()
+    assert re.search(r"\d\.\d\d \(19\.18\)", text)
+    assert re.search(r"\d\.\d\d \(31\.19\)", text)
+    assert "tiny networks on generated scenes in place of ViT-S/16 of ImageNet-1k on VOC 2012. 2 of 2 numbers" in text
+    assert "small=true: tiny networks, trained for 1 epoch by the recipe scenes." in text
+    assert "data.scenes.count=48" in text
+    found = json.loads((tmp_path / "study.json").read_text())["cells"]
+    assert [cell["state"] for cell in found] == ["finished"] * 2
+    with pytest.raises(ConfigError, match=r"holds the study sar_table6, not sar_table5; give it another --out"):
+        run_and_write(sar_table5(["small=true", *TINY]), tmp_path)
+
+
+def test_a_small_page_says_nothing_of_recipes_that_it_does_not_use(tmp_path: Path) -> None:
+    for name in ("sar_table1b", "sar_table2", "sar_table7", "sar_table8"):
+        full, small = whole(name, tmp_path).notes, FOLDERS[name][0](["small=true"]).notes
+        words = re.compile("DeiT's recipe|2e-3|performer|rest is each method's own")
+        assert any(words.search(note) for note in full)
+        assert not any(words.search(note) for note in small)
+    longer = sar_table1c(["small=true"])
+    assert "small=true: tiny networks, trained for 4 or 12 epochs by the recipe scenes." in longer.notes
+    assert not any("brackets" in note for note in sar_table5(["small=true"]).notes)  # there nothing is published
+
+
+def test_fewer_epochs_warm_up_for_less(tmp_path: Path) -> None:
+    """train.epochs= alone is enough, also below the warm-up of the study's own epochs."""
+    for name in ("sar_table2", "sar_table8"):
+        for cell in FOLDERS[name][0](["small=true", "train.epochs=2"]).cells:
+            config: Any = cell.config()
+            assert (config.train.epochs, config.train.warmup_epochs) == (2, 0.4)
+    (own,) = sar_table2(["small=true", "rows=ViT-S/16", "train.epochs=2", "train.warmup_epochs=1"]).cells
+    assert own.config().train.warmup_epochs == 1  # type: ignore[attr-defined]
+    # Scenes and a folder in their place are different trainings, which one folder of runs may hold.
+    (tmp_path / "photos").mkdir()
+    (photos,) = sar_table2(["small=true", "rows=ViT-S/16", f"imagenet={tmp_path / 'photos'}"]).cells
+    assert photos.folder != own.folder
+
+
+def test_attention_and_other_protocols_in_one_table(tmp_path: Path) -> None:
     eight = whole("sar_table8", tmp_path)
     told = {(cell.row, cell.column): (cell.protocol, cell.number, cell.settings) for cell in eight.cells}
     assert told["MoCo-v3", "linear probe"] == ("linear", "linear_top1", ("preset=sar", "workers=8"))

@@ -115,6 +115,34 @@ def test_another_configuration_in_the_same_folder_is_refused_before_training(tmp
         run_study(study(cell(overrides=(*TINY, "data.root=/nowhere"))), tmp_path / "other")
 
 
+def test_what_was_not_trained_yet_binds_nobody(tmp_path: Path) -> None:
+    """A run that stopped before its first checkpoint, then asked for with other settings, is begun anew."""
+    table = study(cell())
+    folder = tmp_path / "runs" / table.cells[0].folder
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(table.cells[0].config().override(["train.epochs=9"]).yaml())
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    (result,) = run_study(table, tmp_path)
+    assert result.state == "finished"
+    with pytest.raises(
+        ConfigError, match=r"train.epochs was 1, is 2\. Take these back, or give the study another --runs"
+    ):
+        run_study(study(cell(overrides=(*TINY, "train.epochs=2"))), tmp_path, runs=tmp_path / "runs")
+
+
+def test_images_are_opened_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for late in (
+        cell("late", overrides=(*TINY, f"data.root={tmp_path / 'empty'}")),
+        cell("late", data=str(tmp_path / "empty")),
+    ):
+        with pytest.raises(ValueError, match=r"empty has no images"):
+            run_study(study(cell(), late), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"global_batch_size 64 is larger than the 32 images"):
+        run_study(study(cell(), cell("late", overrides=(*TINY, "train.global_batch_size=64"))), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_training_that_diverges_is_a_failed_cell_and_the_others_go_on(tmp_path: Path) -> None:
     wild = (*TINY, "train.learning_rate=1.0e30", "train.epochs=3")
     first, second = run_study(study(cell("wild", overrides=wild), cell()), tmp_path)

@@ -102,6 +102,12 @@ def measure(
     return report, path
 
 
+def open_images(protocol: str, data: str) -> None:
+    """Open what a protocol would measure with, and measure nothing. Raises as `measure` does for these images."""
+    module = importlib.import_module(catalog.find(catalog.protocols(), protocol, "protocol").module)
+    _open(module, data, None, ())
+
+
 def _open(module: Any, data: str, folder: Path | None, settings: Sequence[str]) -> tuple[Any, Any]:
     """The images to train on and to measure with, as a protocol's module wants them; of videos None and the set."""
     if getattr(module, "VIDEO", False):

@@ -48,6 +48,7 @@ TABLE_7 = {
 """The same on ImageNet-100, 100 epochs."""
 TABLE_11 = {"ViT-S/16": 79.8, "ViT-S/16 + DRLoc": 80.2, "ViT-S/16 + SAR": 80.7}
 """Top-1, ImageNet-1k, 300 epochs."""
+UNIT = "top-1 in percent"
 DRLOC = 0.1
 """Weight of DRLoc, an assumption: the SAR paper does not say it."""
 
@@ -61,15 +62,15 @@ def sar_table2(settings: Sequence[str] = ()) -> Study:
     asked = asked_of(settings, ("imagenet",))
     root, nets = folder_of(asked, "imagenet"), (VIT_T, VIT_S, *HYBRIDS)
     sizes = "; ".join(f"{name} {params} M, {flops} G" for name, (params, flops) in SIZES.items())
-    notes = [
-        f"Published parameters and FLOPs, the same with SAR: {sizes}.",
+    notes = [f"Published parameters and FLOPs, the same with SAR: {sizes}."]
+    recipes = [
         "T2T-ViT-14's 6.1 G are those of softmax tokens (t2t_vit_t_14); t2t_vit_14, which is trained here, is the "
         "performer with 4.8 G, whose published accuracy is the table's 81.5.",
         "CvT-13 is trained at a rate of 2e-3 for 2,048 images, as released; the text's 0.02 is ten times that.",
     ]
     places = _pairs(asked, nets, root, "in1k", 300, TABLE_2, "300 ep.")
-    unit = "top-1 in percent on ImageNet-1k"
-    return study_of(asked, "sar_table2", "networks on ImageNet-1k", "Table 2", places, unit, notes)
+    of = "the paper's networks on ImageNet-1k"
+    return study_of(asked, "sar_table2", "networks on ImageNet-1k", "Table 2", places, UNIT, of, notes, recipes)
 
 
 def sar_table7(settings: Sequence[str] = ()) -> Study:
@@ -81,9 +82,9 @@ def sar_table7(settings: Sequence[str] = ()) -> Study:
     asked = asked_of(settings, ("imagenet100",))
     nets = (Net(VIT_S.name, "imagenet100", VIT_S.small), *HYBRIDS)
     places = _pairs(asked, nets, folder_of(asked, "imagenet100"), "in100", 100, TABLE_7, "100 ep.")
-    unit = "top-1 in percent on ImageNet-100"
-    notes = ["CvT-13 is trained at a rate of 2e-3 for 2,048 images; see the notes of Table 2."]
-    return study_of(asked, "sar_table7", "networks on ImageNet-100", "Table 7", places, unit, notes)
+    of = "the paper's networks on ImageNet-100"
+    recipes = ["CvT-13 is trained at a rate of 2e-3 for 2,048 images; see the notes of Table 2."]
+    return study_of(asked, "sar_table7", "networks on ImageNet-100", "Table 7", places, UNIT, of, recipes=recipes)
 
 
 def sar_table11(settings: Sequence[str] = ()) -> Study:
@@ -105,8 +106,8 @@ def sar_table11(settings: Sequence[str] = ()) -> Study:
         for (row, published), training in zip(TABLE_11.items(), trainings, strict=True)
     ]
     notes = [f"DRLoc's weight is {DRLOC:g}, an inference: the paper does not say it."]
-    unit = "top-1 in percent on ImageNet-1k"
-    return study_of(asked, "sar_table11", "DRLoc beside SAR", "Table 11", places, unit, notes)
+    of = "ViT-S/16 on ImageNet-1k"
+    return study_of(asked, "sar_table11", "DRLoc beside SAR", "Table 11", places, UNIT, of, notes)
 
 
 def _pairs(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
@@ -98,8 +100,12 @@ def asked_of(settings: Sequence[str], reads: Sequence[str], fixed: Sequence[str]
         raise ConfigError(f"{extra[0]}= is not read by this table, which reads {', '.join(reads)}")
     ours = ("data.root", "train.seed", "init_from", "backbone.surgery", "method.regularizers", *fixed)
     for text in others:
-        if text.partition("=")[0].strip() in ours:
+        key = text.partition("=")[0].strip()
+        if key in ours:
             raise ConfigError(f"{text}: rows, columns and settings of the study set this")
+        near = difflib.get_close_matches(key, SarConfig.model_fields, n=1, cutoff=0.75)
+        if near:
+            raise ConfigError(f"unknown setting {key!r}; did you mean {near[0]!r}?")
     return Asked(own, tuple(others))
 
 
@@ -110,4 +116,8 @@ def folder_of(asked: Asked, name: str) -> str | None:
         raise ConfigError(
             f"this table needs {FOLDERS[name]}: give {name}=FOLDER, or small=true for tiny networks on generated scenes"
         )
-    return None if where is None else str(existing(where))
+    if where is None:
+        return None
+    if not Path(where).expanduser().is_dir():
+        raise ConfigError(f"{name}={where}: there is no such folder; give that of {FOLDERS[name]}")
+    return str(existing(where))

@@ -38,7 +38,8 @@ PARTS = {
 """Table 1(b)."""
 EPOCHS = {100: (74.22, 76.72), 300: (80.82, 85.24)}
 """Table 1(c): without and with SAR."""
-UNIT = "top-1 in percent on ImageNet-100, ViT-S/16"
+UNIT = "top-1 in percent"
+OF = "ViT-S/16 on ImageNet-100"
 PROTOCOL = "Trained by DeiT's recipe, as the authors' code does; Sec. 5.1 names Swin's protocol."
 NET = Net(VIT_S.name, "imagenet100", VIT_S.small)
 LONGER = Net(VIT_S.name, "imagenet100_300", VIT_S.small)
@@ -56,7 +57,9 @@ def sar_table1a(settings: Sequence[str] = ()) -> Study:
     for weight, published in LAMBDA.items():
         training = operated(asked, NET, root, "in100", "F" if weight else "C", weight)
         places.append(Place(f"{weight:g}", COLUMN, training, TOP1, published))
-    return study_of(asked, "sar_table1a", "the weight lambda", "Table 1(a)", places, UNIT, [PROTOCOL])
+    return study_of(
+        asked, "sar_table1a", "the weight lambda", "Table 1(a)", places, UNIT, OF, recipes=[PROTOCOL], corner="lambda"
+    )
 
 
 def sar_table1b(settings: Sequence[str] = ()) -> Study:
@@ -71,7 +74,7 @@ def sar_table1b(settings: Sequence[str] = ()) -> Study:
         Place(name, COLUMN, operated(asked, NET, root, "in100", letter), TOP1, published)
         for letter, (name, published) in PARTS.items()
     ]
-    return study_of(asked, "sar_table1b", "the parts of SAR", "Table 1(b)", places, UNIT, [PROTOCOL])
+    return study_of(asked, "sar_table1b", "the parts of SAR", "Table 1(b)", places, UNIT, OF, recipes=[PROTOCOL])
 
 
 def sar_table1c(settings: Sequence[str] = ()) -> Study:
@@ -88,4 +91,4 @@ def sar_table1c(settings: Sequence[str] = ()) -> Study:
             net = NET if epochs == 100 else LONGER
             training = making(asked, net, root, "in100", epochs=epochs)
             places.append(Place(row, f"{epochs} ep.", training, TOP1, published[making is with_sar]))
-    return study_of(asked, "sar_table1c", "the length of training", "Table 1(c)", places, UNIT, [PROTOCOL])
+    return study_of(asked, "sar_table1c", "the length of training", "Table 1(c)", places, UNIT, OF, recipes=[PROTOCOL])

@@ -130,7 +130,8 @@ def supervised(
         mark: what they are, in the run's name.
         scenes: seed of the scenes.
     """
-    run = _slug(f"{'small-' * asked.own.small}{where}-{net.name}{mark and f'-{mark}'}-{epochs}")
+    small = "" if not asked.own.small else "small-" if root is None else "small-folder-"
+    run = _slug(f"{small}{where}-{net.name}{mark and f'-{mark}'}-{epochs}")
     if not asked.own.small:
         return Training(
             net.recipe, (f"train.epochs={epochs}", f"data.root={root}", *changes, *asked.others), run, f"{root}"
@@ -141,8 +142,7 @@ def supervised(
 def _small(
     asked: Asked, net: Net, root: str | None, epochs: int, changes: Sequence[str], scenes: int
 ) -> tuple[str, tuple[str, ...]]:
-    short = SHORT[epochs]
-    settings = [*net.small, f"train.epochs={short}", f"train.warmup_epochs={short / 5:g}"]
+    settings = [*net.small, *short(asked, epochs)]
     if net.image_size:
         settings.append(f"augment.image_size={net.image_size}")
     if root is not None:
@@ -150,6 +150,23 @@ def _small(
     settings += [f"data.scenes.image_size={net.image_size}"] if net.image_size else []
     settings += [f"data.scenes.seed={scenes}"] if scenes else []
     return "scenes", (*settings, *changes, *asked.others)
+
+
+def _epochs(asked: Asked) -> int | None:
+    """What `train.epochs=` says, for a warm-up of a fifth of it; None where it says no number."""
+    given = _last(asked.others, "train.epochs")
+    return int(given) if given is not None and given.isdigit() else None
+
+
+def _last(settings: Sequence[str], key: str) -> str | None:
+    """What settings say of a key in the end; no recipe is read for it, which would import torch."""
+    return {name.strip(): value.strip() for name, _, value in (text.partition("=") for text in settings)}.get(key)
+
+
+def short(asked: Asked, epochs: int) -> tuple[str, ...]:
+    """Epochs where small=true, and a fifth of them to warm up."""
+    short = _epochs(asked) or SHORT[epochs]
+    return (f"train.epochs={short}", f"train.warmup_epochs={short / 5:g}")
 
 
 def with_sar(asked: Asked, net: Net, root: str | None, where: str, *, epochs: int = 300, scenes: int = 0) -> Training:
@@ -182,9 +199,26 @@ def operated(
 
 
 def study_of(
-    asked: Asked, name: str, title: str, table: str, places: Sequence[Place], unit: str, notes: Sequence[str] = ()
+    asked: Asked,
+    name: str,
+    title: str,
+    table: str,
+    places: Sequence[Place],
+    unit: str,
+    of: str,
+    notes: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    corner: str = "",
 ) -> Study:
-    """The study of all places that were asked for. Raises `ConfigError` for a row or column that there is not."""
+    """The study of all places that were asked for. Raises `ConfigError` for a row or column that there is not.
+
+    Args:
+        unit: of the numbers.
+        of: what they are of in the paper.
+        notes: what has to be known of the table.
+        recipes: what has to be known of the published recipes, which small=true does not use.
+        corner: what rows are.
+    """
     rows = _chosen("rows", asked.own.rows, [place.row for place in places])
     columns = _chosen("columns", asked.own.columns, [place.column for place in places])
     kept = [place for place in places if place.row in rows and place.column in columns]
@@ -196,10 +230,10 @@ def study_of(
         rows=rows,
         columns=columns,
         cells=tuple(cells),
-        unit=f"tiny networks, on generated scenes where no folder is given, in place of: {unit}" * asked.own.small
-        or unit,
-        notes=(*_notes(asked), *notes),
+        unit=f"{unit}; tiny networks on {_images(kept)} in place of {of}" if asked.own.small else f"{unit}; {of}",
+        notes=(*_notes(asked, cells), *notes, *(() if asked.own.small else recipes)),
         digits=2,
+        corner=corner,
     )
 
 
@@ -236,20 +270,38 @@ def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str
     return tuple(name for name in names if wants(wanted, name))
 
 
-def _notes(asked: Asked) -> list[str]:
-    notes = ["Published numbers stand in brackets; the paper says of none how many trainings it is from."]
+def _images(places: Sequence[Place]) -> str:
+    """What is trained on."""
+    where = sorted({place.training.data for place in places})
+    return ", ".join("generated scenes" if each == "scenes" else each for each in where)
+
+
+def _notes(asked: Asked, cells: Sequence[Cell]) -> list[str]:
+    published = any(cell.published is not None for cell in cells)
+    notes = ["Published numbers stand in brackets; the paper says of none how many trainings it is from."] * published
     if asked.own.small:
-        notes.append(
-            "small=true: tiny networks and short trainings, of generated scenes where no folder is given. The "
-            "published numbers are of other networks and images, and stand here for their order alone."
-        )
+        notes.append(_small_note(cells))
+        if published:
+            notes.append(
+                "Published numbers are of other networks and images and of longer trainings, and stand here for their "
+                "order alone; names of rows and columns are the paper's."
+            )
     if asked.own.seeds > 1:
         notes.append(f"Each cell is the mean of {asked.own.seeds} trainings, with half their range.")
     if asked.own.schedule != "constant":
         notes.append("Lambda follows the authors' code (warm-up, then a cosine to 0); the text says it is constant.")
     if asked.others:
-        notes.append(f"Settings of all recipes: {' '.join(asked.others)}.")
+        notes.append(f"Settings of all recipes that differ from theirs: {' '.join(asked.others)}")
     return notes
+
+
+def _small_note(cells: Sequence[Cell]) -> str:
+    """How stand-ins are trained."""
+    names = list(dict.fromkeys(cell.recipe for cell in cells))
+    epochs = [each for each in dict.fromkeys(_last(cell.overrides, "train.epochs") for cell in cells) if each]
+    told = " or ".join(epochs) + (" epoch" if epochs == ["1"] else " epochs")
+    recipes = f"recipe{'s' * (len(names) > 1)} {' and '.join(names)}"
+    return f"small=true: tiny networks, trained for {told} by the {recipes}."
 
 
 def _slug(words: str) -> str:

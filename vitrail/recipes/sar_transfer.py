@@ -47,6 +47,7 @@ TABLE_4 = {
 }
 """Rows by SAR in pre-training and in fine-tuning; top-1 of the four columns."""
 COLUMNS_4 = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "flowers": "Flowers", "pets": "Pets"}
+UNIT = "top-1 in percent"
 SCRATCH = Net(VIT_S.name, "scratch", VIT_S.small)
 FINETUNE = Net("finetune", "finetune", VIT_S.small)
 
@@ -69,7 +70,7 @@ def sar_table3(settings: Sequence[str] = ()) -> Study:
             training = making(asked, SCRATCH, root, name, epochs=5000, scenes=0 if root else number)
             places.append(Place(row, column, training, TOP1, value))
     notes = [WRONG_DELTAS, "The published row without SAR is that of El-Nouby et al. 2021, arXiv 2112.10740."]
-    return study_of(asked, "sar_table3", "from scratch on small sets", "Table 3", places, "top-1 in percent", notes)
+    return study_of(asked, "sar_table3", "from scratch on small sets", "Table 3", places, UNIT, "ViT-S/16", notes)
 
 
 def sar_table4(settings: Sequence[str] = ()) -> Study:
@@ -93,7 +94,7 @@ def sar_table4(settings: Sequence[str] = ()) -> Study:
             first = start if isinstance(start, First) else None
             places.append(Place(row, column, training, TOP1, published[number], first))
     notes = ["Without SAR means: with neither the loss nor the surgery. All fine-tunings start from the same weights."]
-    return study_of(asked, "sar_table4", "fine-tuning", "Table 4", places, "top-1 in percent", notes)
+    return study_of(asked, "sar_table4", "fine-tuning", "Table 4", places, UNIT, "ViT-S/16 of ImageNet-1k", notes)
 
 
 def _start(asked: Asked, operated: bool) -> First | str:

@@ -27,6 +27,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from vitrail.config import Config, ConfigError
 
+SHOWN = 4
+"""Differing settings that an error names."""
 log = logging.getLogger("vitrail")
 State = Literal["open", "begun", "trained", "finished", "failed"]
 Asked = TypeVar("Asked", bound=Config)
@@ -105,6 +107,7 @@ class Study(NamedTuple):
     unit: str = "percent"
     notes: tuple[str, ...] = ()  # what a reader of the table has to know
     digits: int = 1  # decimals of its numbers
+    corner: str = ""  # what its rows are, above their names
 
 
 class Result(NamedTuple):
@@ -157,14 +160,16 @@ def run_study(
     Raises:
         ConfigError: before anything is trained, for a cell whose recipe is refused, or whose run folder holds a
             training with other settings.
+        ValueError: before anything is trained, for images that cannot be opened, or are too few for a batch.
     """
     from vitrail.train import join
 
-    ranks, runs = join(device), runs or out / "runs"
-    for cell in study.cells:
-        _check(cell, runs)
+    ranks = join(device)
+    check_study(study, out, runs)
+    runs = runs or out / "runs"
     mine = study.cells[part::of]
     done = ranks.agree({each.cell.name for each in read_results(study, out, runs) if each.state == "finished"})
+    _open_all([cell for cell in mine if cell.name not in done], runs)
     if ranks.main and after is not None:
         after(read_results(study, out, runs))
     for number, cell in enumerate(mine, 1):
@@ -177,6 +182,12 @@ def run_study(
         if ranks.main and after is not None:
             after(read_results(study, out, runs))
     return read_results(study, out, runs)
+
+
+def check_study(study: Study, out: Path, runs: Path | None = None) -> None:
+    """Raise `ConfigError` for what can be known to go wrong without opening images; as of `run_study`."""
+    for cell in study.cells:
+        _check(cell, runs or out / "runs", "--out" if runs is None else "--runs")
 
 
 def read_results(study: Study, out: Path, runs: Path | None = None) -> list[Result]:
@@ -221,13 +232,9 @@ def _named(recipe: str) -> Config:
 
 def _cost(recipe: str, config: Any, speed: float | None, built: dict[str, tuple[int, int]]) -> Cost:
     """Of one training; `built` keeps steps an epoch and images of those that were looked at before."""
-    from vitrail.recipes.run import family_of
-
     key = json.dumps([recipe, config.data.plain(), config.train.plain() | {"seed": 0}], sort_keys=True)
     if key not in built:
-        if hasattr(config, "init_from"):  # it may not be trained yet, and changes no step
-            config = config.model_copy(update={"init_from": None})
-        loader = family_of(config).build(config, 0, 1).loader
+        loader = _loader(config)
         built[key] = (loader.steps_per_epoch, len(loader.data))
     steps = built[key][0] * config.train.epochs
     images = steps * config.train.global_batch_size
@@ -259,15 +266,19 @@ def _train(config: Config, folder: Path, ranks: Any) -> str | None:
     """Train to the end, or what is left of that; returns why a loss was not finite, None where all went well."""
     from vitrail.evaluation.result import write_atomically
     from vitrail.recipes.run import Verbs, train_here
-    from vitrail.train import NonFiniteLoss
+    from vitrail.train import Interrupted, NonFiniteLoss
 
     if not ranks.agree(_trained(folder) is None):
         return None
-    started = ranks.agree((folder / "config.yaml").is_file())
+    verbs = ranks.agree(Verbs(resume=_begun(folder), overwrite=folder.exists() and not _begun(folder)))
     try:
-        train_here(config, Verbs(resume=started), folder)
+        train_here(config, verbs, folder)
     except NonFiniteLoss as error:
         return str(error)
+    except Interrupted:
+        if ranks.main:
+            log.warning("a study has no --resume: the same command goes on from there")
+        raise
     if ranks.main:
         write_atomically(folder / "trained.json", json.dumps(config.plain(), indent=2).encode())
     return None
@@ -279,20 +290,48 @@ def _same_measurement(one: Cell, other: Cell) -> bool:
     return one.folder == other.folder and one == shared
 
 
-def _check(cell: Cell, runs: Path) -> None:
+def _open_all(cells: Sequence[Cell], runs: Path) -> None:
+    """Open the images of each kind once: what is wrong with them is said now, not after hours of other cells."""
+    from vitrail.recipes.measure import open_images
+
+    seen: set[str] = set()
+    for cell in cells:
+        trainings = cell.trainings(runs)
+        for config, folder in trainings:
+            key = json.dumps([config.plain()["data"], config.train.global_batch_size], sort_keys=True)  # type: ignore[attr-defined]
+            if key not in seen and _trained(folder) is None:
+                _loader(config)
+                seen.add(key)
+        if cell.data not in (*seen, "scenes", trainings[-1][0].data.root):  # type: ignore[attr-defined]
+            open_images(cell.protocol, cell.data)
+            seen.add(cell.data)
+
+
+def _loader(config: Any) -> Any:
+    """The images of a training in batches, in one process."""
+    from vitrail.recipes.run import family_of
+
+    if hasattr(config, "init_from"):  # it may not be trained yet, and changes no step
+        config = config.model_copy(update={"init_from": None})
+    return family_of(config).build(config, 0, 1).loader
+
+
+def _check(cell: Cell, runs: Path, option: str) -> None:
     from vitrail.config import read_yaml
     from vitrail.recipes.run import family_of
     from vitrail.train.run_folder import differences
 
     for config, folder in cell.trainings(runs):
         family_of(config).check(config)
-        if not (folder / "config.yaml").is_file():
+        if _state(folder) == "open":
             continue
         changed = differences(read_yaml(folder / "config.yaml"), config.plain())
         if changed:
-            words = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+            words = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in list(changed.items())[:SHOWN])
+            words += f"; and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             raise ConfigError(
-                f"{folder} was trained with other settings: {words}. Take these back, or give the study another --out"
+                f"{folder} was trained with other settings: {words}. Take these back, or give the study another "
+                f"{option}"
             )
 
 
@@ -316,7 +355,12 @@ def _state(folder: Path) -> State:
     """How far a training is."""
     if _trained(folder) is not None:
         return "trained"
-    return "begun" if (folder / "checkpoints" / "last.pt").is_file() else "open"
+    return "begun" if _begun(folder) else "open"
+
+
+def _begun(folder: Path) -> bool:
+    """Whether something was trained there that is kept."""
+    return any((folder / "checkpoints" / name).is_file() for name in ("last.pt", "previous.pt"))
 
 
 def _trained(folder: Path) -> Any:

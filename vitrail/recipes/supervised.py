@@ -244,8 +244,8 @@ def build(recipe: Recipe, rank: int, world: int, own: str | None = None) -> Part
     splits = open_splits(recipe.data)
     if splits.train.classes is None:
         raise ValueError(
-            f"{recipe.data.root} has no class folders, and a supervised recipe needs labels; "
-            "put the images into one folder per class"
+            f"{recipe.data.root} has no class folders, or one alone, and a supervised recipe needs labels; "
+            "put the images into one folder per class, two classes at least"
         )
     backbone = start(
         recipe.backbone, recipe.augment.image_size, recipe.augment.mean, recipe.augment.std, recipe.init_from, own

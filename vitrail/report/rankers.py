@@ -176,15 +176,15 @@ def _pictures(words: Mapping[str, RankerWords], data: ImageSet, wanted: Wanted, 
     return Section("What they keep", "", [(caption, gallery)])
 
 
-def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names its rows."""
+def table_html(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "words") -> str:
+    """A table whose first column names its rows; `kind` is words or numbers, which stand to the right."""
     top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     lines = []
     for name, *cells in rows:
         inside = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         lines.append(f'<tr><th scope="row">{escape(name)}</th>{inside}</tr>')
     inside = f"<thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody>"
-    return f'<div class="scroll" tabindex="0"><table class="words">{inside}</table></div>'
+    return f'<div class="scroll" tabindex="0"><table class="{kind}">{inside}</table></div>'
 
 
 def _speed(value: float | None) -> str:

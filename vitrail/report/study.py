@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from vitrail.config import ConfigError
 from vitrail.data.patch_labels import Share
 from vitrail.evaluation.result import Report, write_atomically
-from vitrail.recipes.study import Cost, Result, Study, costs, first_costs, read_results, run_study
+from vitrail.recipes.study import Cost, Result, Study, check_study, costs, first_costs, read_results, run_study
 from vitrail.report.page import Section, write_sections
 from vitrail.report.rankers import table_html
 from vitrail.train import leave
@@ -51,7 +52,12 @@ class Entry(NamedTuple):
 def run_and_write(
     study: Study, out: Path, *, runs: Path | None = None, device: str = "auto", share: Share = EVERYTHING
 ) -> tuple[Path, int]:
-    """Fill a study, or one share of it, and write the table after each cell; returns the page and how many failed."""
+    """Fill a study, or one share of it, and write the table after each cell; returns the page and how many failed.
+
+    Raises:
+        ConfigError: OUT holds another study.
+    """
+    _refuse_another(study, out)
 
     def after(found: list[Result]) -> None:
         write_study(out, study, found)
@@ -65,7 +71,12 @@ def listing(study: Study, out: Path, share: Share = EVERYTHING, runs: Path | Non
     """Lines for a terminal: what comes first, each cell with its state, published number and cost, what is left in all.
 
     What comes first counts for every share that has cells which want it.
+
+    Raises:
+        ConfigError: as `run_and_write`, without opening images.
     """
+    _refuse_another(study, out)
+    check_study(study, out, runs)
     found = list(zip(read_results(study, out, runs), costs(study, out, runs)))[share.part :: share.of]
     wanted = {result.cell.first.run for result, _ in found if result.cell.first is not None}
     firsts = {run: told for run, told in first_costs(study, out, runs).items() if run in wanted}
@@ -86,7 +97,11 @@ def listing(study: Study, out: Path, share: Share = EVERYTHING, runs: Path | Non
 
 
 def _work(cost: Cost) -> str:
-    return f"{cost.steps:,} steps, {cost.images / 1e6:.3g} M images{_time(cost.seconds)}"
+    return f"{cost.steps:,} steps, {_images(cost.images)}{_time(cost.seconds)}"
+
+
+def _images(count: int) -> str:
+    return f"{count / 1e6:.3g} M images" if count >= 1e6 else f"{count:,} images"
 
 
 def _left(costs: Sequence[Cost]) -> str:
@@ -95,7 +110,7 @@ def _left(costs: Sequence[Cost]) -> str:
     if len(known) < len(costs):
         told = ", for how long is known once a training of each recipe has begun"
     images = sum(cost.images for cost in costs)
-    return f"left: {len(costs)} trainings, {images / 1e6:.3g} M images{told if costs else ''}"
+    return f"left: {len(costs)} training{'s' * (len(costs) != 1)}, {_images(images)}{told if costs else ''}"
 
 
 def _time(seconds: float | None) -> str:
@@ -124,18 +139,15 @@ def write_study(out: Path, study: Study, results: Sequence[Result]) -> Path:
     content = json.dumps(_json(study, results, table), indent=2, ensure_ascii=False)
     write_atomically(out / "study.json", content.encode())
     write_atomically(out / "study.md", markdown(study, table).encode())
-    heads, rows = _grid(study, table)
-    words = "".join(f"<p>{escape(line)}</p>" for line in _introduction(study, results))
-    report = next((out / result.report for result in results if result.report is not None), None)
-    cards = {"one of the cells": Report.load(report)} if report is not None and report.is_file() else {}
-    section = Section(study.source, words + table_html(heads, rows))
-    return write_sections(out / "study.html", [section], title=study.title, reports=cards)
+    words = _paragraphs([_unit(study, results)]) + table_html(*_grid(study, table), kind="numbers")
+    sections = [Section(study.source, words + _paragraphs(study.notes)), Section("Trainings", _trainings(results))]
+    return write_sections(out / "study.html", sections, title=study.title, reports=_cards(out, results))
 
 
 def markdown(study: Study, table: Sequence[Entry]) -> str:
     """The table as Markdown, with what has to be known of it."""
     heads, rows = _grid(study, table)
-    lines = [f"# {study.title}", "", f"{study.source}. {study.unit}.", *(f"\n{note}" for note in study.notes), ""]
+    lines = [f"# {study.title}", "", f"{study.source}: {study.unit}.", *(f"\n{note}" for note in study.notes), ""]
     lines += [_line(heads), _line(["---"] * len(heads)), *(_line(row) for row in rows), ""]
     return "\n".join(lines)
 
@@ -143,16 +155,57 @@ def markdown(study: Study, table: Sequence[Entry]) -> str:
 def _grid(study: Study, table: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     texts = {(entry.row, entry.column): entry.text() for entry in table}
     rows = [[row, *(texts.get((row, column), "") for column in study.columns)] for row in study.rows]
-    return ["", *study.columns], rows
+    return [study.corner, *study.columns], rows
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _introduction(study: Study, results: Sequence[Result]) -> list[str]:
+def _unit(study: Study, results: Sequence[Result]) -> str:
     done = sum(result.state == "finished" for result in results)
-    return [f"{study.unit}. {done} of {len(results)} trainings are measured.", *study.notes]
+    return f"{study.unit[:1].upper()}{study.unit[1:]}. {done} of {len(results)} numbers are measured."
+
+
+def _paragraphs(lines: Sequence[str]) -> str:
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def _trainings(results: Sequence[Result]) -> str:
+    """A line for each number: how far it is, of which run and seed, and why there is none."""
+    rows = []
+    for result in results:
+        cell, digits = result.cell, "" if result.value is None else f"{result.value:.2f}"
+        told = [f"{cell.row}, {cell.column}", cell.folder, f"+{cell.repeat}", result.state, digits, result.error or ""]
+        rows.append(told if any(each.error for each in results) else told[:-1])
+    heads = ["number", "run", "seed", "state", "value", "why not"]
+    return f"<details><summary>Each number</summary>{table_html(heads[: len(rows[0])], rows)}</details>" if rows else ""
+
+
+def _cards(out: Path, results: Sequence[Result]) -> dict[str, Report]:
+    """The protocol card of one number of each kind."""
+    found: dict[tuple[str, tuple[str, ...], str], Result] = {}
+    for result in results:
+        if result.report is not None and (out / result.report).is_file():
+            found.setdefault((result.cell.protocol, result.cell.settings, result.cell.data), result)
+    return {
+        f"{each.cell.protocol}, as of {each.cell.row}, {each.cell.column}": Report.load(out / str(each.report))
+        for each in found.values()
+    }
+
+
+def _refuse_another(study: Study, out: Path) -> None:
+    path = out / "study.json"
+    if not path.is_file():
+        return
+    try:
+        there = json.loads(path.read_text()).get("study")
+    except (json.JSONDecodeError, AttributeError):
+        there = "something else"
+    if there != study.name:
+        raise ConfigError(
+            f"{out} holds the study {there}, not {study.name}; give it another --out"
+        )
 
 
 def _json(study: Study, results: Sequence[Result], table: Sequence[Entry]) -> dict[str, Any]:
