@@ -631,11 +631,9 @@ def show(
 ) -> None:
     """Draw what a backbone sees in images, one PNG an image; pca and most from correspondence on draw them in one.
 
-    A folder stands for the images in it, at most --limit of them.
-
     Examples:
 
-      vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+      vitrail show attention photos/ --weights runs/photos --limit 50 --out pictures
 
       vitrail show regions cat.jpg --weights runs/baseline --weights dino.pth --weights runs/sar --mass 0.6
 
@@ -645,15 +643,11 @@ def show(
 
       vitrail show reconstruction cat.jpg --weights mae_visualize_vit_base.pth --plain-targets
 
-      vitrail show removal cat.jpg --weights runs/mae --ratio 0.9
-
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
 
       vitrail show grabcut cat.jpg --weights runs/dino --set heads=0,1,2 --set high=0.1
 
       vitrail show corruptions cat.jpg --size 64
-
-      vitrail show attention photos/ --weights runs/photos --limit 50
     """
     _check_picture(picture, weights or [], mass)
     one = weights[0] if weights else None

@@ -145,8 +145,8 @@ def drawing(splits: Splits) -> Callable[[Path, str, AnyBackbone], None]:
             return
         title = f"Attention of the last block, {when} training"
         caption = (
-            f"{title}: image, each head, mean over heads. Each map is drawn from its lowest to its highest weight, which "
-            "is told as max; uniform is what each patch would have if all had the same."
+            f"{title}: image, each head, mean over heads. Each map is drawn from its lowest to its highest weight, "
+            "which is told as max; uniform is what each patch would have if all had the same."
         )
         keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val, title=title), caption)
 
