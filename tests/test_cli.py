@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -412,6 +413,32 @@ def test_from_training_to_page(tmp_path: Path) -> None:
     shipped = runner.invoke(app, ["export", "-w", str(run), "-o", str(tmp_path / "b.safetensors")])
     assert shipped.exit_code == 0, shipped.exception
     assert (tmp_path / "b.safetensors").stat().st_size > 1000
+
+
+def test_every_picture_takes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They become the images below them before anything is drawn, at most --limit; correspondence wants exactly two."""
+    from vitrail import cli
+
+    for number in range(6):
+        (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / "ab"[number % 2] / f"{number}.png").touch()
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    seen: list[list[Path]] = []
+    for name, place in {"_draw_seen": 1, "_draw_features": 1, "_draw_hidden": 1, "_draw_corruptions": 0}.items():
+        monkeypatch.setattr(cli, name, lambda *given, place=place: seen.append(given[place]) or [])
+    monkeypatch.setattr(cli, "_show_patches", lambda images, *more: seen.append(images))
+    for picture in cli.PICTURES:
+        words = ["show", picture, str(tmp_path / "photos"), "--limit", "3", "-w", str(weights)]
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            done = CliRunner().invoke(cli.app, words)
+        assert done.exit_code == 0, (picture, done.exception)
+        names = [path.stem for path in seen[-1]]
+        limited = picture != "correspondence"
+        assert names == (["0", "4", "3"] if limited else ["0", "2", "4", "1", "3", "5"]), picture
+        assert any("3 of 6 images below" in str(each.message) for each in said) == limited
+    assert len(seen) == len(cli.PICTURES)
 
 
 def test_masks_are_shown_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

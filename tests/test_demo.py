@@ -20,7 +20,7 @@ def test_the_demo_trains_measures_and_writes_one_page(tmp_path: Path) -> None:
     assert page.name == "index.html"
     assert page.stat().st_size < 10e6
     assert not re.findall(r"""(?:src|href)=["']?https?://""", text)
-    for word in ("attention_before", "Attention Jaccard", "vitrail train folder_sar"):
+    for word in ("attention, before training", "Attention Jaccard", "vitrail train folder_sar"):
         assert word in text, word
     for name in ("baseline", "sar"):
         for protocol in ("accuracy", "knn", "attention_jaccard"):

@@ -216,7 +216,9 @@ def test_the_picture_after_training_shows_the_averaged_weights(tmp_path: Path) -
     run(scenes().override([*TINY, "train.ema=0.9"]), Verbs(), tmp_path)
     exported = load(None, str(tmp_path / "exported" / "backbone.safetensors"))
     data = open_splits(scenes().override(TINY).data).val  # type: ignore[attr-defined]
-    expected = np.asarray(attention_sheet(exported, data))
+    title = "Attention of the last block, after training"
+    expected = np.asarray(attention_sheet(exported, data, title=title))
+    assert expected.shape[0] > np.asarray(attention_sheet(exported, data)).shape[0]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "pictures" / "attention_after.png")), expected)
 
 
@@ -241,6 +243,7 @@ def test_a_run_leaves_everything_that_it_promises(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0, name
     captions = json.loads((tmp_path / "pictures" / "captions.json").read_text())
     assert set(captions) == {"attention_before.png", "attention_after.png"}
+    assert all(word in captions["attention_after.png"] for word in ("after training", "as max", "uniform is what"))
     assert resolve(str(tmp_path / "config.yaml")) == scenes_sar().override(TINY)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from processes import python
 
-from vitrail.recipes.files import existing, image_files, need_some, stems, told_apart
+from vitrail.recipes.files import existing, image_files, need_some, shown_files, stems, told_apart
 
 
 def made(path: Path) -> Path:
@@ -24,6 +24,22 @@ def test_a_folder_stands_for_its_images(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no image below .*empty"):
         image_files([tmp_path / "empty"])
+
+
+def test_folders_are_shown_up_to_a_limit_that_is_told(tmp_path: Path) -> None:
+    cats = [made(tmp_path / "photos" / "cats" / f"{n}.png") for n in range(6)]
+    dogs = [made(tmp_path / "photos" / "dogs" / f"{n}.png") for n in range(6)]
+    own = [made(tmp_path / f"own{n}.png") for n in range(5)]
+    both = tmp_path / "photos"
+    for most in (0, 12, 50):
+        assert shown_files([both, *own], most) == [*cats, *dogs, *own]
+    with pytest.warns(UserWarning, match=r"4 of 12 images below .*photos are shown, evenly spaced; --limit N"):
+        assert shown_files([own[0], both, *own[1:]], 4) == [own[0], cats[0], cats[3], dogs[0], dogs[3], *own[1:]]
+    with pytest.warns(UserWarning, match="3 of 12 images"):
+        assert len(shown_files([both / "cats", both / "dogs"], 3)) == 3
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no image below .*empty"):
+        shown_files([tmp_path / "empty"], 4)
 
 
 def test_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

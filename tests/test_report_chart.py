@@ -58,7 +58,19 @@ def test_constant_curves_and_single_points(value):
     for x in ([0.0, 1.0], [3.0]):
         chart = make_chart("loss", "step", [(x, [value] * len(x))], ["a"])
         assert all(math.isfinite(number) for point in chart.lines[0].points for number in point)
-        assert chart.y_ticks
+        (y_tick,) = chart.y_ticks  # nothing else is to be read off
+        assert y_tick.place == chart.lines[0].points[0][1]
+        assert (len(chart.x_ticks) == 1) == (len(x) == 1)
+
+
+def test_one_evaluation_has_one_mark():
+    chart = make_chart("val/top1", "epoch", [([1.0], [13.667]), ([1.0], [14.5])], ["a", "b"])
+    assert [tick.text for tick in chart.x_ticks] == ["1"]
+    assert len(chart.y_ticks) > 1
+    alone = make_chart("val/top1", "step", [([1200.0], [-13.667])], ["a"])
+    assert [tick.text for tick in (*alone.x_ticks, *alone.y_ticks)] == ["1,200", "−13.67"]
+    heads = make_chart("a", "step", [([5.0], [2.0])], ["a"], y_range=(1.0, 9.0))
+    assert len(heads.y_ticks) > 1
 
 
 def test_long_curves_are_averaged_and_say_so():

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from run_folders import picture
 
-from vitrail.report.embed import embed
+from vitrail.report.embed import WORDS, _originals, embed
 
 
 def _decode(uri):
@@ -45,6 +46,24 @@ def test_what_does_not_fit_at_all_is_left_out_from_the_end(tmp_path):
     assert found[0].uri
     assert found[-1].problem.startswith("left out")
     assert "left out" in words
+
+
+def test_where_the_originals_lie(tmp_path):
+    """Not in run folders, where pictures come from elsewhere; nowhere, where they were drawn for the page."""
+    drawn, nowhere = Image.new("RGB", (4, 4)), "drawn for this page and are kept nowhere else."
+    one, two, three, four = (Path(folder, "x.png") for folder in ("runs/a/pictures", "b", "c" * 90, "d"))
+    assert _originals([one, one]) == " The originals lie in runs/a/pictures."
+    assert _originals([one, two]) == " The originals lie in runs/a/pictures and b."
+    assert _originals([two, three, one, four]) == f" The originals lie in b, ...{'c' * 77} and 2 more."
+    assert _originals([drawn]) == f" They were {nowhere}"
+    assert _originals([one, drawn]) == f" The originals lie in runs/a/pictures. Those that were {nowhere}".replace(
+        "page and are", "page are"
+    )
+    picture(tmp_path / "x.png")
+    words = embed([tmp_path / "x.png", drawn], 10)[1]
+    assert f"quality 60). The originals lie in {_originals([tmp_path / 'x.png']).split(' in ')[1]} Those" in words
+    assert "2 of 2 pictures did not fit" in words
+    assert len(words) <= WORDS
 
 
 def test_transparency_survives(tmp_path):

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from mask_runs import run
 from object_scenes import squares
+from PIL import Image
 from tiny_vit import vit_file
 from typer.testing import CliRunner
 
 from vitrail.cli import app
 from vitrail.data import ImageFolder
 from vitrail.evaluation.result import Report
-from vitrail.recipes.measure import measure
+from vitrail.recipes.look import keep_sheet
+from vitrail.recipes.measure import _draw, measure
 from vitrail.report import write_page
 from vitrail.report.localizers import Opening, Wanted, compare_localizers
 
@@ -174,6 +176,39 @@ def test_a_run_page_shows_curves_hits_and_misses(tmp_path: Path, photos: Path) -
         f"localization{end}.png" for end in ("", "-all", "-misses")
     }
     assert report.details["held_out_curves"] is None
+
+
+def test_pictures_of_an_earlier_measurement_go(tmp_path: Path, photos: Path) -> None:
+    """All hits, then all misses, into the same file; a run's page tells of neither any more."""
+    maps, black = maps_of(tmp_path / "maps", photos, ("val",)), tmp_path / "black"
+    folder = run(tmp_path / "birds", data={"root": str(photos)})
+    for path in maps.rglob("*.npy"):
+        (black / path.relative_to(maps)).parent.mkdir(parents=True, exist_ok=True)
+        np.save(black / path.relative_to(maps), 1 - np.load(path))
+
+    def ends(source: Path, out: Path) -> set[str]:
+        more: dict[str, Any] = {"localizers": [f"heat_maps={source}"], "device": "cpu", "out": out}
+        measure("localization", None, str(photos), ["threshold=0.5", "image_size=32"], **more)
+        return {path.stem.removeprefix("numbers") for path in out.parent.glob("numbers*.png")}
+
+    out = tmp_path / "o" / "numbers.json"
+    assert ends(maps, out) == {"", "-all", "-hits"}
+    (out.parent / "numbers-hits-of-mine.png").touch()
+    assert ends(black, out) == {"", "-all", "-misses", "-hits-of-mine"}
+    pictures = folder / "pictures"
+    keep_sheet(pictures, "localization-hits.png", Image.new("RGB", (4, 4)), "old ones")
+    keep_sheet(pictures, "other.png", Image.new("RGB", (4, 4)), "not of localization")
+    saved = Report.load(out)
+    _draw(saved, folder / "evaluation" / "localization.json", folder, None)
+    assert not (pictures / "localization-hits.png").exists()
+    assert list(json.loads((pictures / "captions.json").read_text())) == ["other.png"]
+
+
+def test_a_fixed_box_says_how_large_it_is(tmp_path: Path, photos: Path) -> None:
+    wanted = Wanted(str(photos), ("threshold=0.5",), images=0)
+    text = compare_localizers(["centered_box", "whole_image"], wanted, CPU, tmp_path).read_text().replace("\u00a0", " ")
+    assert '<td class="about">70 % of both sides; threshold 0.50, given</td>' in text
+    assert "100 % of both sides" in text
 
 
 def test_weights_of_a_file_have_no_masks(tmp_path: Path, photos: Path) -> None:

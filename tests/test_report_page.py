@@ -261,11 +261,11 @@ def test_pictures_before_and_after_stand_together_in_the_page_of_one_run(tmp_pat
     other = make_run(tmp_path / "other")
     picture(other / "pictures" / "filter_after.png")
     two = check(write_page(tmp_path / "two.html", [run, other]))
-    assert re.findall(r"<h3>(\w+\.png)</h3>", two) == [
+    assert re.findall(r"<h3>([^<]*(?:png|training))</h3>", two) == [
         "attention.png",
-        "attention_before.png",
-        "attention_after.png",
-        "filter_before.png",
-        "filter_after.png",
+        "attention, before training",
+        "attention, after training",
+        "filter, before training",
+        "filter, after training",
         "pca.png",
     ]

@@ -39,16 +39,18 @@ def test_fixed_ends_make_pictures_comparable():
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (14, 14)])
 @pytest.mark.parametrize("smooth", [False, True])
 def test_any_grid_and_many_heads(heads, grid, smooth):
-    figure = attention_heads(IMAGE, torch.randn(heads, *grid), smooth=smooth, columns=5, cell=60)
+    figure = attention_heads(IMAGE, torch.randn(heads, *grid), smooth=smooth, columns=5, cell=100)
     assert figure.mode == "RGB"
     pictures = heads + 1 + (heads > 1)
-    assert figure.width == 10 + 70 * min(5, pictures)
+    assert figure.width == 10 + 110 * min(5, pictures)
     assert figure.height > 50 * -(-pictures // 5)
 
 
 def test_constant_maps_are_called_uniform():
-    assert peak(attention_maps(torch.ones(1, 4, 4))[0]) == "uniform"
-    assert peak(np.array([[0.25, 0.75]])) == "max 75\u00a0%"
+    assert peak(attention_maps(torch.ones(1, 4, 4))[0]).replace("\u00a0", " ") == "uniform, 6.2 %"
+    assert peak(np.array([[0.25, 0.75]])).replace("\u00a0", " ") == "max 75 %, uniform 50 %"
+    assert peak(np.array([[0.003, 0.997]])).replace("\u00a0", " ") == "max 99.7 %, uniform 50 %"
+    assert peak(np.array([[0.0, 1.0]])).replace("\u00a0", " ") == "max 100 %, uniform 50 %"
     attention_heads(IMAGE, torch.ones(2, 4, 4))
 
 

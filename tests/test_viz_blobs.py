@@ -52,9 +52,9 @@ def test_more_blobs_than_colors():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 9), (13, 14, 14)])
 def test_shapes(shape):
-    figure = attention_blobs(IMAGE, torch.randn(shape), cell=50)
+    figure = attention_blobs(IMAGE, torch.randn(shape), cell=80)
     assert figure.mode == "RGB"
-    assert figure.width == 10 + 60 * min(5, shape[0] + 1)
+    assert figure.width == 10 + 90 * min(5, shape[0] + 1)
 
 
 def test_broken_scores():

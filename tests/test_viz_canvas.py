@@ -99,6 +99,36 @@ def test_captions_and_titles_take_room_and_ink():
     assert unbroken.height > full.height
 
 
+def test_words_below_narrow_pictures_stay_whole(monkeypatch: pytest.MonkeyPatch):
+    """The column is as wide as its longest word, that above it, too; a file name alone is cut."""
+    narrow = Image.new("RGB", (20, 40), "red")
+    told: list[str] = []
+    right = canvas._lines
+    monkeypatch.setattr(canvas, "_lines", lambda *a: told.extend(found := right(*a)) or found)
+    canvas.sheet([[narrow, narrow]], captions=[["19\u00a0% uncertain", "is"]], column_titles=["trimap", "attention"])
+    assert told == ["19\u00a0%", "uncertain", "is", "trimap", "attention"]
+    told.clear()
+    wide = canvas.sheet([[narrow]], captions=[["x" * 200]])
+    assert wide.width == 20 + 9 * 13
+    assert "".join(told) == "x" * 200
+
+
+def test_long_names_break_after_their_parts():
+    lines = canvas._lines("Rusty_Blackbird_0075_6717-attention.png of it", 120, 13)
+    assert lines == ["Rusty_Blackbird_", "0075_6717-", "attention.png of it"]
+    assert canvas._lines("a_b/c.d and e-f", 120, 13) == ["a_b/c.d and e-f"]
+    assert canvas._lines("", 120, 13) == []
+    assert "".join(canvas._lines("short_" + "x" * 90, 60, 13)) == "short_" + "x" * 90
+
+
+def test_a_line_along_the_edge():
+    picture = np.asarray(canvas.edged(Image.new("L", (5, 4), 255)))
+    line = (picture == canvas.PAPER.faint).all(2)
+    assert line.sum() == 2 * 5 + 2 * 4 - 4
+    assert not line[1:-1, 1:-1].any()
+    assert canvas.edged(Image.new("RGB", (3, 3)), canvas.LEAD).getpixel((0, 0)) == canvas.LEAD.faint
+
+
 def test_the_same_sheet_every_time():
     pane = Image.new("RGB", (60, 40), "red")
     make = lambda: canvas.sheet([[pane, pane]], captions=[["a", "b"]], theme=canvas.LEAD)  # noqa: E731

@@ -35,9 +35,9 @@ def test_right_and_wrong() -> None:
 
 def test_heat_is_over_the_second_image() -> None:
     first, second = torch.eye(8), torch.eye(8).flip(0)
-    sheet = query_heat(GRAY, (first, second), GRIDS, [(0, 1), (1, 3)], cell=80)
-    assert sheet.height > 2 * 80
-    assert sheet.width == 80 + 80 - 40 + 3 * 10
+    sheet = query_heat(GRAY, (first, second), GRIDS, [(0, 1), (1, 3)], cell=160)
+    assert sheet.height > 2 * 160
+    assert sheet.width == 160 + 160 - 80 + 3 * 10
     with pytest.raises(ValueError, match="lies outside the grid of 2 x 4"):
         query_heat(GRAY, (first, second), GRIDS, [(2, 0)])
     with pytest.raises(ValueError, match="choose at least one patch"):

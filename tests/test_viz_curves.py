@@ -56,6 +56,39 @@ def test_logarithmic_axis_and_many_runs():
     curves_png({"one point": Curve([3], [1.0])})
 
 
+def ticks(axis):
+    return [text.get_text() for text in axis.get_ticklabels()]
+
+
+def test_one_evaluation_has_one_mark():
+    axes = curves_figure({"a": Curve([23], [13.667])}).axes[0]
+    assert (ticks(axes.xaxis), ticks(axes.yaxis)) == (["23"], ["13.67"])
+    axes = curves_figure({"a": Curve([23], [1.0]), "b": Curve([23], [2.0])}).axes[0]
+    assert ticks(axes.xaxis) == ["23"]
+    assert len(ticks(axes.yaxis)) > 2
+
+
+def test_steps_have_whole_marks():
+    axes = curves_figure({"a": Curve([20, 23], [1.0, 2.0])}).axes[0]
+    assert all(place == round(place) for place in axes.get_xticks())
+    between = curves_figure({"a": Curve([0.9, 1.1], [1.0, 2.0])}).axes[0]
+    assert any(place != round(place) for place in between.get_xticks())
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 12])
+def test_many_names_stand_below_the_lines(count):
+    figure = curves_figure({f"head {n}": Curve([0, 1], [n, n + 1.0]) for n in range(count)}, size=(4, 3))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    names, lines = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert (names.y1 < lines.y0) == (count > 4)
+    assert names.x0 >= 0 <= names.y0
+    assert names.x1 <= figure.get_window_extent().x1
+    assert lines.height > 150  # of 300 pixels: names take room of their own
+    none = curves_figure({"a": ONE}, legend="none").axes[0]
+    assert none.get_legend() is None
+
+
 @pytest.mark.parametrize(
     ("curves", "words"),
     [

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitrail.ops.grabcut import ObjectMask, grabcut_mask, trimap
-from vitrail.viz.canvas import LEAD
-from vitrail.viz.grabcut import MARKS, RIM, Stages, grabcut_sheet, lit, marked
+from vitrail.ops.grabcut import OBJECT, ObjectMask, grabcut_mask, trimap
+from vitrail.viz.canvas import LEAD, PAPER, Theme
+from vitrail.viz.grabcut import MARKS, Stages, grabcut_sheet, marked
 
 
 def stages(width: int = 80, height: int = 60, title: str = "") -> Stages:
@@ -33,17 +33,31 @@ def test_a_trimap_in_colors_nearest_and_stretched() -> None:
     ]
 
 
-def test_the_object_keeps_its_colors_and_the_rest_is_dark_gray() -> None:
-    image = Image.new("RGB", (9, 9), (90, 180, 30))
-    mask = np.zeros((3, 3), np.uint8)
-    mask[1, 1] = 1
-    picture = lit(image, mask)
-    assert picture.getpixel((4, 4)) == (90, 180, 30)
-    assert picture.getpixel((3, 4)) == RIM
-    gray = picture.getpixel((0, 0))
-    assert len(set(gray)) == 1  # type: ignore[arg-type]
-    assert gray[0] < 60  # type: ignore[index]
-    assert lit(image, np.zeros((3, 3))).getpixel((4, 4)) == gray  # nothing is object, and there is no rim
+@pytest.mark.parametrize("theme", [PAPER, LEAD])
+def test_masks_end_somewhere_on_paper_of_their_color(theme: Theme) -> None:
+    """A mask of all is as white as paper, one of nothing nearly as dark as the other theme."""
+    own = stages(60, 60)
+    for level in (0, 1):
+        mask = np.full_like(own.found.plain, level)
+        marks = np.full_like(own.marks, OBJECT)
+        sheet = np.asarray(
+            grabcut_sheet([own._replace(marks=marks, found=ObjectMask(mask, mask))], cell=60, theme=theme)
+        )
+        framed = (sheet == theme.faint).all(2)
+        rows = [y for y in range(len(sheet)) if framed[y].sum() >= 3 * 60]  # trimap and both masks
+        assert len(rows) == 2
+        assert rows[1] - rows[0] == 59
+
+
+def test_words_are_kept_whole_below_narrow_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrail.viz import canvas
+
+    lines: list[str] = []
+    right = canvas._lines
+    monkeypatch.setattr(canvas, "_lines", lambda *a: lines.extend(found := right(*a)) or found)
+    grabcut_sheet([stages(20, 120)], cell=100)
+    words = {word for line in lines for word in line.split()}
+    assert {"attention", "uncertain", "GrabCut", "image,", "pixels"} <= words
 
 
 def test_a_row_for_each_image_in_its_own_shape() -> None:

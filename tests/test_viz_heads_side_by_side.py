@@ -50,6 +50,24 @@ def test_a_row_for_each_network_and_a_column_for_each_head():
     assert sizes[1][1] > sizes[0][1] + 67
 
 
+def test_means_stand_below_each_other_and_grids_are_told(monkeypatch: pytest.MonkeyPatch):
+    """Networks of three heads, of one, which has no mean, and of two."""
+    from vitrail.viz import heads_side_by_side as module
+
+    given: dict[str, list] = {}
+    right = module.sheet
+    monkeypatch.setattr(module, "sheet", lambda rows, **more: given.update(more, rows=rows) or right(rows, **more))
+    scores = {"vit": torch.randn(3, 14, 14), "one": torch.randn(1, 2, 2), "cvt": torch.randn(2, 7, 9)}
+    heads_side_by_side(IMAGE, scores, attention_overlays)
+    drawn = [[cell is not None for cell in row] for row in given["rows"]]
+    assert drawn == [[True] * 5, [False, True, False, False], [False, True, True, False, True]]
+    words = [[text.split(",")[0] for text in row] for row in given["captions"]]
+    assert words[0] == ["image", "head 0", "head 1", "head 2", "mean of 3 heads"]
+    assert words[2] == ["", "head 0", "head 1", "", "mean of 2 heads"]
+    titles = [text.replace("\u00a0", " ") for text in given["row_titles"]]
+    assert titles == ["vit\nmaps of 14 x 14", "one\nmaps of 2 x 2", "cvt\nmaps of 7 x 9"]
+
+
 def test_several_images_stand_below_each_other():
     torch.manual_seed(0)
     tall = Image.new("RGB", (20, 100), "gray")

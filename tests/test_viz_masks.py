@@ -41,11 +41,11 @@ def test_how_thick_the_veil_is() -> None:
 
 def test_a_gallery_has_a_row_for_each_image_and_a_column_for_each_strategy() -> None:
     masks = {"random": some(), "block": some(hidden=12), "DPP": some(hidden=6)}
-    picture = mask_gallery([IMAGE, IMAGE.rotate(90, expand=True)], masks, GRID, cell=60)
+    picture = mask_gallery([IMAGE, IMAGE.rotate(90, expand=True)], masks, GRID, cell=100)
     assert picture.mode == "RGB"
-    assert picture.width == 10 + 4 * 70
+    assert picture.width == 10 + 4 * 110
     assert picture.height > 40 + 60
-    titled = mask_gallery([IMAGE] * 2, masks, GRID, cell=60, titles=["a", "b"], theme=LEAD)
+    titled = mask_gallery([IMAGE] * 2, masks, GRID, cell=100, titles=["a", "b"], theme=LEAD)
     assert titled.width > picture.width
     assert titled.getpixel((0, 0)) == LEAD.background
 

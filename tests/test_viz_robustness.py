@@ -29,12 +29,33 @@ def test_the_sheet_shows_every_corruption_at_every_severity() -> None:
     assert corruption_sheet(Image.fromarray(photo(40, 72)), cell=48).mode == "RGB"
 
 
+def test_the_image_itself_stands_under_no_severity(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrail.viz import robustness
+
+    given: list[tuple[list, dict]] = []
+    right = robustness.sheet
+    monkeypatch.setattr(robustness, "sheet", lambda rows, **more: given.append((rows, more)) or right(rows, **more))
+    image = Image.fromarray(photo(64, 64))
+    sheet = np.asarray(corruption_sheet(image, cell=64))
+    (alone,) = [more for rows, more in given if len(rows) == 1]
+    assert alone == {"row_titles": ["as it is"]}
+    assert all(len(row) == 5 for rows, more in given for row in rows if "column_titles" in more)
+    white = (sheet == 255).all(2)
+    first = next(
+        x for x in range(len(white[0])) if not white[10:74, x].all() and white[10:74, x - 10 : x].all() and x > 70
+    )
+    assert np.array_equal(sheet[10:74, first : first + 64], np.asarray(image))
+    below = corrupt(np.asarray(image), "gaussian_noise", 1)
+    column = sheet[84:, first : first + 64]
+    assert any(np.array_equal(column[y : y + 64], below) for y in range(40))
+
+
 def corners(sheet: np.ndarray, cell: int) -> list[tuple[int, int]]:
-    """Where pictures may begin: after a white row and column, in two halves of columns and as many rows."""
+    """Where pictures may begin: right of a white column, and below a white line as wide as a picture."""
     blank = (sheet == 255).all(2)
-    ys = [y for y in range(1, len(sheet) - cell + 1) if blank[y - 1].all() and not blank[y].all()]
     xs = [x for x in range(1, len(sheet[0]) - cell + 1) if blank[:, x - 1].mean() > 0.97 and blank[:, x].mean() < 0.6]
-    return [(y, x) for y in ys for x in xs]
+    places = [(y, x) for y in range(1, len(sheet) - cell + 1) for x in xs]
+    return [(y, x) for y, x in places if blank[y - 1, x : x + cell].all() and not blank[y, x : x + cell].all()]
 
 
 def test_bars_are_accuracies_side_by_side() -> None:

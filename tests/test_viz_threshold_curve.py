@@ -52,9 +52,19 @@ def test_what_is_drawn() -> None:
     assert [text.get_text() for text in alone.get_legend().get_texts()] == ["a: 4.0 at 0.75, its highest"]
 
 
+def test_names_cover_no_line() -> None:
+    figure = threshold_figure(THRESHOLDS, {f"localizer {n}": Line([100, 90, 95, 99]) for n in range(9)})
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y1 < axes.xaxis.label.get_window_extent().y0
+    assert legend.get_window_extent().y0 >= 0
+
+
 def test_pictures_and_errors() -> None:
     lines = lines_of(DETAILS, CONFIG, "largest")
-    assert threshold_curve(THRESHOLDS, lines, size=(3, 2)).size == (300, 200)
+    assert threshold_curve(THRESHOLDS, lines, size=(3, 2)).width == 300
     assert threshold_curve(THRESHOLDS, lines, look="both").mode == "RGBA"
     with pytest.raises(ValueError, match="at least one line"):
         threshold_curve(THRESHOLDS, {})

@@ -610,6 +610,10 @@ ShownWeights = Annotated[
         "some, attention guides them too.",
     ),
 ]
+Limit = Annotated[
+    int,
+    typer.Option(min=0, help="Images that are shown of folders, evenly spaced; 0 for all. Files are shown all."),
+]
 Mass = Annotated[float, typer.Option(help="For regions: share of each head's attention that is kept.")]
 SEVERAL = ("attention", "regions", "blobs")  # pictures that set several networks side by side
 PICTURES = {
@@ -633,7 +637,7 @@ PICTURES = {
 @app.command()
 def show(
     picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGE...")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: ShownWeights = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
     model: Model = None,
@@ -656,13 +660,14 @@ def show(
     ranker: ShownRankers = None,
     keep: Annotated[float, typer.Option(help="For patches: share of the patches that is kept.")] = 0.25,
     cutting: Cutting = None,
+    limit: Limit = 24,
     device: Device = "auto",
 ) -> None:
     """Draw what a backbone sees in images, one PNG an image; pca and most from correspondence on draw them in one.
 
     Examples:
 
-      vitrail show attention cat.jpg dog.jpg --weights runs/photos --out pictures
+      vitrail show attention photos/ --weights runs/photos --limit 50 --out pictures
 
       vitrail show regions cat.jpg --weights runs/baseline --weights dino.pth --weights runs/sar --mass 0.6
 
@@ -672,8 +677,6 @@ def show(
 
       vitrail show reconstruction cat.jpg --weights mae_visualize_vit_base.pth --plain-targets
 
-      vitrail show removal cat.jpg --weights runs/mae --ratio 0.9
-
       vitrail show patches cat.jpg dog.jpg --ranker ltrp=runs/photos-ltrp --ranker dino=dino.pth --ranker center
 
       vitrail show grabcut cat.jpg --weights runs/dino --set heads=0,1,2 --set high=0.1
@@ -682,6 +685,7 @@ def show(
     """
     _check_picture(picture, weights or [], mass)
     one = weights[0] if weights else None
+    images = _shown(picture, images, limit)
     if picture == "patches":
         _show_patches(images, ranker or [], keep, out, one, model, key, size, patch_size, device)
         return
@@ -705,6 +709,13 @@ def show(
         drawn = _draw_seen(picture, images, weights or [], out, {"block": block, "patch": patch, "mass": mass}, common)
     for path in drawn:
         typer.echo(path)
+
+
+def _shown(picture: str, images: list[Path], limit: int) -> list[Path]:
+    """The images in place of their folders; all of them where the picture wants exactly two."""
+    from vitrail.recipes.files import shown_files
+
+    return shown_files(images, 0 if picture == "correspondence" else limit)
 
 
 def _check_picture(picture: str, weights: list[str], mass: float) -> None:

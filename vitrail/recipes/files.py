@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
@@ -21,15 +22,39 @@ def image_files(paths: Sequence[str | Path] | str | Path) -> list[Path]:
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in EXTENSIONS and each.is_file())
-        if not inside:
-            raise ValueError(f"there is no image below {path}; give image files, or a folder that holds some")
-        files += inside
+        files += images_below(path)
     need_some(files)
     once: dict[str, Path] = {}
     for path in files:
         once.setdefault(os.path.abspath(path), path)
     return list(once.values())
+
+
+def shown_files(paths: Sequence[Path], most: int) -> list[Path]:
+    """The files, and in place of folders the images below them, at most `most` of all these, or all where that is 0.
+
+    Those that are taken are evenly spaced in the order of their names, so that folders of classes are all among them;
+    a warning says how many are not. Files that are named are all taken. Raises `ValueError` for an empty folder.
+    """
+    inside = {path: images_below(path) for path in paths if path.is_dir()}
+    every = [image for path in paths for image in inside.get(path, ())]
+    if not most or len(every) <= most:
+        return [image for path in paths for image in inside.get(path, [path])]
+    taken = {every[place * len(every) // most] for place in range(most)}
+    named = ", ".join(map(str, list(inside)[:3])) + " ..." * (len(inside) > 3)
+    warnings.warn(
+        f"{most} of {len(every):,} images below {named} are shown, evenly spaced; --limit N shows more, --limit 0 all",
+        stacklevel=2,
+    )
+    return [image for path in paths for image in inside.get(path, [path]) if path not in inside or image in taken]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Image files in a folder and its folders, in the order of their names. Raises `ValueError` where there is none."""
+    inside = sorted(each for each in folder.rglob("*") if each.suffix.lower() in EXTENSIONS and each.is_file())
+    if not inside:
+        raise ValueError(f"there is no image below {folder}; give image files, or a folder that holds some")
+    return inside
 
 
 def need_some(files: Sequence[Path]) -> None:

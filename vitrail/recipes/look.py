@@ -107,7 +107,7 @@ def open_or_warn(path: Path, *, whole: bool = False) -> Image.Image | None:
 
 
 def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
-    """What changes among the numbers of `metrics.jsonl`, against steps, one chart below the other; None for nothing.
+    """What changes among the numbers of `metrics.jsonl`, against steps, a chart each; None for nothing.
 
     Steps ascend whatever became of a run; epochs do not where it was extended with another batch size.
     """
@@ -120,8 +120,8 @@ def curves_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
         constant = len(points) > 1 and max(values) - min(values) <= 1e-6 * max(map(abs, values))
         if points and not constant:
             curve = {name: Curve([step for step, _ in points], values)}
-            charts.append(curves_png(curve, x_label="step", y_label=name, look="light", dots_per_inch=100))
-    return stacked(charts) if charts else None
+            charts.append(_chart(curve, name, legend="none"))
+    return _charts(charts)
 
 
 def heads_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
@@ -138,9 +138,21 @@ def heads_sheet(lines: Sequence[Mapping[str, float]]) -> Image.Image | None:
             if any(math.isfinite(value) for _, value in points)
         }
         if curves:
-            words = f"{quantity} of each head"
-            charts.append(curves_png(curves, title=words, x_label="step", dashes=True, look="light", dots_per_inch=100))
-    return stacked(charts) if charts else None
+            charts.append(_chart(curves, f"{quantity} of each head", legend="below", dashes=True))
+    return _charts(charts)
+
+
+def _chart(curves: Mapping[str, Curve], title: str, **how: Any) -> Image.Image:
+    how |= {"x_label": "step", "look": "light", "size": (5.4, 3.2), "dots_per_inch": 100}
+    return curves_png(curves, title=title, **how)
+
+
+def _charts(charts: Sequence[Image.Image]) -> Image.Image | None:
+    """Charts side by side, about as many as below each other, three at most."""
+    if not charts:
+        return None
+    columns = min(math.ceil(math.sqrt(len(charts))), 3)
+    return sheet([charts[start : start + columns] for start in range(0, len(charts), columns)], gap=4)
 
 
 @torch.no_grad()
@@ -164,7 +176,9 @@ def on_host(seen: Seen) -> Seen:
     return seen._replace(tokens=Tokens(found.cls.float().cpu(), found.patches.float().cpu(), found.grid, {}, scores))
 
 
-def attention_sheet(backbone: AnyBackbone, data: ImageSet, count: int = 4, size: int | None = None) -> Image.Image:
+def attention_sheet(
+    backbone: AnyBackbone, data: ImageSet, count: int = 4, size: int | None = None, *, title: str = ""
+) -> Image.Image:
     """The first images of different classes of a set, each with the last block's attention per head."""
     was_training = backbone.training
     backbone.eval()
@@ -173,7 +187,17 @@ def attention_sheet(backbone: AnyBackbone, data: ImageSet, count: int = 4, size:
         image, tokens = see(backbone, data[index].image, size)
         rows.append(attention_heads(image, tokens.scores[-1][0], cell=112, columns=12))
     backbone.train(was_training)
-    return stacked(rows)
+    above = [heading(title, max(row.width for row in rows))] if title else []
+    return stacked([*above, *rows])
+
+
+def drop_sheet(folder: Path, name: str) -> None:
+    """Remove a picture and its caption from a run folder's `pictures`, if they are there: what it showed is no more."""
+    (folder / name).unlink(missing_ok=True)
+    captions = folder / "captions.json"
+    known = json.loads(captions.read_text()) if captions.is_file() else {}
+    if known.pop(name, None) is not None:
+        captions.write_text(json.dumps(known, indent=2))
 
 
 def keep_sheet(folder: Path, name: str, picture: Image.Image, caption: str) -> None:

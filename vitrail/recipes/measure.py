@@ -201,20 +201,31 @@ def _run(
     return evaluate(ranker, val, config, name=name, device=device)
 
 
-def _draw(report: Report, path: Path, folder: Path | None, val: Any, more: Sequence[tuple[str, Any, str]] = ()) -> None:
-    """The curves or label maps of a report that has some, and `more` of them."""
-    from vitrail.recipes.look import keep_sheet
+_ENDS = {"localization": ("", "-all", "-hits", "-misses"), "selection_accuracy": ("", "-speed")}
+"""What the names of pictures end in, of protocols that draw some of them only where there is something to show."""
 
+
+def _draw(report: Report, path: Path, folder: Path | None, val: Any, more: Sequence[tuple[str, Any, str]] = ()) -> None:
+    """The curves or label maps of a report that has some, and `more` of them.
+
+    What is left of an earlier measurement whose report this one replaces goes: no hits, no picture of hits.
+    """
+    from vitrail.recipes.look import drop_sheet, keep_sheet
+
+    place = path.parent if folder is None else folder / "pictures"
+    drawn = [*_curves(report), *_maps(report, val), *more]
+    for suffix in {*_ENDS.get(report.protocol, ())} - {suffix for suffix, _, _ in drawn}:
+        drop_sheet(place, f"{path.stem}{suffix}.png")
     preset = report.card["preset"]
     settings = f"; preset {preset}" if preset not in (None, "default") else ""
     settings += "".join(f"; {words}" for words in report.card["deviations"])
-    for suffix, picture, caption in [*_curves(report), *_maps(report, val), *more]:
+    for suffix, picture, caption in drawn:
         name = f"{path.stem}{suffix}.png"
         if folder is not None:
-            keep_sheet(folder / "pictures", name, picture, f"{caption}{settings}.")
+            keep_sheet(place, name, picture, f"{caption}{settings}.")
         else:
-            picture.save(path.with_name(name))
-        log.info("picture: %s", folder / "pictures" / name if folder is not None else path.with_name(name))
+            picture.save(place / name)
+        log.info("picture: %s", place / name)
 
 
 def _curves(report: Report) -> list[tuple[str, Any, str]]:

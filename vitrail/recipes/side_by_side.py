@@ -27,7 +27,8 @@ from vitrail.viz.attention import attention_overlays
 from vitrail.viz.blobs import blob_overlays
 from vitrail.viz.canvas import stacked
 from vitrail.viz.filter_attention import most_used
-from vitrail.viz.heads_side_by_side import Overlays, heads_of_images, heads_side_by_side
+from vitrail.viz.heads import Overlays
+from vitrail.viz.heads_side_by_side import heads_of_images, heads_side_by_side
 from vitrail.viz.regions import region_overlays
 from vitrail.viz.side_by_side import Look, Point, attention_rows, pca_rows, similarity_rows
 

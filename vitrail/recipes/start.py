@@ -162,8 +162,12 @@ def drawing(splits: Splits) -> Callable[[Path, str, AnyBackbone], None]:
         if drawn.closed:
             log.warning("no attention is drawn: %s", next(iter(drawn.closed.values())))
             return
-        caption = f"Attention of the last block, {when} training: image, each head, mean over heads."
-        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val), caption)
+        title = f"Attention of the last block, {when} training"
+        caption = (
+            f"{title}: image, each head, mean over heads. Each map is drawn from its lowest to its highest weight, "
+            "which is told as max; uniform is what each patch would have if all had the same."
+        )
+        keep_sheet(folder, f"attention_{when}.png", attention_sheet(drawn, splits.val, title=title), caption)
 
     return draw
 

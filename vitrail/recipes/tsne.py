@@ -93,8 +93,8 @@ def tsne_page(patches: Patches, wanted: Wanted) -> Image.Image:
         return patch_thumbnail(image, tokens.grid, divmod(numbers[number], tokens.grid[1]))
 
     title = (
-        f"{len(chosen):,} of {len(known):,} patches of {len(patches.seen)} images by t-SNE of their cosine similarity, "
-        f"perplexity {perplexity:g}, seed {wanted.seed}"
+        f"{len(chosen):,} of {len(known):,} patches of {len(patches.seen)} image{'s' * (len(patches.seen) != 1)} "
+        f"by t-SNE of their cosine similarity, perplexity {perplexity:.3g}, seed {wanted.seed}"
     )
     groups = patches.groups[chosen].tolist()
     return point_map(layout, groups, patches.names, thumbnail=thumbnail, neutral=patches.neutral, title=title)

@@ -88,8 +88,10 @@ def make_chart(
         return round(LEFT + across, 1), round(HEIGHT - BOTTOM - up, 1)
 
     lines = [_line(run, one, place) for run, one in enumerate(thinned) if one]
-    x_ticks = [Tick(place(value, y_low)[0], text) for value, text in _ticks(x_low, x_high, 5)]
-    y_ticks = [Tick(place(x_low, value)[1], text) for value, text in _ticks(y_low, y_high, 5)]
+    x_marks = _only({x for x, _ in points}) or _ticks(x_low, x_high, 5)
+    y_marks = (None if y_range else _only({y for _, y in points})) or _ticks(y_low, y_high, 5)
+    x_ticks = [Tick(place(value, y_low)[0], text) for value, text in x_marks]
+    y_ticks = [Tick(place(x_low, value)[1], text) for value, text in y_marks]
     last = [f"{names[line.run]} {line.points[-1][3]:.4g}" for line in lines if line.points]
     return Chart(title, axis, x_ticks, y_ticks, lines, f"{title}, last values: {', '.join(last)}", gathered)
 
@@ -101,6 +103,11 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [number * step for number in range(first, last + 1)]
+
+
+def _only(values: set[float]) -> list[tuple[float, str]] | None:
+    """A mark at the value where there is but one, for around it there is nothing to read off."""
+    return [(value, f"{value:,.4g}".replace("-", "−")) for value in values] if len(values) == 1 else None
 
 
 def _ticks(low: float, high: float, about: int) -> list[tuple[float, str]]:

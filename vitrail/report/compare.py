@@ -309,6 +309,8 @@ def _difference(
         return "", ""
     gap = value - first
     text = format_number(gap, decimals, signed=True)
+    if decimals is None and format_number(value, None) == format_number(first, None):
+        text = "±0"  # digits that neither number shows
     if not direction or text == "±0":
         return text, ""
     return text, "better" if (gap > 0) == (direction == "higher") else "worse"

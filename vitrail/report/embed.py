@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 # Longest side in pixels and WebP quality, tried from the first on until everything fits.
 LEVELS = ((2400, 90), (1800, 85), (1400, 82), (1000, 80), (700, 75), (480, 70), (320, 60))
+WORDS = 600  # characters of the sentences about what was done to fit, at most
+_LONGEST = 80  # characters of a folder's name in them
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -46,7 +48,7 @@ def embed(sources: Sequence[Path | Image.Image], budget: int) -> tuple[list[Embe
             break
     words = (
         f"To keep this page small, pictures were scaled down to at most {longest} pixels and re-encoded"
-        f" (WebP, quality {quality}); the originals lie in the run folders."
+        f" (WebP, quality {quality}).{_originals(sources)}"
     )
     left_out = 0
     for number in range(len(found) - 1, -1, -1):
@@ -58,6 +60,17 @@ def embed(sources: Sequence[Path | Image.Image], budget: int) -> tuple[list[Embe
     if left_out:
         words += f" {left_out} of {len(found)} pictures did not fit even so and are left out."
     return found, words
+
+
+def _originals(sources: Sequence[Path | Image.Image]) -> str:
+    """Where pictures lie as they were: two folders by name, and how many more there are."""
+    folders = list(dict.fromkeys(str(source.parent) for source in sources if isinstance(source, Path)))
+    named = [name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}" for name in folders[:2]]
+    named += [f"{len(folders) - 2} more"] * (len(folders) > 2)
+    words = f" The originals lie in {', '.join(named[:-1])}{' and ' * (len(named) > 1)}{named[-1]}." if named else ""
+    if len(folders) and any(isinstance(source, Image.Image) for source in sources):
+        return f"{words} Those that were drawn for this page are kept nowhere else."
+    return words or " They were drawn for this page and are kept nowhere else."
 
 
 def _size(found: Sequence[Embedded]) -> int:

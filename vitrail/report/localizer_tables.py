@@ -33,12 +33,16 @@ class Row(NamedTuple):
     numbers: Mapping[str, float]
 
 
-def number_table(reports: Mapping[str, Report], benchmark: Benchmark | None = None) -> str:
+def number_table(
+    reports: Mapping[str, Report], benchmark: Benchmark | None = None, about: Mapping[str, str] | None = None
+) -> str:
     """Localizers, floors and published results, a row each; a column for each number that one of them has.
 
-    The best measured number of a column is marked where there are several localizers.
+    The best measured number of a column is marked where there are several localizers. `about` are words on some of the
+    localizers, by their titles.
     """
-    measured = [Row(title, _threshold(report), report.numbers) for title, report in reports.items()]
+    told = {title: [(about or {}).get(title, ""), _threshold(report)] for title, report in reports.items()}
+    measured = [Row(title, "; ".join(filter(None, told[title])), report.numbers) for title, report in reports.items()]
     columns = _columns(reports, benchmark)
     groups = {"measured here": measured, "floors, without a look at the image": _floors(reports)}
     if benchmark is not None:

@@ -14,6 +14,7 @@ from vitrail.contracts import ImageSet
 from vitrail.evaluation.heat_maps import HeatMaps
 from vitrail.evaluation.localization import LocalizationConfig
 from vitrail.evaluation.result import Report
+from vitrail.localizers.centered_box import CenteredBox
 from vitrail.recipes.localization import Measured, held_out_of, localization
 from vitrail.recipes.localizers import HEAT_MAPS, LocalizerWords, open_words, titled
 from vitrail.recipes.located_examples import BY, Gallery, galleries
@@ -24,6 +25,7 @@ from vitrail.recipes.weights import pick_device, run_folder_of
 from vitrail.report.localizer_tables import class_table, number_table
 from vitrail.report.page import Section, write_sections
 from vitrail.report.published import benchmark_of
+from vitrail.viz.percent import percent
 from vitrail.viz.threshold_curve import Line, lines_of, threshold_curve
 
 Picture = tuple[str, Image.Image | Path]
@@ -76,15 +78,18 @@ def compare_localizers(texts: Sequence[str], wanted: Wanted, opening: Opening, o
     held = held_out_of(config, wanted.data, trained, settings)
     reports: dict[str, Report] = {}
     shown: list[Section] = []
+    about: dict[str, str] = {}
     for title, each in words.items():
         source = open_words(each, **opening._asdict())
         measured, maps = Measured(source, title, title, None), None
         if isinstance(source, HeatMaps):
             maps = wanted.held_out_maps
+        if isinstance(source, CenteredBox):
+            about[title] = f"{percent(source.share)} of both sides"
         reports[title] = localization(measured, data, config, held, maps, pick_device(opening.device))
         reports[title].save(out / f"localization-{re.sub(r'[^a-zA-Z0-9_.-]+', '-', title)}.json")
         shown += _galleries(title, galleries(source, data, reports[title], wanted.images, device=opening.device))
-    sections = [_numbers(reports, data), *_thresholds(reports), *shown]
+    sections = [_numbers(reports, data, about), *_thresholds(reports), *shown]
     sections += [*_masks(words, data, wanted.stages, opening.device), *_classes(reports)]
     cards = {f"localization, {title}": report for title, report in reports.items()}
     return write_sections(out / "localizers.html", sections, title="Localizers", reports=cards)
@@ -96,7 +101,7 @@ def _trained(words: Iterable[LocalizerWords]) -> DataConfig | None:
     return next((found for folder in folders if (found := data_of(folder)) is not None), None)
 
 
-def _numbers(reports: Mapping[str, Report], data: ImageSet) -> Section:
+def _numbers(reports: Mapping[str, Report], data: ImageSet, about: Mapping[str, str]) -> Section:
     benchmark = benchmark_of(data)
     first = next(iter(reports.values()))
     told = [f"{len(data):,} images, preset {first.card['preset']}."]
@@ -108,7 +113,7 @@ def _numbers(reports: Mapping[str, Report], data: ImageSet) -> Section:
             f"Published numbers are of all {benchmark.images:,} test images of {benchmark.name}, measured ones of "
             f"{len(data):,}. Most papers choose the threshold on the images that they measure, and conventions differ."
         )
-    table = number_table(reports, benchmark)
+    table = number_table(reports, benchmark, about)
     return Section("Numbers", table + "".join(f"<p>{escape(words)}</p>" for words in told))
 
 

@@ -31,7 +31,7 @@ from vitrail.report.compare import (
     when_reached,
     words_of,
 )
-from vitrail.report.embed import Embedded, embed
+from vitrail.report.embed import WORDS, Embedded, embed
 from vitrail.report.head_charts import head_charts
 
 LIMIT = 10_000_000  # bytes
@@ -97,7 +97,7 @@ def write_page(
     values = _contents(records, title, introduction, sections)
     sources = [picture["source"] for picture in values["all_pictures"]]
     empty = [Embedded("", problem="x" * 60)] * len(sources)
-    bare = len(_render(values, empty, "x" * 400).encode())
+    bare = len(_render(values, empty, "x" * WORDS).encode())
     if bare > limit:
         raise ValueError(
             f"the page would have {bare / 1e6:.1f} MB without any picture, the limit is {limit / 1e6:.1f} MB;"
@@ -136,7 +136,7 @@ def write_sections(
     cards = [(name, _notes(report), table_of([report.card])) for name, report in (reports or {}).items()]
     values: dict[str, Any] = {"title": title, "introduction": "", "version": __version__, "cards": cards}
     values |= {"sections": list(zip(sections, extra)), "all_pictures": pictures}
-    bare = len(_render(values, [Embedded("", problem="x" * 60)] * len(pictures), "x" * 400, "sections.html").encode())
+    bare = len(_render(values, [Embedded("", problem="x" * 60)] * len(pictures), "x" * WORDS, "sections.html").encode())
     if bare > limit:
         raise ValueError(f"the page would have {bare / 1e6:.1f} MB without any picture, the limit is {limit / 1e6} MB")
     sources = [picture["source"] for picture in pictures]
@@ -289,7 +289,10 @@ def _run_pictures(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _picture_rows(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """What stands in a row, with its title: pictures of one name; of a single run, X_before and X_after together."""
+    """What stands in a row, with its title: pictures of one name; of a single run, X_before and X_after together.
+
+    Of several runs, or where only one of the two is there, the title says in words which it is.
+    """
     names = list(dict.fromkeys(name for record in records for name in record.pictures))
     rows: dict[str, list[str]] = {}
     for name in names:
@@ -298,8 +301,12 @@ def _picture_rows(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
         if both and len(records) == 1:
             rows[re.sub(r"_before(?=\.).*", ", before and after", before)] = [before, after]
         else:
-            rows |= {each: [each] for each in ((before, after) if both else (name,))}
+            rows |= {_row_title(each): [each] for each in ((before, after) if both else (name,))}
     return list(rows.items())
+
+
+def _row_title(name: str) -> str:
+    return re.sub(r"_(before|after)\.\w+$", r", \1 training", name)
 
 
 def _section_pictures(sections: Sequence[Section]) -> list[list[dict[str, Any]]]:

@@ -203,9 +203,7 @@ def _refuse_another(study: Study, out: Path) -> None:
     except (json.JSONDecodeError, AttributeError):
         there = "something else"
     if there != study.name:
-        raise ConfigError(
-            f"{out} holds the study {there}, not {study.name}; give it another --out"
-        )
+        raise ConfigError(f"{out} holds the study {there}, not {study.name}; give it another --out")
 
 
 def _json(study: Study, results: Sequence[Result], table: Sequence[Entry]) -> dict[str, Any]:

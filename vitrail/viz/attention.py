@@ -2,17 +2,21 @@
 
 A map is the softmax of one head's CLS scores over the patches. That leaves the CLS token's own key out, which
 scales all patches by one factor and changes no picture. Each map is drawn from its lowest to its highest
-weight, and the caption states the highest: a map that is almost uniform would otherwise look as sharp as any
-other.
+weight, and the caption states the highest, and what each patch would have if all had the same: a map that is almost
+uniform would otherwise look as sharp as any other.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from vitrail.viz.canvas import PAPER, Array, Theme, as_map, as_maps, enlarge, fit, paint, to_unit, wrapped
+from vitrail.viz.canvas import PAPER, Array, Theme, as_map, as_maps, enlarge, grayed, paint, to_unit
+from vitrail.viz.heads import each_head
+from vitrail.viz.percent import percent
 
 
 def attention_maps(scores: Tensor | Array) -> Array:
@@ -54,8 +58,7 @@ def overlay(
         low, high: values of the ends of the colormap; the map's own lowest and highest by default.
     """
     color = paint(enlarge(to_unit(as_map(values), low, high), image.size, smooth), colormap)
-    gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
-    return Image.blend(gray, color, opacity)
+    return Image.blend(grayed(image), color, opacity)
 
 
 def attention_heads(
@@ -81,15 +84,14 @@ def attention_heads(
         cell: longer side of one picture, in pixels.
 
     Returns:
-        An RGB picture; captions give the highest weight of each map in percent of the patches' attention.
+        An RGB picture; captions give the highest weight of each map in percent of the patches' attention, and the
+        uniform one, 1 over the number of patches.
 
     Raises:
         ValueError: scores of another shape, NaN or infinite scores.
     """
-    image = fit(image, cell)
-    pictures, captions = attention_overlays(image, scores, smooth=smooth, mean=mean, opacity=opacity, colormap=colormap)
-    pictures, captions = [image, *pictures], ["image", *captions]
-    return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
+    overlays = partial(attention_overlays, smooth=smooth, mean=mean, opacity=opacity, colormap=colormap)
+    return each_head(image, scores, overlays, columns=columns, cell=cell, theme=theme)
 
 
 def attention_overlays(
@@ -116,7 +118,8 @@ def with_mean(maps: Array, mean: bool = True) -> dict[str, Array]:
 
 
 def peak(weights: Array) -> str:
-    """The highest weight in words: `max 4.1 %`, or `uniform` where all are the same."""
+    """The highest weight in words, and the mean one: `max 4.1 %, uniform 1.6 %`; or that all are the same."""
+    uniform = percent(1 / weights.size)
     if weights.max() - weights.min() <= 1e-9 * weights.max():
-        return "uniform"
-    return f"max {100 * weights.max():.2g}\u00a0%"
+        return f"uniform,\u00a0{uniform}"
+    return f"max\u00a0{percent(float(weights.max()))}, uniform\u00a0{uniform}"

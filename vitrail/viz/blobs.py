@@ -7,15 +7,18 @@ nats: 0 for one blob, ln(r) for r blobs of equal mass.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vitrail.ops.components import components_above_mean
 from vitrail.ops.spatial_entropy import spatial_entropy
-from vitrail.viz.canvas import PAPER, Array, Theme, as_maps, fit, to_unit, wrapped
+from vitrail.viz.canvas import PAPER, Array, Theme, as_maps, grayed, to_unit
+from vitrail.viz.heads import each_head
 
 # Stained glass: neighbors in this list differ in hue and lightness, for color-blind eyes too.
 GLASS = (
@@ -81,10 +84,8 @@ def attention_blobs(
     Raises:
         ValueError: scores of another shape, NaN or infinite scores.
     """
-    image = fit(image, cell)
-    pictures, captions = blob_overlays(image, scores, connectivity=connectivity, opacity=opacity)
-    pictures, captions = [image, *pictures], ["image", *captions]
-    return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
+    overlays = partial(blob_overlays, connectivity=connectivity, opacity=opacity)
+    return each_head(image, scores, overlays, columns=columns, cell=cell, theme=theme)
 
 
 def blob_overlays(
@@ -94,7 +95,7 @@ def blob_overlays(
     values = as_maps(scores, "scores")
     labels = blob_labels(values, connectivity)
     entropy = spatial_entropy(torch.from_numpy(values)).tolist()
-    gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
+    gray = grayed(image)
     pictures = [Image.blend(gray, blob_picture(one, label, image.size), opacity) for one, label in zip(values, labels)]
     captions = []
     for head, (label, nats) in enumerate(zip(labels, entropy)):

@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 Array = NDArray[np.float64]
 Color = tuple[int, int, int]
+_WIDEST_WORD = 9  # times the text's size, that is kept on one line
 _SUPERSAMPLING = 4  # text is drawn this much larger and averaged down: even spacing at small sizes
 
 
@@ -125,6 +126,18 @@ def fit(image: Image.Image, longest: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS)
 
 
+def grayed(image: Image.Image) -> Image.Image:
+    """The picture as RGB without its colors."""
+    return ImageOps.grayscale(image.convert("RGB")).convert("RGB")
+
+
+def edged(image: Image.Image, theme: Theme = PAPER) -> Image.Image:
+    """The picture with a thin line on its outermost pixels, so that it ends somewhere on paper of its own color."""
+    image = image.convert("RGB")
+    ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=theme.faint)
+    return image
+
+
 def widened(image: Image.Image, least: int, theme: Theme = PAPER) -> Image.Image:
     """The picture on a strip at least `least` pixels wide, so that words fit under one that is tall and narrow."""
     if image.width >= least:
@@ -146,6 +159,8 @@ def sheet(
 ) -> Image.Image:
     """Pictures in a grid. Columns are as wide as their widest picture, rows as high as their highest.
 
+    A column of narrow pictures is as wide as the longest word above or below them, up to nine times the text's size.
+
     Args:
         rows: pictures, row by row; None leaves a cell empty, rows may differ in length.
         captions: one text under each picture, shaped like `rows`.
@@ -164,13 +179,17 @@ def sheet(
         raise ValueError("a sheet needs at least one picture")
     _check_counts(rows, captions, row_titles, column_titles, columns)
     cells = [[*row, *[None] * (columns - len(row))] for row in rows]
-    widths = [max((cell.width for row in cells if (cell := row[x]) is not None), default=1) for x in range(columns)]
+    words = _column_words(captions, column_titles, columns)
+    widths = [
+        max([_room(words[x], text_size), *(cell.width for row in cells if (cell := row[x]) is not None)])
+        for x in range(columns)
+    ]
     heights = [max((cell.height for cell in row if cell is not None), default=1) for row in cells]
     under = [
         [_paragraph(text, width, text_size, theme.faint, theme) for text, width in zip(texts, widths)]
         for texts in captions
     ]
-    left = [_paragraph(text, 9 * text_size, text_size, theme.ink, theme) for text in row_titles]
+    left = [_paragraph(text, _WIDEST_WORD * text_size, text_size, theme.ink, theme) for text in row_titles]
     top = [_paragraph(text, width, text_size, theme.ink, theme) for text, width in zip(column_titles, widths)]
     under_heights = [max((text.height for text in texts), default=0) for texts in under] or [0] * len(rows)
     first_x = gap + max((text.width + gap for text in left), default=0)
@@ -275,14 +294,30 @@ def _lines(text: str, width: int, size: int) -> list[str]:
     return lines
 
 
+def _column_words(captions: Sequence[Sequence[str]], titles: Sequence[str], columns: int) -> list[list[str]]:
+    """All words above and below the pictures of each column."""
+    texts = [[row[x] for row in (titles, *captions) if x < len(row)] for x in range(columns)]
+    return [[word for text in column for word in re.split(r"[ \t\n]+", text)] for column in texts]
+
+
+def _room(words: Sequence[str], size: int) -> int:
+    """What the widest of the words needs, but not what a file name does."""
+    return min(max((_line(word, size).width for word in words), default=1), _WIDEST_WORD * size)
+
+
 def _pieces(word: str, width: int, size: int) -> list[str]:
-    """A word, cut where it is wider than `width` (file names are)."""
-    pieces = []
-    while len(word) > 1 and _line(word, size).width > width:
-        fits = next((n for n in range(len(word) - 1, 1, -1) if _line(word[:n], size).width <= width), 1)
-        pieces.append(word[:fits])
-        word = word[fits:]
-    return [*pieces, word]
+    """A word, cut where it is wider than `width` (file names are): after `_`, `-`, `/` or `.`, else anywhere."""
+    pieces = [""]
+    for part in re.findall(r"[^_/.-]*[_/.-]*", word)[:-1] if _line(word, size).width > width else [word]:
+        if _line(pieces[-1] + part, size).width <= width:
+            pieces[-1] += part
+            continue
+        while len(part) > 1 and _line(part, size).width > width:
+            fits = next((n for n in range(len(part) - 1, 1, -1) if _line(part[:n], size).width <= width), 1)
+            pieces.append(part[:fits])
+            part = part[fits:]
+        pieces.append(part)
+    return [piece for piece in pieces if piece] or [""]
 
 
 @lru_cache(maxsize=1024)

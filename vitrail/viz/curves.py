@@ -2,7 +2,7 @@
 
 The line is the mean over seeds, the band reaches from the lowest to the highest. A figure is a matplotlib
 `Figure` of its own: nothing of pyplot's global state is touched, so it can be drawn from any thread or
-notebook.
+notebook. Where all curves have one point, at one place, the axis has that place alone: there is nothing between.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Look = Literal["both", "light", "dark"]
+Legend = Literal["inside", "below", "none"]
+_INSIDE = 4  # curves, at most, whose names find room among them
 COLORS = ("#3b78d8", "#cf4a5b", "#1f9a76", "#b9820f", "#8a63c7", "#1792ab", "#c0569a", "#7d8a2e")
 _STYLES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.6, 1.4)), (0, (6, 1.4, 1.4, 1.4)))
 LOOKS: Mapping[str, tuple[str, str, str]] = {
@@ -47,6 +49,7 @@ def curves_figure(
     dashes: bool = False,
     look: Look = "both",
     size: tuple[float, float] = (6.4, 3.6),
+    legend: Legend | None = None,
 ) -> Figure:
     """Draw curves.
 
@@ -56,7 +59,8 @@ def curves_figure(
         dashes: whether neighbors differ in their dashes, too, for many lines and color-blind eyes; without, only those
             of one color do.
         look: "light", "dark", or "both": a transparent picture that can be read on either.
-        size: inches.
+        size: inches, without a legend below, which makes the figure higher.
+        legend: where the names stand; by default among up to four curves, and below more.
 
     Raises:
         ValueError: no curve, x and y of different length, x that does not ascend, or a run without finite
@@ -95,7 +99,37 @@ def curves_figure(
         for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             ticks(StrMethodFormatter("{x:g}"))
     _dress(axes, title, x_label, y_label, ink, grid)
+    _mark_x(axes)
+    legend = legend or ("inside" if len(curves) <= _INSIDE else "below")
+    if legend == "inside":
+        axes.legend(frameon=False, labelcolor=ink, fontsize=9)
+    elif legend == "below":
+        legend_below(axes)
     return figure
+
+
+def legend_below(axes: Any, size: float = 8.5) -> None:
+    """Names of lines below an axis, in as many columns as they fit into; the figure grows by what they need.
+
+    Args:
+        axes: with its lines, in a constrained layout, alone in its figure.
+        size: of the names, points.
+    """
+    figure, ink = axes.figure, axes.xaxis.label.get_color()
+    names = axes.get_legend_handles_labels()[1]
+    width, height = figure.get_size_inches()
+    longest = max(map(len, names)) * 0.58 * size / 72 + 0.55  # inches, with the piece of line before it
+    columns = max(1, min(len(names), int((width - 0.5) / longest)))
+    figure.set_size_inches(width, height + (-(-len(names) // columns) * 1.6 * size + 6) / 72)
+    axes.legend(
+        frameon=False,
+        labelcolor=ink,
+        fontsize=size,
+        ncols=columns,
+        loc="upper left",
+        bbox_to_anchor=(0, -0.55 / height),
+        borderaxespad=0,
+    )
 
 
 def curves_png(curves: Mapping[str, Curve | Sequence[Curve]], *, dots_per_inch: int = 160, **how: Any) -> Image.Image:
@@ -171,4 +205,19 @@ def _dress(axes: Any, title: str, x_label: str, y_label: str, ink: str, grid: st
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(grid)
-    axes.legend(frameon=False, labelcolor=ink, fontsize=9)
+
+
+def _mark_x(axes: Any) -> None:
+    """Marks at whole numbers where all x are; only at the value where there is one, and so of y."""
+    from matplotlib.ticker import MaxNLocator
+
+    xs, ys = ({float(v) for line in axes.lines for v in line.get_data()[each] if np.isfinite(v)} for each in (0, 1))
+    if len(xs) == 1:
+        (x,) = xs
+        axes.set_xticks([x], [f"{x:g}"])
+        if len(ys) == 1:
+            (y,) = ys
+            axes.set_yticks([y], [f"{y:.4g}"])
+            axes.set_yticks([], minor=True)
+    elif all(value == round(value) for value in xs):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True, steps=[1, 2, 5, 10]))

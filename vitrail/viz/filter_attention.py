@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vitrail.viz.attention import attention_maps, overlay, peak
 from vitrail.viz.canvas import PAPER, Array, Theme, fit, heading, sheet, stacked, widened
+from vitrail.viz.percent import percent
 
 
 def most_used(attention: Sequence[Tensor], count: int = 6) -> list[int]:
@@ -82,8 +83,8 @@ def filter_sheet(
     cells = [[None if each is None else widened(each, cell * 4 // 5, theme) for each in row] for row in pictures]
     table = sheet(cells, captions=captions, row_titles=titles, theme=theme)
     words = (
-        f"What patches take of {attention.shape[1]} prototypes: black is {_percent(even)}, an equal share, or less; "
-        f"light is {_percent(highest)}"
+        f"What patches take of {attention.shape[1]} prototypes: black is {percent(even)}, an equal share, or less; "
+        f"light is {percent(highest)}"
     )
     return stacked([heading(words, table.width, theme=theme), table], theme)
 
@@ -112,8 +113,4 @@ def _checked(attention: Tensor) -> Tensor:
 
 def _most(values: Tensor) -> str:
     low, high = float(values.min()), float(values.max())
-    return f"{_percent(high)} everywhere" if high - low <= 1e-9 * high else f"at most {_percent(high)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g}\u00a0%" if share < 0.995 else "100\u00a0%"
+    return f"{percent(high)} everywhere" if high - low <= 1e-9 * high else f"at most {percent(high)}"

@@ -1,7 +1,8 @@
 """How a mask of the object comes about: image, attention, trimap, plain mask, GrabCut's mask, and that over the image.
 
-Everything is drawn in the image's own shape, though it is cut squashed. In the trimap white is surely object, orange
-uncertain, and dark surely background; GrabCut decides on the orange pixels alone.
+Everything is drawn in the image's own shape, though it is cut squashed; a thin line tells where masks and trimap end,
+which may be as white as the paper. In the trimap white is surely object, orange uncertain, and dark surely background;
+GrabCut decides on the orange pixels alone.
 
 Source: after LocLoc's supplement, Figure 1.
 """
@@ -12,15 +13,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vitrail.ops.grabcut import BACKGROUND, OBJECT, UNCERTAIN, ObjectMask
 from vitrail.viz.attention import overlay
-from vitrail.viz.canvas import PAPER, Array, Color, Theme, fit, sheet
+from vitrail.viz.canvas import PAPER, Array, Color, Theme, edged, fit, sheet
+from vitrail.viz.lit import lit
+from vitrail.viz.percent import percent
 
 MARKS: dict[int, Color] = {BACKGROUND: (46, 52, 64), OBJECT: (255, 255, 255), UNCERTAIN: (240, 150, 40)}
-RIM: Color = (240, 150, 40)
 
 
 class Stages(NamedTuple):
@@ -52,7 +54,7 @@ def grabcut_sheet(rows: Sequence[Stages], *, cell: int = 224, theme: Theme = PAP
             raise ValueError(f"trimap, enhanced and plain mask are {', '.join(map(str, shapes))}; give one [S, S]")
     titles = [row.title for row in rows] if any(row.title for row in rows) else []
     return sheet(
-        [_pictures(row, fit(row.image, cell)) for row in rows],
+        [_pictures(row, fit(row.image, cell), theme) for row in rows],
         captions=[_captions(row) for row in rows],
         row_titles=titles,
         column_titles=["image", "attention", "trimap", "plain mask", "GrabCut mask", "object"],
@@ -66,35 +68,26 @@ def marked(marks: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(palette[marks]).resize(size, Image.Resampling.NEAREST)
 
 
-def lit(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The image, gray and dark beside a mask `[S, S]` of zeros and ones that lies over all of it, with a rim."""
-    inside = _stretched(mask, image.size)
-    dark = ImageOps.grayscale(image).point(lambda value: value // 3).convert("RGB")
-    rim = ImageChops.difference(inside, inside.filter(ImageFilter.MinFilter(3)))
-    picture = Image.composite(image.convert("RGB"), dark, inside)
-    picture.paste(RIM, mask=rim)
-    return picture
-
-
-def _pictures(row: Stages, image: Image.Image) -> list[Image.Image]:
-    masks = [_stretched(mask, image.size) for mask in (row.found.plain, row.found.enhanced)]
+def _pictures(row: Stages, image: Image.Image, theme: Theme) -> list[Image.Image]:
+    plain, enhanced = (_stretched(mask, image.size) for mask in (row.found.plain, row.found.enhanced))
     seen = overlay(image, row.attention, low=0, high=1)
-    return [image, seen, marked(row.marks, image.size), *masks, lit(image, row.found.enhanced)]
+    framed = [edged(each, theme) for each in (marked(row.marks, image.size), plain, enhanced)]
+    return [image, seen, *framed, lit(image, enhanced)]
 
 
 def _captions(row: Stages) -> list[str]:
-    object_, uncertain = (_percent(row.marks == number) for number in (OBJECT, UNCERTAIN))
-    decided = _percent(row.found.enhanced[row.marks == UNCERTAIN]) if (row.marks == UNCERTAIN).any() else None
-    words = f"{_percent(row.found.enhanced)} of the image"
+    object_, uncertain = (_share(row.marks == number) for number in (OBJECT, UNCERTAIN))
+    decided = _share(row.found.enhanced[row.marks == UNCERTAIN]) if (row.marks == UNCERTAIN).any() else None
+    words = f"{_share(row.found.enhanced)} of the image"
     if row.found.fallback:
         words = f"the plain mask: {row.found.fallback}"
     elif decided is not None:
         words += f", with {decided} of the uncertain pixels"
-    return ["", "", f"{object_} object, {uncertain} uncertain", f"{_percent(row.found.plain)} of the image", words, ""]
+    return ["", "", f"{object_} object, {uncertain} uncertain", f"{_share(row.found.plain)} of the image", words, ""]
 
 
-def _percent(mask: np.ndarray) -> str:
-    return f"{100 * float(mask.mean()):.0f}\u00a0%"
+def _share(mask: np.ndarray) -> str:
+    return percent(float(mask.mean()))
 
 
 def _stretched(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:

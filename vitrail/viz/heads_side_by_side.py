@@ -2,20 +2,19 @@
 
 The layout of SAR's Fig. 4 and 6 to 8, turned: there the networks stand beside each other, here below, so that any
 number of them and of heads fits on a page. Networks need not have the same heads, patches or grids of keys: each map
-covers the whole image.
+covers the whole image, its rows and columns stand below the network's name, and the means of heads below each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from torch import Tensor
 
 from vitrail.viz.canvas import PAPER, Array, Theme, fit, sheet, stacked, widened
+from vitrail.viz.heads import Overlays
 
-Overlays = Callable[[Image.Image, Tensor | Array], tuple[list[Image.Image], list[str]]]
-"""`attention_overlays`, `region_overlays` or `blob_overlays`: from image and scores to pictures and captions."""
 _NARROWEST = 100  # pixels, so that captions below a tall image have room
 
 
@@ -42,14 +41,18 @@ def heads_side_by_side(
     if not scores:
         raise ValueError("give the scores of at least one network")
     small = fit(image, cell)
+    most = max(len(found) for found in scores.values())
     rows: list[list[Image.Image | None]] = []
     captions: list[list[str]] = []
-    for found in scores.values():
+    titles: list[str] = []
+    for name, found in scores.items():
         pictures, words = overlays(small, found)
-        first = widened(small, _NARROWEST, theme) if not rows else None
-        rows.append([first, *(widened(each, _NARROWEST, theme) for each in pictures)])
-        captions.append(["" if rows[1:] else "image", *words])
-    return sheet(rows, captions=captions, row_titles=list(scores), theme=theme)
+        first = None if rows else widened(small, _NARROWEST, theme)
+        drawn, heads = [widened(each, _NARROWEST, theme) for each in pictures], len(found)
+        rows.append([first, *drawn[:heads], *[None] * (most - heads), *drawn[heads:]])
+        captions.append(["" if captions else "image", *words[:heads], *[""] * (most - heads), *words[heads:]])
+        titles.append(f"{name}\nmaps of {found.shape[1]}\u00a0x\u00a0{found.shape[2]}")
+    return sheet(rows, captions=captions, row_titles=titles, theme=theme)
 
 
 def heads_of_images(

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vitrail.metrics.localization import best_iou
 from vitrail.viz.attention import overlay
 from vitrail.viz.canvas import PAPER, Array, Color, Theme, fit, sheet, to_image
+from vitrail.viz.lit import lit
 
 FOUND: Color = (255, 205, 0)
 TRUE: Color = (255, 255, 255)
@@ -79,22 +80,22 @@ def boxed_picture(
     Raises:
         ValueError: a mask of another size, or a map that is not finite.
     """
-    if mask.size != image.size:
-        raise ValueError(f"the mask has {mask.size} pixels and the image {image.size}; resize one to the other")
-    dark = ImageOps.grayscale(image).point(lambda value: value * 3 // 5).convert("RGB")
-    lit = framed(Image.composite(image.convert("RGB"), dark, mask), boxes, FOUND, scale)
+    object_ = framed(lit(image, mask), boxes, FOUND, scale)
     heat = framed(overlay(image, map_, smooth=True), boxes, FOUND, scale)
-    return sheet([[lit, heat]], captions=[[words, ""]], theme=theme)
+    return sheet([[object_, heat]], captions=[[words, ""]], theme=theme)
 
 
-def framed(image: Image.Image, boxes: Sequence[Tensor], color: Color, scale: float = 1.0) -> Image.Image:
-    """The image with boxes drawn, `[4]` half-open, in its pixels divided by `scale`; a dark rim sets them off."""
+def framed(
+    image: Image.Image, boxes: Sequence[Tensor], color: Color, scale: float = 1.0, *, width: int = 1
+) -> Image.Image:
+    """The image with boxes drawn, `[4]` half-open, in its pixels divided by `scale`, between dark rims of a pixel."""
     image = image.copy()
     pen = ImageDraw.Draw(image)
     for box in boxes:
         left, top, right, bottom = (torch.as_tensor(box).double() * scale).round().tolist()
-        for width, ink in ((3, (20, 20, 20)), (1, color)):
-            pen.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=ink, width=width)
+        for wider, wide, ink in ((1, width + 2, (20, 20, 20)), (0, width, color)):
+            corners = (left - wider, top - wider, max(right - 1, left) + wider, max(bottom - 1, top) + wider)
+            pen.rectangle(corners, outline=ink, width=wide)
     return image
 
 

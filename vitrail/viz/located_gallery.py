@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vitrail.viz.attention import overlay
-from vitrail.viz.canvas import PAPER, Color, Theme, fit, sheet, widened
-from vitrail.viz.located import FOUND, TRUE
+from vitrail.viz.canvas import PAPER, Theme, fit, grayed, sheet, widened
+from vitrail.viz.located import FOUND, TRUE, framed
 
 Box = Sequence[float]
 NARROW = 140
@@ -66,7 +66,7 @@ def mapped(image: Image.Image, values: Tensor, frame: Box) -> Image.Image:
     inside = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         raise ValueError(f"a map over {list(frame)} lies outside of its image of {image.width} x {image.height} pixels")
-    gray = ImageOps.grayscale(image).convert("RGB")
+    gray = grayed(image)
     gray.paste(overlay(image.crop(inside), values, smooth=True), inside[:2])
     return gray
 
@@ -81,19 +81,8 @@ def _pair(example: Example, cell: int, theme: Theme) -> tuple[Image.Image, Image
 
     (frame,), truth = scaled([example.frame]), scaled(example.truth)
     found = [] if example.box is None else scaled([example.box])
-    pictures = image.copy(), mapped(image, example.map, frame.tolist())
-    for picture in pictures:
-        for boxes, color in ((truth, TRUE), (found, FOUND)):
-            _draw(picture, boxes, color)
-    above, below = (widened(picture, NARROW, theme) for picture in pictures)
+    above, below = (
+        widened(framed(framed(picture, truth, TRUE, width=2), found, FOUND, width=2), NARROW, theme)
+        for picture in (image, mapped(image, example.map, frame.tolist()))
+    )
     return above, below
-
-
-def _draw(picture: Image.Image, boxes: Sequence[Tensor], color: Color) -> None:
-    """Half-open boxes, two pixels wide between dark rims, so that they stand out small, too."""
-    pen = ImageDraw.Draw(picture)
-    for box in boxes:
-        left, top, right, bottom = (int(side) for side in box.round())
-        for wider, width, ink in ((1, 4, (20, 20, 20)), (0, 2, color)):
-            corners = (left - wider, top - wider, max(right - 1, left) + wider, max(bottom - 1, top) + wider)
-            pen.rectangle(corners, outline=ink, width=width)

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from vitrail.viz.canvas import PAPER, Theme, fit, sheet, wrapped
+from vitrail.viz.canvas import PAPER, Theme, fit, grayed, sheet, wrapped
+from vitrail.viz.percent import percent
 
 _VEIL = (116, 120, 128)
 _MARK = (255, 255, 255)
@@ -37,7 +38,7 @@ def veiled(image: Image.Image, mask: Tensor, grid: tuple[int, int], *, veil: flo
         raise ValueError(f"veil is {veil}; it lies in [0, 1], and 1 lets nothing through")
     cells = _cells(mask, grid)
     image = image.convert("RGB")
-    curtain = Image.blend(ImageOps.grayscale(image).convert("RGB"), Image.new("RGB", image.size, _VEIL), veil)
+    curtain = Image.blend(grayed(image), Image.new("RGB", image.size, _VEIL), veil)
     return Image.composite(curtain if veil else image, image, _stencil(cells, image.size))
 
 
@@ -150,7 +151,7 @@ def _draw_order(
 
 
 def _share(mask: Tensor) -> str:
-    return f"{100 * float(mask.double().mean()):.0f}\u00a0%\u00a0hidden"
+    return f"{percent(float(mask.double().mean()))}\u00a0hidden"
 
 
 def _cells(mask: Tensor, grid: tuple[int, int]) -> NDArray[np.bool_]:

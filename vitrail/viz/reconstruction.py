@@ -17,6 +17,7 @@ from torch import Tensor
 from vitrail.ops.patches import grid_of, patchify, unpatchify
 from vitrail.viz.canvas import PAPER, Theme, fit, heading, sheet, stacked, to_image
 from vitrail.viz.masks import veiled
+from vitrail.viz.percent import percent
 
 UNNORMALIZED = "Un-normalized with the hidden patches' own mean and spread."
 UNTRAINED = "The decoder is untrained: nothing here was learned."
@@ -123,12 +124,12 @@ def reconstruction_gallery(
         image = fit(to_image(pixels, mean, std), cell)
         row, words = [image], ["image"]
         for name, each in found.items():
-            share = 100 * float(each.hidden[number].double().mean())
+            share = percent(float(each.hidden[number].double().mean()))
             row += [
                 veiled(image, each.hidden[number], grid, veil=1.0),
                 fit(to_image(made[name][number], mean, std), cell),
             ]
-            words += [f"{name}, {share:.0f}\u00a0% hidden", f"from it, error\u00a0{errors[name][number]:.3f}"]
+            words += [f"{name}, {share} hidden", f"from it, error\u00a0{errors[name][number]:.3f}"]
         rows.append(row)
         captions.append(words)
     body = sheet(rows, captions=captions, row_titles=titles, theme=theme)

@@ -7,15 +7,19 @@ and the number of 8-connected parts that they make: attention that gathers on ob
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vitrail.ops.attention_mass import mass_mask
 from vitrail.ops.components import connected_components
 from vitrail.viz.attention import attention_maps, with_mean
-from vitrail.viz.canvas import PAPER, Array, Theme, enlarge, fit, paint, to_unit, wrapped
+from vitrail.viz.canvas import PAPER, Array, Theme, enlarge, grayed, paint, to_unit
+from vitrail.viz.heads import each_head
+from vitrail.viz.percent import percent
 
 _DARKEST = 0.35  # of the colormap: a kept patch of little weight is told from the dark of those left out
 _REST = (22, 25, 31)
@@ -42,10 +46,8 @@ def attention_regions(
     Raises:
         ValueError: scores of another shape, NaN or infinite scores, a share outside (0, 1].
     """
-    image = fit(image, cell)
-    pictures, captions = region_overlays(image, scores, mass=mass)
-    pictures, captions = [image, *pictures], ["image", *captions]
-    return wrapped(pictures, captions, min(columns, len(pictures)), theme=theme)
+    overlays = partial(region_overlays, mass=mass)
+    return each_head(image, scores, overlays, columns=columns, cell=cell, theme=theme)
 
 
 def region_overlays(
@@ -57,15 +59,14 @@ def region_overlays(
         kept = mass_mask(torch.from_numpy(weights), mass, dims=2)
         parts = int(connected_components(kept).max())
         pictures.append(_over(image, weights, kept.numpy()))
-        percent = 100 * float(kept.double().mean())
-        share = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
-        captions.append(f"{name}, {share}\u00a0% of patches, {parts}\u00a0part{'s' * (parts != 1)}")
+        share = percent(float(kept.double().mean()))
+        captions.append(f"{name}, {share} of patches, {parts}\u00a0part{'s' * (parts != 1)}")
     return pictures, captions
 
 
 def _over(image: Image.Image, weights: Array, kept: Array) -> Image.Image:
     """Kept patches in color, the others dark, over the grayed image."""
-    gray = ImageOps.grayscale(image.convert("RGB")).convert("RGB")
+    gray = grayed(image)
     low, high = float(weights[kept].min()), float(weights.max())
     light = _DARKEST + (1 - _DARKEST) * (to_unit(weights, low, high) if low < high else np.ones_like(weights))
     color = paint(enlarge(light, image.size))

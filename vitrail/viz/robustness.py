@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
+_GAP = 10
 CLEAN_WORDS = ", clean images"
 
 
 def corruption_sheet(image: Image.Image, *, seed: int = 0, title: str = "", cell: int = 128) -> Image.Image:
     """All corruptions of an image, a row each with severities from left to right.
 
-    The image itself, noise and blur stand left, weather and what cameras and files do right.
+    The image itself stands above; noise and blur left, weather and what cameras and files do right.
 
     Args:
         image: RGB, at least 32 pixels a side; it is spoiled at its own size and shown smaller or larger.
@@ -31,7 +32,8 @@ def corruption_sheet(image: Image.Image, *, seed: int = 0, title: str = "", cell
         cell: longer side of a picture, pixels.
     """
     pixels = np.asarray(image.convert("RGB"))
-    left = _rows(pixels, [name for group in ("noise", "blur") for name in GROUPS[group]], seed, cell, whole=True)
+    left = _rows(pixels, [name for group in ("noise", "blur") for name in GROUPS[group]], seed, cell)
+    left = stacked([_as_it_is(fit(image, cell), left.width), left])
     right = _rows(pixels, [name for group in ("weather", "digital") for name in GROUPS[group]], seed, cell)
     both = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), PAPER.background)
     both.paste(left, (0, 0))
@@ -39,12 +41,23 @@ def corruption_sheet(image: Image.Image, *, seed: int = 0, title: str = "", cell
     return stacked([heading(title, both.width), both]) if title else both
 
 
-def _rows(pixels: np.ndarray, names: Sequence[str], seed: int, cell: int, whole: bool = False) -> Image.Image:
+def _as_it_is(image: Image.Image, width: int) -> Image.Image:
+    """The image where the first column of the rows below stands, with a title of its own."""
+    row = sheet([[image]], row_titles=["as it is"])
+    x, first = row.width - _GAP - image.width, width - len(SEVERITIES) * (image.width + _GAP)
+    strip = Image.new("RGB", (width, _GAP + image.height), PAPER.background)
+    strip.paste(row.crop((0, 0, x, strip.height)), (0, 0))
+    strip.paste(row.crop((x, 0, row.width, strip.height)), (first, 0))
+    return strip
+
+
+def _rows(pixels: np.ndarray, names: Sequence[str], seed: int, cell: int) -> Image.Image:
     drawn = [[Image.fromarray(corrupt(pixels, name, severity, seed=seed)) for severity in SEVERITIES] for name in names]
-    drawn = [[Image.fromarray(pixels)], *drawn] if whole else drawn
-    titles = ["as it is"] * whole + [told(name) for name in names]
+    titles = [told(name) for name in names]
     columns = [f"severity {severity}" for severity in SEVERITIES]
-    return sheet([[fit(each, cell) for each in row] for row in drawn], row_titles=titles, column_titles=columns)
+    return sheet(
+        [[fit(each, cell) for each in row] for row in drawn], row_titles=titles, column_titles=columns, gap=_GAP
+    )
 
 
 def told(name: str) -> str:

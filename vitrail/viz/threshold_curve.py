@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from vitrail.viz.curves import Curve, Look, curves_figure, pixels_of
+from vitrail.viz.curves import Curve, Look, curves_figure, legend_below, pixels_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,14 +65,15 @@ def threshold_figure(
 ) -> Figure:
     """Solid lines of the measured images, dashed ones of held-out images, a dot and a rule at the chosen thresholds.
 
-    The legend tells what the line has at its dot, and at which threshold; without one, its highest value.
+    The legend stands below, where it covers no line. It tells what a line has at its dot, and at which threshold;
+    without one, its highest value.
 
     Args:
         thresholds: ascending, shares of a map's range.
         lines: by name, of as many values as there are thresholds.
         title: above.
         look: "light", "dark", or "both": a transparent picture that can be read on either.
-        size: inches.
+        size: inches, without the legend.
 
     Raises:
         ValueError: no line, other numbers of values than of thresholds, or a chosen threshold that is none of them.
@@ -83,7 +84,8 @@ def threshold_figure(
         _check(thresholds, line, name)
     curves = {name: Curve(thresholds, line.measured) for name, line in lines.items()}
     words = "threshold, share of the map's range", "images that are hit, %"
-    figure = curves_figure(curves, title=title, x_label=words[0], y_label=words[1], look=look, size=size)
+    how: dict[str, Any] = {"look": look, "size": size, "legend": "none"}
+    figure = curves_figure(curves, title=title, x_label=words[0], y_label=words[1], **how)
     axes: Any = figure.axes[0]
     for drawn, line in zip(list(axes.lines), lines.values(), strict=True):
         drawn.set_label(f"{drawn.get_label()}: {_words(thresholds, line)}")
@@ -91,7 +93,7 @@ def threshold_figure(
     ink = axes.yaxis.label.get_color()
     if any(line.held_out is not None for line in lines.values()):
         axes.plot([], [], color=ink, linewidth=1.2, linestyle=_DASHES, label="dashed: held-out images")
-    axes.legend(frameon=False, labelcolor=ink, fontsize=8.5)
+    legend_below(axes)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 100)
     return figure
