@@ -29,6 +29,7 @@ from vitrail.recipes.localizers import LocalizerWords, check_kept, check_thresho
 from vitrail.recipes.object_boxes import ObjectBox, laid, large_enough, object_boxes
 from vitrail.viz.canvas import fit
 from vitrail.viz.located import boxed_picture
+from vitrail.viz.percent import percent
 
 log = logging.getLogger("vitrail")
 LONGER = (224, 640)
@@ -236,7 +237,7 @@ def _picture(
     classes: Sequence[dict[str, Any]],
     none: str,
 ) -> Image.Image:
-    best = f"{classes[0]['class']} {100 * classes[0]['probability']:.0f}\u00a0%" if classes else ""
+    best = f"{classes[0]['class']} {percent(classes[0]['probability'])}" if classes else ""
     words = ", ".join(part for part in (best, none) if part)
     small = each.small
     map_ = laid(values, each.geometry._replace(source=(small.height, small.width)))
