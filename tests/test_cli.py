@@ -66,6 +66,13 @@ def test_every_command_explains_itself_with_an_example(command: str) -> None:
     assert "Example" in result.output
 
 
+def test_help_names_verbs_in_the_order_of_work() -> None:
+    """As `vitrail/cli/__init__.py` imports their files: what sorts imports would sort the verbs."""
+    verbs = [each.name or str(getattr(each.callback, "__name__", "")) for each in app.registered_commands]
+    asked = ["list", "demo", "doctor", "train", "study", "evaluate", "show", "rank", "compare", "export"]
+    assert [verb for verb in verbs if verb in asked] == asked
+
+
 def test_list_names_recipes_and_protocols() -> None:
     output = runner.invoke(app, ["list"]).output
     for name in (
@@ -417,7 +424,7 @@ def test_from_training_to_page(tmp_path: Path) -> None:
 
 def test_every_picture_takes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They become the images below them before anything is drawn, at most --limit; correspondence wants exactly two."""
-    from vitrail import cli
+    from vitrail.cli import showing
 
     for number in range(6):
         (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
@@ -426,19 +433,19 @@ def test_every_picture_takes_folders(tmp_path: Path, monkeypatch: pytest.MonkeyP
     weights.touch()
     seen: list[list[Path]] = []
     for name, place in {"_draw_seen": 1, "_draw_features": 1, "_draw_hidden": 1, "_draw_corruptions": 0}.items():
-        monkeypatch.setattr(cli, name, lambda *given, place=place: seen.append(given[place]) or [])
-    monkeypatch.setattr(cli, "_show_patches", lambda images, *more: seen.append(images))
-    for picture in cli.PICTURES:
+        monkeypatch.setattr(showing, name, lambda *given, place=place: seen.append(given[place]) or [])
+    monkeypatch.setattr(showing, "_show_patches", lambda images, *more: seen.append(images))
+    for picture in PICTURES:
         words = ["show", picture, str(tmp_path / "photos"), "--limit", "3", "-w", str(weights)]
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            done = CliRunner().invoke(cli.app, words)
+            done = CliRunner().invoke(app, words)
         assert done.exit_code == 0, (picture, done.exception)
         names = [path.stem for path in seen[-1]]
         limited = picture != "correspondence"
         assert names == (["0", "4", "3"] if limited else ["0", "2", "4", "1", "3", "5"]), picture
         assert any("3 of 6 images below" in str(each.message) for each in said) == limited
-    assert len(seen) == len(cli.PICTURES)
+    assert len(seen) == len(PICTURES)
 
 
 def test_masks_are_shown_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
