@@ -18,7 +18,7 @@ from vitrail.contracts import Localizer, Located, Sample
 from vitrail.data import Cub, Wsol
 from vitrail.evaluation.heat_maps import HeatMaps, UnusableMap, check_shape
 from vitrail.evaluation.localization import PRESETS, LocalizationConfig, evaluate
-from vitrail.evaluation.located import enlarged
+from vitrail.evaluation.located import enlarged, level_of, threshold_words
 from vitrail.recipes.sources import Part
 
 FIXED = LocalizationConfig(threshold=0.5)
@@ -591,3 +591,11 @@ def test_shapes_of_maps() -> None:
             check_shape((rows, columns), (224, 224), None)
     with pytest.raises(UnusableMap, match="not in proportion"):
         check_shape((10, 13), (335, 500), None)
+
+
+def test_thresholds_in_words_mean_the_same_level() -> None:
+    for level in range(255):
+        words = threshold_words(level / 255)
+        assert level_of(float(words)) == level
+        assert len(words) <= 5
+    assert threshold_words(0.5) == "0.50"

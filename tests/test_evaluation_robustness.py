@@ -266,11 +266,13 @@ def test_match() -> None:
     english = tuple(f"name {place}" for place in range(1000))
     with pytest.raises(ValueError, match=r"knows name 0.*none of the data's 3.*imagenet_order=true"):
         Match(english, 1000).to(WNIDS)
-    assert Match(None, 1000).to(("class 0", "n01443537", "2")).tolist() == [0, 1, 2]  # numbers, and an id in its place
+    assert Match(None, 1000).to(("class 0", "n01443537", "class 2")).tolist() == [0, 1, 2]  # an id in its place
     with pytest.raises(ValueError, match=r"1,000 outputs without names and the data 2 classes"):
         Match(None, 1000).to(("class 0", "n01440764"))  # an id, but of another place
     assert Match(None, 8).to(("class 0", "class 1")).tolist() == [0, 1]
-    assert output_names(4, ("class 0", "1")) == ("class 0", "1", "class 2", "class 3")
+    assert output_names(4, ("class 0", "class 1"))[1:] == ("class 1", "class 2", "class 3")
+    with pytest.raises(ValueError, match="1,000 outputs without names and the data 2 classes"):
+        output_names(1000, ("0", "1"))  # folders that happen to be numbers
     assert Match(None, 1000, imagenet=True).to(WNIDS).tolist() == [0, 1, 2]
     assert len(imagenet_wnids()) == 1000
     assert list(imagenet_wnids()) == sorted(imagenet_wnids())

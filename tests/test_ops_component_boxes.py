@@ -52,6 +52,24 @@ def test_random_maps_equal_opencv() -> None:
         check_against_opencv(maps, int(maps.max()) + 1)
 
 
+def test_holes_of_a_part_that_joins_a_larger_one_are_counted() -> None:
+    """One of two holes is filled after the joining: what is left is the largest by its outline alone."""
+    map_ = np.zeros((30, 40), np.uint8)
+    map_[0:12, 0:20] = 3
+    map_[1:11, 1:19] = 0  # a wide hole
+    map_[1:3, 1:3] = 3
+    map_[1, 1] = 1  # and a small one, filled at last
+    map_[0:9, 21:30] = 3  # more pixels than the part with holes
+    map_[4, 20] = 2  # joins them
+    map_[14:27, 0:13] = 3  # less within its outline, more without holes
+    check_against_opencv(map_[None], 3)
+
+
+def test_a_side_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"maps are 1 x 70,000 pixels; sides go to 65,535"):
+        component_boxes(torch.zeros(1, 1, 70_000), torch.tensor([0.0]))
+
+
 def test_smooth_and_noisy_maps_equal_opencv() -> None:
     rng = np.random.default_rng(1)
     for noise in (0, 0, 2, 6):

@@ -47,7 +47,8 @@ def output_names(outputs: int, classes: Sequence[str]) -> tuple[str, ...]:
     """What outputs without names stand for, in the words of the data.
 
     1,000 of them are ImageNet's in their standard order where the data's classes are WordNet ids; as many as the data
-    has classes are these, in their order; and where classes are but the numbers of their labels, output k is label k.
+    has classes are these, in their order; and where classes have no names but `class 7`, as lists without names give
+    them, output k is label k.
 
     Args:
         outputs: how many the classifier has.
@@ -70,8 +71,7 @@ def output_names(outputs: int, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _are_numbers(classes: Sequence[str], wnids: Sequence[str]) -> bool:
-    """Whether each name is that of its place: its number, `class 7` as for lists without names, or ImageNet's id."""
+    """Whether each name is that of its place: `class 7`, as for lists without names, or ImageNet's id."""
     return all(
-        name in (f"class {place}", str(place)) or (place < len(wnids) and name == wnids[place])
-        for place, name in enumerate(classes)
+        name == f"class {place}" or (place < len(wnids) and name == wnids[place]) for place, name in enumerate(classes)
     )

@@ -52,7 +52,19 @@ from vitrail.evaluation.attention import Pixels
 from vitrail.evaluation.class_match import output_names
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, eval_transform, weights_digest
 from vitrail.evaluation.heat_maps import HeatMaps
-from vitrail.evaluation.located import LEVELS, Contour, Enlarge, Found, Loading, Rules, Seen, View, level_of, locate
+from vitrail.evaluation.located import (
+    LEVELS,
+    Contour,
+    Enlarge,
+    Found,
+    Loading,
+    Rules,
+    Seen,
+    View,
+    level_of,
+    locate,
+    threshold_words,
+)
 from vitrail.evaluation.pointing import BOX_FILE
 from vitrail.evaluation.result import Report, changes, make_card
 from vitrail.metrics.classification import topk_correct
@@ -226,7 +238,7 @@ def choose(config: LocalizationConfig, found: Found, held: Found | None) -> Chos
     curves = {contour: box_accuracy(fit.iou, (HIT, *config.ious)) for contour, fit in on.fits.items()}
     loc, largest = best_threshold(curves[own.contour][0]), best_threshold(curves["largest"][0])
     every = tuple(best_threshold(curve) for curve in curves["all"][1:])
-    words = f"threshold {levels[loc] / LEVELS:.3f} was chosen on {len(on.seen)} "
+    words = f"threshold {threshold_words(levels[loc] / LEVELS)} was chosen on {len(on.seen)} "
     if on is held:
         return Chosen(loc, largest, every, words + "held-out images; each of max_box_acc's has its own")
     words += "of the images that are measured (threshold=test_set), so that numbers are too good"

@@ -7,6 +7,7 @@ and cut down to whole numbers; components of {map > t} are found for all thresho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -296,6 +297,16 @@ def stretch(map_: Tensor) -> Tensor:
 def level_of(threshold: float) -> int:
     """A threshold in [0, 1), a share of a stretched map's greatest value, as a whole number, 0 to 254."""
     return int(LEVELS * threshold)
+
+
+def threshold_words(threshold: float) -> str:
+    """A threshold in as few decimals, two or more, as mean the same level when they are given back."""
+    tries = (f"{number / 10**digits:.{digits}f}" for digits in range(2, 8) for number in _near(threshold * 10**digits))
+    return next((words for words in tries if level_of(float(words)) == level_of(threshold)), repr(threshold))
+
+
+def _near(number: float) -> tuple[int, int]:
+    return round(number), math.ceil(number)
 
 
 def whole_levels(values: Tensor) -> Tensor:

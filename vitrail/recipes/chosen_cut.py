@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vitrail.contracts import Localizer
 from vitrail.evaluation.features import weights_digest
-from vitrail.evaluation.located import Enlarge, View, level_of
+from vitrail.evaluation.located import Enlarge, View, level_of, threshold_words
 from vitrail.evaluation.result import Report
 from vitrail.recipes.localizers import LocalizerWords
 from vitrail.recipes.weights import run_folder_of
@@ -56,7 +56,7 @@ def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None 
     config, (height, width) = report.card["config"], report.card["resolution"]
     note = f"{_trust(report)}; {path}"
     cut = Cut(report.details["chosen"]["loc"], size or (height, width), note, config["view"], config["enlarge"])
-    log.info("threshold %.3g in the view %s %s x %s: %s", cut.threshold, cut.view, height, width, note)
+    log.info("threshold %s in the view %s %s x %s: %s", threshold_words(cut.threshold), cut.view, height, width, note)
     return cut
 
 

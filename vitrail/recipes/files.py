@@ -107,7 +107,7 @@ def check_root(settings: Sequence[str]) -> None:
     """Raise `ValueError` for `data.root=FOLDER` where there is none and none is to be downloaded."""
     said = dict(text.split("=", 1) for text in settings if "=" in text)
     root, wanted = said.get("data.root", "null"), said.get("data.download", "false")
-    if root not in ("null", "") and wanted.lower() != "true":
+    if root not in ("null", "") and wanted.lower() in ("false", "no", "off", "0", "null"):
         existing(root)
 
 
@@ -119,4 +119,4 @@ def check_out(out: Path) -> None:
     if not place.is_dir():
         raise ValueError(f"{out} cannot be a folder: {place} is a file; choose another one, or move the file away")
     if not os.access(place, os.W_OK):
-        raise ValueError(f"{out} cannot be written: {place} belongs to others; choose another folder")
+        raise ValueError(f"{out} cannot be written: you may not write into {place}; choose another folder")

@@ -34,8 +34,8 @@ def launch(devices: int, command: Sequence[str] | None = None, *, restarts: int 
     try:
         with _own_signals():
             run(parse_args([*options, *command]))
-    except SignalException as signal:
-        return 128 + signal.sigval.value
+    except SignalException as stopped:
+        return 128 + stopped.sigval.value
     except ChildFailedError as failed:
         codes = [failure.exitcode for failure in failed.failures.values()]
         return next((code for code in codes if code > 0), 1)

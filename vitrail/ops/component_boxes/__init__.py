@@ -32,7 +32,7 @@ from torch import Tensor
 __all__ = ["ComponentBoxes", "Largest", "best_overlaps", "component_boxes"]
 
 Largest = Literal["contour", "pixels"]
-_MOST = 65_535  # thresholds: a pixel's level is kept in 16 bits
+_MOST = 65_535  # thresholds, and pixels a side: a pixel's level and either coordinate are kept in 16 bits
 
 
 class ComponentBoxes(NamedTuple):
@@ -61,7 +61,7 @@ def component_boxes(
         A component is listed once, for all thresholds from `first` to `last`; order within a map has no meaning.
 
     Raises:
-        ValueError: wrong shapes, NaN, thresholds that do not rise, or another `largest`.
+        ValueError: wrong shapes, NaN, thresholds that do not rise, a side above 65,535, or another `largest`.
     """
     if maps.ndim != 3 or thresholds.ndim != 1 or not len(thresholds):
         raise ValueError(
@@ -70,6 +70,11 @@ def component_boxes(
         )
     if len(thresholds) > _MOST or not bool((thresholds[1:] > thresholds[:-1]).all()):
         raise ValueError(f"thresholds have to rise strictly and be at most {_MOST:,}; sort them and drop equal ones")
+    if max(maps.shape[1:]) > _MOST or maps.shape[1] * maps.shape[2] >= 2**31:
+        raise ValueError(
+            f"maps are {maps.shape[1]:,} x {maps.shape[2]:,} pixels; sides go to {_MOST:,}, pixels to {2**31 - 1:,}: "
+            "make them smaller"
+        )
     if largest not in ("contour", "pixels"):
         raise ValueError(f'largest is "contour" or "pixels", not {largest!r}')
     from vitrail.ops.component_boxes import cpu

@@ -34,21 +34,20 @@ _DOWN = (0, -1, -1, -1, 0, 1, 1, 1)
 
 
 def _gains() -> np.ndarray:
-    """What a pixel adds, by the neighbors that are there (bits 0 to 7): 1, twice the area, Euler number, 0; `[256, 4]`.
+    """What a pixel adds, by the neighbors that are there (bits 0 to 7): twice the area, Euler number; `[256, 2]`.
 
     Of each square of four pixels: area 0, 0, 0, 1/2, 1 with 0 to 4 of them; Euler number 1/4, 0, -1/4, 0 with 1 to 4 of
     them, and -1/2 with two at opposite corners.
     """
-    gains = np.zeros((256, 4), np.int32)
-    gains[:, 0] = 1
+    gains = np.zeros((256, 2), np.int32)
     for code in range(256):
         for corner in (1, 3, 5, 7):
             near, far, other = ((code >> (corner + turn) % 8 & 1) for turn in (-1, 0, 1))
             around = near + far + other
             diagonal = -3 if far else -1
-            gains[code, 1] += max(0, around - 1) - max(0, around - 2)
-            gains[code, 2] += (1, diagonal, 1 if near and other else -1, 1)[around]
-    return gains // np.array([1, 1, 4, 1], np.int32)
+            gains[code, 0] += max(0, around - 1) - max(0, around - 2)
+            gains[code, 1] += (1, diagonal, 1 if near and other else -1, 1)[around]
+    return gains // np.array([1, 4], np.int32)
 
 
 _GAINS = _gains()
@@ -221,7 +220,7 @@ def _components(levels: Any, most: int, gains: Any, groups: Any, scratch: Any, f
                 last[now] = level - 1
             owner[seed] = now
             x0, x1, y1, pixels = min(x0, x), max(x1, x + 1), y + 1, pixels + 1
-            area, euler = area + gains[code, 1], euler + gains[code, 2]
+            area, euler = area + gains[code, 0], euler + gains[code, 1]
         if pixels:
             _add(state[now], x0, x1, first, y1, pixels, area, euler)
         begin = place[1, most - level]
