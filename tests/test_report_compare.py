@@ -5,6 +5,7 @@ import math
 import pytest
 from run_folders import make_run, write_report
 
+from vitrail.data.corruptions import GROUPS
 from vitrail.report import compare
 from vitrail.report.collect import read_run
 
@@ -72,10 +73,21 @@ def test_two_evaluations_by_one_protocol_are_told_apart(tmp_path):
         ("crops_outside", "lower"),
         ("video_j", "higher"),
         ("video_f_decay", "lower"),
+        ("mce", "lower"),
+        ("mce_unnormalized", "lower"),
+        ("relative_mce", "lower"),
+        ("relative_mce_unnormalized", "lower"),
+        ("clean_top1", "higher"),
+        ("corrupted_top1", "higher"),
     ],
 )
 def test_directions(name, direction):
     assert compare.direction_of(name) == direction
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_errors_by_groups_of_corruptions_are_lower_is_better(group):
+    assert compare.direction_of(f"{group}_error") == "lower"
 
 
 def test_equal_numbers_have_no_best_and_one_run_has_none(tmp_path):

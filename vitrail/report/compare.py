@@ -20,6 +20,7 @@ _NEUTRAL = re.compile(
 )
 _LOWER = re.compile(
     r"loss|error|cross_entropy|perplexity|memory|variance|distance|inter_(class|instance)|_outside|_[jf]_decay"
+    r"|(^|_)mce(_|$)"
 )
 _GOOD = re.compile(r"top\d|accuracy|kendall|jaccard|iou|recall")
 _PASSING = re.compile(r"train/(lr|grad_norm|scale)$")  # their last values are not worth a row
