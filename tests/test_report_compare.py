@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 from run_folders import make_run, write_report
@@ -102,8 +103,11 @@ def test_what_was_measured_pairs_evaluations_and_not_the_name_of_the_file(tmp_pa
     _write(a, "robustness", {"clean_top1": 30.0}, **generated)
     _write(b, "robustness", {"clean_top1": 60.0}, **c)
     _write(b, "robustness-generated-photos-123456", {"clean_top1": 40.0}, **generated)
+    write_report(b, "robustness-between", {"other": 1.0})  # by another protocol: those of one stay together
     _write(b, "robustness-generated-photos-654321", {"clean_top1": 50.0}, **generated | {"data": _on("33")})
-    groups = [group for group in compare.number_groups([read_run(a), read_run(b)]) if "robustness" in group.title]
+    every = compare.number_groups([read_run(a), read_run(b)])
+    groups = [group for group in every if re.match("robustness[: ]", group.title)]
+    assert every.index(groups[2]) == every.index(groups[0]) + 2
     cells = [[cell.text for cell in group.rows[0].cells] for group in groups]
     assert cells == [["30", "40"], ["", "60"], ["", "50"]]
     assert [[cell.best for cell in group.rows[0].cells] for group in groups] == [
@@ -138,6 +142,10 @@ def test_of_errors_relative_to_another_baseline_none_is_the_best(tmp_path):
     group = next(g for g in compare.number_groups([read_run(a), read_run(b)]) if g.title == "robustness")
     assert [row.cells[1].best for row in group.rows] == [False, True, False]
     assert "relative to different baselines: mce and relative_mce do not compare" in group.warnings
+    _write(b, "robustness", {"mce_unnormalized": 80.0})  # relative to none: there is nothing to confuse
+    group = next(g for g in compare.number_groups([read_run(a), read_run(b)]) if g.title == "robustness")
+    assert group.warnings == []
+    assert [row.direction for row in group.rows] == ["lower"] * 3
 
 
 def test_several_evaluations_of_a_run_by_equal_settings_stand_apart(tmp_path):

@@ -174,6 +174,8 @@ def paired(records: Sequence[RunRecord], seeds: bool = True) -> list[list[str | 
             part for group in groups for part in _split(group, [told(records[r].evaluations[n]) for r, n in group])
         ]
     groups = [part for group in groups for part in _split(group, [name for _, name in group])]
+    protocols = list(dict.fromkeys(records[run].evaluations[name].protocol for group in groups for run, name in group))
+    groups.sort(key=lambda group: protocols.index(records[group[0][0]].evaluations[group[0][1]].protocol))
     return [[dict(group).get(run) for run in range(len(records))] for group in groups]
 
 
@@ -232,7 +234,8 @@ def _evaluation_group(records: Sequence[RunRecord], names: Sequence[str | None])
     """One protocol's numbers; without marks and differences where what was measured differs after all."""
     reports = _reports(records, names)
     present = [report for report in reports if report]
-    differ, relative = _other_measure(present), len({_baseline(report) for report in present}) > 1
+    differ = _other_measure(present)
+    relative = len({_baseline(report) for report in present if any(map(_RELATIVE.search, report.numbers))}) > 1
     rows = [
         _row(
             key,
@@ -244,7 +247,7 @@ def _evaluation_group(records: Sequence[RunRecord], names: Sequence[str | None])
     warnings = _card_warnings([report.card for report in present])
     if differ:
         warnings.append(f"what was measured differs ({', '.join(differ)}): these numbers do not compare")
-    if relative and any(_RELATIVE.search(row.name) for row in rows):
+    if relative:
         warnings.append("relative to different baselines: mce and relative_mce do not compare")
     return Group(heading(records, names), rows, warnings)
 
