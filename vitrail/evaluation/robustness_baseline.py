@@ -78,12 +78,12 @@ def _reported(
         raise ValueError(f"there is no report at {folder / 'robustness.json'}; {_WRITES}")
     fits, reasons = {}, []
     for file in files:
-        report = _loaded(file)
-        reason = "is not an evaluation report" if report is None else _other_way(report, config, val)
-        if report is None or reason:
+        found = _loaded(file)
+        reason = "is not an evaluation report" if found is None else _other_way(found, config, val)
+        if found is None or reason:
             reasons.append(f"{file.name} {reason}")
         else:
-            fits[file] = report
+            fits[file] = found
     if not fits:
         raise ValueError(f"no report in {folder} was measured as is asked for: {'; '.join(reasons)}; {_ALIKE}")
     # What else differs, such as what their own mCE is relative to, changes no error.
