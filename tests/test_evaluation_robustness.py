@@ -194,6 +194,46 @@ def test_a_baseline_of_numbers_and_of_a_report(tmp_path: Path) -> None:
         evaluate(MeanBackbone(), weak, data, config.override([f"baseline={tmp_path}"]), classes=WNIDS)
 
 
+def test_of_a_runs_reports_the_one_that_was_measured_alike_is_the_baseline(tmp_path: Path) -> None:
+    config, data, folder = SMALL.override(["severities=2,5", "corruptions=snow,fog"]), squares(), tmp_path / "run"
+    weak = nearest_color([(200, 60, 60), (60, 200, 60), (110, 110, 120)])
+    alike = {
+        "robustness-generated-a": evaluate(
+            MeanBackbone(), weak, data, config.override(["corruptions=fog"]), classes=WNIDS
+        ),
+        "robustness-generated-b": evaluate(MeanBackbone(), weak, data, config, classes=WNIDS),
+    }
+    others = {
+        "robustness": evaluate(MeanBackbone(), weak, squares(5), config, classes=WNIDS),
+        "robustness-generated-c": evaluate(
+            MeanBackbone(), weak, data, config.override(["severities=3"]), classes=WNIDS
+        ),
+        "robustness-imagenet_a-d": evaluate(
+            MeanBackbone(), weak, data, config.override(["mode=imagenet_a"]), classes=WNIDS
+        ),
+    }
+    for name, report in others.items():
+        report.save(folder / "evaluation" / f"{name}.json")
+    (folder / "evaluation" / "robustness-cut.json").write_text("{")
+    asked = config.override([f"baseline={folder}"])
+    words = (
+        r"no report in .*evaluation was measured as is asked for: robustness-cut.json is not an evaluation report; "
+        r"robustness-generated-c.json was measured with other severities; robustness-imagenet_a-d.json is of "
+        r"robustness, imagenet_a, and this of robustness, generated; robustness.json was measured with other data; "
+        r"measure both"
+    )
+    with pytest.raises(ValueError, match=words):
+        evaluate(MeanBackbone(), weak, data, asked, classes=WNIDS)
+    for name, report in alike.items():
+        report.save(folder / "evaluation" / f"{name}.json")
+    report = evaluate(MeanBackbone(), weak, data, asked, classes=WNIDS)
+    assert report.numbers["mce"] == pytest.approx(100)
+    assert report.details["baseline"]["name"] == "run"
+    assert set(report.details["baseline"]["errors"]) == {"snow", "fog"}
+    with pytest.raises(ValueError, match=r"there is no report at .*gone.json"):
+        evaluate(MeanBackbone(), weak, data, config.override([f"baseline={folder / 'gone.json'}"]), classes=WNIDS)
+
+
 def test_imagenet_a_restricts_a_thousand_outputs(tmp_path: Path) -> None:
     """A class that is not among the data's wins everywhere, and is left out."""
     data = ImageFolder(wnid_folder(tmp_path))

@@ -83,8 +83,9 @@ class RobustnessConfig(Config):
     images: Annotated[int, Field(ge=1)] | None = None
     """Of generated: at most so many images, evenly spaced; null takes all. Each is shown 76 times."""
     baseline: str | dict[str, float] | None = None
-    """What mCE is relative to: a saved report (robustness.json) or the run folder with it; or top-1 errors in percent
-    by corruption, and `clean` for the relative mCE. null: AlexNet for imagenet_c, none for generated."""
+    """What mCE is relative to: a saved report (robustness.json), or a run folder, of whose evaluation/robustness*.json
+    the one that was measured in the same way is taken; or top-1 errors in percent by corruption, and `clean` for the
+    relative mCE. null: AlexNet for imagenet_c, none for generated."""
     clean_error: float | None = Field(default=None, ge=0, le=100)
     """Of imagenet_c: the classifier's top-1 error on the clean images in percent, for the relative mCE."""
     allow_missing: bool = False

@@ -26,6 +26,9 @@ from vitrail.metrics.robustness import (
 if TYPE_CHECKING:
     from vitrail.evaluation.robustness import RobustnessConfig
 
+_WRITES = "`vitrail evaluate robustness` on the other weights writes one"
+_ALIKE = "measure both classifiers in the same way"
+
 
 def find_baseline(config: RobustnessConfig, val: ImageSet, classes: Sequence[str]) -> Baseline | None:
     """What numbers are relative to, checked against what is asked for; None for nothing.
@@ -45,7 +48,7 @@ def find_baseline(config: RobustnessConfig, val: ImageSet, classes: Sequence[str
         return Baseline("AlexNet", ALEXNET, ALEXNET_CLEAN)
     names = complete_of(val) if isinstance(val, ImageNetC) else config.corruptions
     if isinstance(given, str):
-        found = _reported(Path(given), config, val, classes)
+        found = _reported(Path(given), config, val, classes, names)
     else:
         found = Baseline("baseline", {k: v for k, v in given.items() if k != "clean"}, given.get("clean"))
     if without := [name for name in names if name not in found.errors]:
@@ -58,30 +61,65 @@ def complete_of(tree: ImageNetC) -> tuple[str, ...]:
     return tuple(name for name in CORRUPTIONS if all((name, severity) in tree.variants for severity in SEVERITIES))
 
 
-def _reported(path: Path, config: RobustnessConfig, val: ImageSet, classes: Sequence[str]) -> Baseline:
-    """Another classifier's errors on the same images."""
-    file = path / "evaluation" / "robustness.json" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"there is no report at {file}; `vitrail evaluate robustness` on the other weights writes one")
-    report = Report.load(file)
+def _reported(
+    path: Path, config: RobustnessConfig, val: ImageSet, classes: Sequence[str], names: Sequence[str]
+) -> Baseline:
+    """Another classifier's errors on the same images: of a file, or of that report of a run which fits best."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f"there is no report at {path}; {_WRITES}")
+        report = Report.load(path)
+        if reason := _other_way(report, config, val):
+            raise ValueError(f"{path} {reason}; {_ALIKE}")
+        return _baseline_of(path.stem, path, report, classes)
+    folder = path / "evaluation"
+    files = sorted(folder.glob("robustness*.json"))
+    if not files:
+        raise ValueError(f"there is no report at {folder / 'robustness.json'}; {_WRITES}")
+    fits, reasons = {}, []
+    for file in files:
+        found = _loaded(file)
+        reason = "is not an evaluation report" if found is None else _other_way(found, config, val)
+        if found is None or reason:
+            reasons.append(f"{file.name} {reason}")
+        else:
+            fits[file] = found
+    if not fits:
+        raise ValueError(f"no report in {folder} was measured as is asked for: {'; '.join(reasons)}; {_ALIKE}")
+    # What else differs, such as what their own mCE is relative to, changes no error.
+    best = max(fits, key=lambda file: _fit(fits[file], classes, names))
+    return _baseline_of(path.name, best, fits[best], classes)
+
+
+def _fit(report: Report, classes: Sequence[str], names: Sequence[str]) -> tuple[bool, int]:
+    """Whether a report is of these classes, and of how many of these corruptions it knows the error."""
+    known = [row for row in report.details["rows"] if row["corruption"] in names and row["error"] is not None]
+    return set(report.details.get("class_names", ())) == set(classes), len(known)
+
+
+def _loaded(file: Path) -> Report | None:
+    try:
+        return Report.load(file)
+    except ValueError:
+        return None
+
+
+def _other_way(report: Report, config: RobustnessConfig, val: ImageSet) -> str:
+    """In words, how a report was measured otherwise than is asked for; empty where it was not."""
     if report.protocol != "robustness" or report.details.get("mode") != config.mode:
-        raise ValueError(
-            f"{file} is of {report.protocol}, {report.details.get('mode')}, and this of robustness, {config.mode}; a "
-            "baseline is measured in the same way"
-        )
+        return f"is of {report.protocol}, {report.details.get('mode')}, and this of robustness, {config.mode}"
     own, other = config.plain(), report.card["config"]
     alike = ("severities", "seed", "images", "transform") if config.mode == "generated" else ()
     differ = [name for name in alike if own[name] != other.get(name)]
-    digest = report.card["data"]["val"]["digest"]
-    if digest != val.digest():
+    if report.card["data"]["val"]["digest"] != val.digest():
         differ.append("data")
-    if differ:
-        raise ValueError(
-            f"{file} was measured with other {', '.join(differ)}; measure both classifiers in the same way"
-        )
+    return f"was measured with other {', '.join(differ)}" if differ else ""
+
+
+def _baseline_of(name: str, file: Path, report: Report, classes: Sequence[str]) -> Baseline:
     _check_classes(file, report.details.get("class_names", ()), classes)
     rows = {row["corruption"]: row["error"] for row in report.details["rows"] if row["error"] is not None}
-    return Baseline(path.name if path.is_dir() else file.stem, rows, report.details["clean"])
+    return Baseline(name, rows, report.details["clean"])
 
 
 def _check_classes(file: Path, theirs: Sequence[str], own: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from vitrail.metrics.by_head import is_of_head
-from vitrail.report.collect import RunRecord
+from vitrail.report.collect import Evaluation, RunRecord
 
 Direction = Literal["higher", "lower", ""]
 Verdict = Literal["better", "worse", ""]
@@ -20,11 +20,34 @@ _NEUTRAL = re.compile(
 )
 _LOWER = re.compile(
     r"loss|error|cross_entropy|perplexity|memory|variance|distance|inter_(class|instance)|_outside|_[jf]_decay"
+    r"|(^|_)mce(_|$)"
 )
 _GOOD = re.compile(r"top\d|accuracy|kendall|jaccard|iou|recall")
 _PASSING = re.compile(r"train/(lr|grad_norm|scale)$")  # their last values are not worth a row
 # Cards may differ in these without making numbers incomparable: they are what is compared, or bookkeeping.
 _IDENTITY = frozenset({"weights", "date", "versions", "branch", "seed"})
+# Parts of a card that say what was measured; runs that differ in them are not marked as better or worse.
+_MEASURE = ("resolution", "resize", "crop", "averaging")
+# Settings of protocols that change the speed, what is measured with the same images, or what numbers are relative to.
+_NO_OTHER_MEASURE = frozenset(
+    (
+        "batch_size",  # where it matters, it is among a card's deviations
+        "forward_batch_size",
+        "workers",
+        "seed",
+        "keeps",
+        "rounds",
+        "pictures",
+        "memory",
+        "baseline",
+        "clean_error",
+        "allow_missing",
+        "imagenet_order",
+        "localizer",
+    )
+)
+_RELATIVE = re.compile(r"^(relative_)?mce$")
+_LOSS = re.compile(r"loss|cross_entropy|perplexity")
 # Runs that differ in these alone are the same experiment.
 _INCIDENTAL = frozenset(
     (
@@ -106,28 +129,54 @@ def when_reached(records: Sequence[RunRecord], key: str, axis: str) -> str:
 
 
 def number_groups(records: Sequence[RunRecord]) -> list[Group]:
-    """All numbers of all runs: one group per evaluation, and one of training's last values."""
-    groups = []
-    for name in _union(record.evaluations for record in records):
-        reports = [record.evaluations.get(name) for record in records]
-        rows = [
-            _row(key, [report.numbers.get(key) if report else None for report in reports])
-            for key in _union(report.numbers for report in reports if report)
-        ]
-        warnings = _card_warnings([report.card for report in reports if report])
-        groups.append(Group(heading(records, name), rows, warnings))
+    """All numbers of all runs: one group for each way in which something was measured, and training's last values."""
+    groups = [_evaluation_group(records, names) for names in paired(records)]
     finals = [_final_numbers(record) for record in records]
-    kinds, moved = _kinds(records), _data_differences(records)
+    kinds, moved, losses = _kinds(records), _data_differences(records), _loss_differences(records)
     apart = (*(["train/"] if kinds[1:] else []), *(["val/"] if moved else []))
     rows = [
-        _row(key, [numbers.get(key) for numbers in finals], neutral=key.startswith(apart)) for key in _union(finals)
+        _row(
+            key,
+            [numbers.get(key) for numbers in finals],
+            neutral=key.startswith(apart) or bool(losses and _LOSS.search(key)),
+        )
+        for key in _union(finals)
     ]
     if rows:
         words = [f"trained by different methods ({', '.join(kinds)}): their losses do not compare"] if kinds[1:] else []
+        if losses and not kinds[1:]:
+            some = ", ".join(losses[:3]) + f" and {len(losses) - 3} more" * (len(losses) > 3)
+            words.append(f"trained for different losses ({some}): these do not compare")
         if moved:
             words.append(f"trained on different images ({', '.join(moved)}): their val/ numbers do not compare")
         groups.append(Group("training, last values", rows, words + _length_warnings(records)))
     return [group for group in groups if group.rows]
+
+
+def paired(records: Sequence[RunRecord], seeds: bool = True) -> list[list[str | None]]:
+    """The evaluations that stand beside each other: of each run the file's name, None where it has no such one.
+
+    Those of one protocol with the same preset, deviations and images, however their files are called. Where a run has
+    several of these, the localizer or ranker, the remaining settings and at last the file's name tell them apart.
+
+    Args:
+        records: the runs.
+        seeds: whether images that differ in nothing but which ones they are (another seed) are other images.
+    """
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name in _union(record.evaluations for record in records):
+        for run, record in enumerate(records):
+            if name in record.evaluations:
+                found.setdefault(_measured(record.evaluations[name], seeds), []).append((run, name))
+    groups = list(found.values())
+    for told in (_subject, _settings):
+        groups = [
+            part for group in groups for part in _split(group, [told(records[r].evaluations[n]) for r, n in group])
+        ]
+    groups = [part for group in groups for part in _split(group, [name for _, name in group])]
+    protocols = list(dict.fromkeys(records[run].evaluations[name].protocol for group in groups for run, name in group))
+    groups.sort(key=lambda group: protocols.index(records[group[0][0]].evaluations[group[0][1]].protocol))
+    return [[dict(group).get(run) for run in range(len(records))] for group in groups]
 
 
 def repeated_runs(records: Sequence[RunRecord]) -> list[Repeats]:
@@ -150,31 +199,112 @@ def spread_groups(records: Sequence[RunRecord], repeats: Sequence[Repeats]) -> l
     if all(len(repeat.members) < 2 for repeat in repeats):
         return []
     groups = []
-    for name in _union(record.evaluations for record in records):
-        reports = [record.evaluations.get(name) for record in records]
+    for names in paired(records, seeds=False):
+        reports = _reports(records, names)
+        differ = _other_measure([report for report in reports if report])
         rows = []
         for key in _union(report.numbers for report in reports if report):
             values = [
                 [report.numbers[key] for m in repeat.members if (report := reports[m]) and key in report.numbers]
                 for repeat in repeats
             ]
-            rows.append(_spread_row(key, [[v for v in found if math.isfinite(v)] for found in values]))
-        groups.append(Group(heading(records, name), rows, []))
+            rows.append(_spread_row(key, [[v for v in found if math.isfinite(v)] for found in values], bool(differ)))
+        groups.append(Group(heading(records, names), rows, []))
     return groups
 
 
-def heading(records: Sequence[RunRecord], name: str) -> str:
-    """What stands above the evaluations of one file name: the protocol, and the file's name where that is another one.
+def heading(records: Sequence[RunRecord], names: Sequence[str | None]) -> str:
+    """What stands above evaluations that `paired` put together: the protocol, and names of files that have others.
 
-    Where runs have several evaluations by one protocol, and of localizers, also what tells them apart: the localizer,
-    the preset, what deviates from it, the images.
+    Where runs have evaluations by one protocol that stand apart, and of localizers, also what tells them apart: the
+    localizer, the preset, what deviates from it, the images.
     """
-    reports = [record.evaluations[name] for record in records if name in record.evaluations]
+    reports = [report for report in _reports(records, names) if report]
     protocol = reports[0].protocol
-    title = protocol if protocol == name else f"{protocol} ({name})"
-    often = any(sum(each.protocol == protocol for each in record.evaluations.values()) > 1 for record in records)
+    files = list(dict.fromkeys(filter(None, names)))
+    title = protocol if files == [protocol] else f"{protocol} ({', '.join(files)})"
+    all_of = [each for record in records for each in record.evaluations.values() if each.protocol == protocol]
+    often = len({_measured(each) for each in all_of}) > 1
+    often = often or any(sum(each in all_of for each in record.evaluations.values()) > 1 for record in records)
     told = [_told_apart(report.card) for report in reports if often or "localizer" in _plain(report.card.get("config"))]
     return ": ".join([title, " or ".join(dict.fromkeys(filter(None, told)))]).removesuffix(": ")
+
+
+def _evaluation_group(records: Sequence[RunRecord], names: Sequence[str | None]) -> Group:
+    """One protocol's numbers; without marks and differences where what was measured differs after all."""
+    reports = _reports(records, names)
+    present = [report for report in reports if report]
+    differ = _other_measure(present)
+    relative = len({_baseline(report) for report in present if any(map(_RELATIVE.search, report.numbers))}) > 1
+    rows = [
+        _row(
+            key,
+            [report.numbers.get(key) if report else None for report in reports],
+            neutral=bool(differ) or (relative and bool(_RELATIVE.search(key))),
+        )
+        for key in _union(report.numbers for report in present)
+    ]
+    warnings = _card_warnings([report.card for report in present])
+    if differ:
+        warnings.append(f"what was measured differs ({', '.join(differ)}): these numbers do not compare")
+    if relative:
+        warnings.append("relative to different baselines: mce and relative_mce do not compare")
+    return Group(heading(records, names), rows, warnings)
+
+
+def _baseline(report: Evaluation) -> str:
+    """What errors are relative to."""
+    return _text({key: value for key, value in _plain(report.details.get("baseline")).items() if key != "name"})
+
+
+def _reports(records: Sequence[RunRecord], names: Sequence[str | None]) -> list[Evaluation | None]:
+    return [None if name is None else record.evaluations[name] for record, name in zip(records, names, strict=True)]
+
+
+def _measured(report: Evaluation, seeds: bool = True) -> str:
+    """What was measured, by which protocol, as text that is equal where it is the same."""
+    card = report.card
+    sets = {role: _plain(entry) for role, entry in _plain(card.get("data")).items()}
+    known = ("digest",) if seeds else ("name", "split", "images", "classes")
+    data = {role: [entry.get(key) for key in known] for role, entry in sets.items()}
+    deviations = card.get("deviations") or []
+    return _text([report.protocol, card.get("preset"), deviations, data])
+
+
+def _subject(report: Evaluation) -> str:
+    """The localizer or ranker that was measured, where a protocol measures one."""
+    return _text([_plain(report.card.get("config")).get("localizer"), report.details.get("ranker")])
+
+
+def _settings(report: Evaluation) -> str:
+    """The settings that may change a number."""
+    return _text({key: v for key, v in _plain(report.card.get("config")).items() if key not in _NO_OTHER_MEASURE})
+
+
+def _split(group: list[tuple[int, str]], told: Sequence[str]) -> list[list[tuple[int, str]]]:
+    """A group of (run, file) by what tells its members apart; whole where no run is in it twice."""
+    if len({run for run, _ in group}) == len(group):
+        return [group]
+    return [[each for each, own in zip(group, told, strict=True) if own == one] for one in dict.fromkeys(told)]
+
+
+def _other_measure(reports: Sequence[Evaluation]) -> list[str]:
+    """Of reports that stand beside each other: parts of the cards, settings and details that change what is measured.
+
+    A setting that a report lacks, as one of an earlier version may, is not looked at.
+    """
+    words = [key for key in _MEASURE if len({_text(report.card.get(key)) for report in reports}) > 1]
+    configs = [_plain(report.card.get("config")) for report in reports]
+    for key in _union(configs):
+        values = {_text(config[key]) for config in configs if key in config}
+        if len(values) > 1 and key not in _NO_OTHER_MEASURE:
+            words.append(key)
+    classes = [names for report in reports if isinstance(names := report.details.get("class_names"), list)]
+    return words + ["classes"] * (len({_text(sorted(map(str, names))) for names in classes}) > 1)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _told_apart(card: Mapping[str, Any]) -> str:
@@ -281,6 +411,16 @@ def _data_differences(records: Sequence[RunRecord]) -> list[str]:
     ]
 
 
+def _loss_differences(records: Sequence[RunRecord]) -> list[str]:
+    """Settings of the method and of regularizers in which the runs differ: their losses are of different things."""
+    known = [record.config for record in records if record.config]
+    parts = [{k: v for k, v in config.items() if k in ("method", "regularizer", "regularizers")} for config in known]
+    found = [flatten(each) for each in parts]
+    return [
+        key for key in _union(found) if not key.endswith("seed") and len({_text(each.get(key)) for each in found}) > 1
+    ]
+
+
 def _row(name: str, values: Sequence[float | None], neutral: bool = False) -> Row:
     direction = "" if neutral else direction_of(name)
     present = [value for value in values if value is not None and math.isfinite(value)]
@@ -289,7 +429,7 @@ def _row(name: str, values: Sequence[float | None], neutral: bool = False) -> Ro
     best = _best(present, direction, decimals)
     cells = []
     for number, (value, text) in enumerate(zip(values, texts)):
-        first = values[0] if number else None
+        first = values[0] if number and not neutral else None
         difference, verdict = _difference(first, value, decimals, direction)
         cells.append(Cell(text, difference, verdict, best is not None and text == best))
     return Row(name, direction, cells)
@@ -308,17 +448,18 @@ def _difference(
     if first is None or value is None or not math.isfinite(first) or not math.isfinite(value):
         return "", ""
     gap = value - first
+    if format_number(value, decimals) == format_number(first, decimals):
+        return "±0", ""  # digits that neither number shows do not tell
     text = format_number(gap, decimals, signed=True)
-    if decimals is None and format_number(value, None) == format_number(first, None):
-        text = "±0"  # digits that neither number shows
-    if not direction or text == "±0":
-        return text, ""
-    return text, "better" if (gap > 0) == (direction == "higher") else "worse"
+    while decimals is not None and text == "±0":
+        decimals = decimals + 1 if decimals < 6 else None  # numbers that are rounded apart: as many digits as tell
+        text = format_number(gap, decimals, signed=True)
+    return text, "" if not direction else "better" if (gap > 0) == (direction == "higher") else "worse"
 
 
-def _spread_row(name: str, values: Sequence[Sequence[float]]) -> Row:
+def _spread_row(name: str, values: Sequence[Sequence[float]], neutral: bool) -> Row:
     means = [math.fsum(found) / len(found) if found else None for found in values]
-    row = _row(name, means)
+    row = _row(name, means, neutral)
     decimals = decimals_for([mean for mean in means if mean is not None])
     cells = []
     for cell, found in zip(row.cells, values):

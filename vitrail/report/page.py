@@ -25,6 +25,7 @@ from vitrail.report.compare import (
     heading,
     is_accuracy,
     number_groups,
+    paired,
     repeated_runs,
     spread_groups,
     table_of,
@@ -325,9 +326,9 @@ def _section_pictures(sections: Sequence[Section]) -> list[list[dict[str, Any]]]
 
 def _cards(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     cards = []
-    for name in dict.fromkeys(name for record in records for name in record.evaluations):
-        members = [number for number, record in enumerate(records) if name in record.evaluations]
-        reports = [records[number].evaluations[name] for number in members]
+    for names in paired(records):
+        members = [number for number, name in enumerate(names) if name is not None]
+        reports = [record.evaluations[name] for record, name in zip(records, names) if name is not None]
         notes = []
         for number, report in zip(members, reports):
             given = report.details.get("notes")
@@ -336,7 +337,7 @@ def _cards(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
         details = [{k: _brief(v) for k, v in report.details.items() if k != "notes"} for report in reports]
         cards.append(
             {
-                "name": heading(records, name),
+                "name": heading(records, names),
                 "members": members,
                 "rows": table_of([report.card for report in reports]),
                 "details": table_of(details),
