@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
+import re
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,10 @@ from vitrail.evaluation.localization import LocalizationConfig, evaluate
 from vitrail.evaluation.result import Report
 from vitrail.recipes import localize
 from vitrail.recipes.chosen_cut import UNCHOSEN
+from vitrail.recipes.folder_lock import FolderLock
 from vitrail.recipes.localize import Wanted, localize_files
 from vitrail.recipes.localizers import LocalizerWords, open_words
+from vitrail.train.run_folder import FolderInUse
 
 WHOLE = LocalizerWords("whole_image", None, None)
 AT = Wanted(threshold=0.4)
@@ -149,8 +155,6 @@ def test_earlier_images_stay_and_other_questions_are_refused(colorful: Colorful,
     localize_files([second, first], WHOLE, AT, out)
     assert len(table(out)["images"]) == 2
     (other,) = photos(tmp_path / "elsewhere", 1)
-    with pytest.raises(ValueError, match=r"holds 0 of .*in/0\.png, and .*elsewhere/0\.png would take its place"):
-        localize_files([other], WHOLE, AT, out)
     with pytest.raises(ValueError, match=r"with threshold 0\.4, and now it is 0\.5; give another --out"):
         localize_files([first], WHOLE, Wanted(threshold=0.5), out)
     with pytest.raises(ValueError, match="with localizer whole_image, and now it is lost"):
@@ -158,6 +162,104 @@ def test_earlier_images_stay_and_other_questions_are_refused(colorful: Colorful,
     assert len(table(out)["images"]) == 2
     localize_files([first, other], WHOLE, AT, tmp_path / "both")
     assert [each["name"] for each in table(tmp_path / "both")["images"]] == ["in-0", "elsewhere-0"]
+
+
+def test_names_stay_and_new_ones_differ_from_all(colorful: Colorful, tmp_path: Path) -> None:
+    b, q, a = (photos(tmp_path / name, 1)[0] for name in "bqa")
+    out = tmp_path / "out"
+    localize_files([b], WHOLE, AT, out)
+    localize_files([tmp_path / "q"], WHOLE, AT, out)
+    assert localize_files([a, q, b], WHOLE, AT, out).before == 2
+    Image.open(b).rotate(90).save(b)
+    localize_files([b, q], WHOLE, AT, out)
+    assert {each["image"]: each["name"] for each in table(out)["images"]} == {
+        str(b): "0",
+        str(q): "q-0",
+        str(a): "a-0",
+    }
+    shutil.copy(b, tmp_path / "in.png")
+    lines = (out / "boxes.jsonl").read_text().replace('"name": "0"', '"name": "in"')
+    (out / "boxes.jsonl").write_text(lines)  # a name that a call of other files chose
+    localize_files([tmp_path / "in.png"], WHOLE, AT, out)
+    assert table(out)["images"][-1]["name"] == "in-2"
+    assert sorted(path.name for path in (out / "masks").iterdir()) == ["0.png", "a-0.png", "in-2.png", "q-0.png"]
+
+
+def test_the_note_is_that_of_the_first_call(colorful: Colorful, tmp_path: Path) -> None:
+    first, second = photos(tmp_path / "in", 2)
+    localize_files([first], WHOLE._replace(weights="first.pth"), AT, tmp_path / "out")
+    note = table(tmp_path / "out")["note"]
+    assert "weights first.pth" in note
+    localize_files([second], WHOLE._replace(weights="second.pth"), AT, tmp_path / "out")
+    assert table(tmp_path / "out")["note"] == note
+
+
+@pytest.mark.parametrize("name", ["coco.json", "masks/1.png", "overlays/0.png", "boxes.jsonl"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_are_not_written_over(colorful: Colorful, tmp_path: Path, name: str, overwrite: bool) -> None:
+    paths, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('{"mine": 1}')  # no end of a line
+    with pytest.raises(ValueError, match=rf"{name} is there .*ours.*; give another --out"):
+        localize_files(paths, WHOLE, AT._replace(overwrite=overwrite), out)
+    assert [path for path in out.rglob("*") if path.is_file()] == [out / name]
+    assert (out / name).read_text() == '{"mine": 1}'
+    (out / name).rename(tmp_path / "away")
+    (out / "masks").mkdir(exist_ok=True)
+    (out / "masks" / "another.png").write_text("mine")  # in nobody's way
+    localize_files(paths, WHOLE, AT, out)
+    localize_files(paths, WHOLE, AT._replace(overwrite=True), out)
+    assert (out / "masks" / "another.png").read_text() == "mine"
+
+
+def test_one_call_at_a_time_writes_into_a_folder(colorful: Colorful, tmp_path: Path) -> None:
+    first, second = photos(tmp_path / "in", 2)
+    out, said = tmp_path / "out", list[str]()
+
+    def another() -> None:
+        with pytest.raises(FolderInUse) as error:
+            localize_files([second], WHOLE, AT, out)
+        said.append(str(error.value))
+
+    stopping(colorful, 1, another)
+    with pytest.raises(Stopped):
+        localize_files([first, second], WHOLE, AT._replace(batch_size=1), out)
+    assert re.search(
+        rf"held by a live process \(pid {os.getpid()} on .*\); wait for it, or give another --out", said[0]
+    )
+    assert not (out / ".localize.lock").exists()
+    stopping(colorful, 99)
+    assert localize_files([first, second], WHOLE, AT, out).before == 1
+
+
+def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path: Path) -> None:
+    holder = multiprocessing.get_context("fork").Process(target=_die_holding, args=(tmp_path,))
+    holder.start()
+    holder.join(20)
+    worker = int((tmp_path / "worker").read_text())
+    try:
+        assert (tmp_path / ".localize.lock").read_text().startswith(f"pid {holder.pid} ")
+        os.kill(worker, 0)
+        held = FolderLock(tmp_path)
+        with pytest.raises(FolderInUse, match=f"pid {os.getpid()} "):
+            FolderLock(tmp_path)
+        held.release()
+        assert [path.name for path in tmp_path.iterdir()] == ["worker"]
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def _die_holding(folder: Path) -> None:
+    FolderLock(folder)
+    ready, done = os.pipe()
+    worker = os.fork()
+    if not worker:
+        os.write(done, b"forked")
+        time.sleep(60)
+        os._exit(0)
+    os.read(ready, 6)
+    (folder / "worker").write_text(str(worker))
+    os._exit(9)
 
 
 class Stopped(Exception):
@@ -270,6 +372,73 @@ def test_overwrite_begins_anew(colorful: Colorful, tmp_path: Path) -> None:
     (out / "boxes.jsonl").unlink()
     with pytest.raises(ValueError, match=r"boxes\.json is there without the boxes\.jsonl that it is made of"):
         localize_files(paths, WHOLE, other, out)
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_is_deleted_before_it_can_be_replaced(colorful: Colorful, tmp_path: Path) -> None:
+    paths, out = photos(tmp_path / "in", 3), tmp_path / "out"
+    localize_files(paths[:2], WHOLE, AT, out)
+    before, anew = files_in(out), AT._replace(overwrite=True, batch_size=1)
+    whole = paths[2].read_bytes()
+    paths[2].write_bytes(whole[:50])
+    with pytest.raises(ValueError, match="none of 1 images can be read"), pytest.warns(match="is left out"):
+        localize_files(paths[2:], WHOLE, anew, out)
+    assert files_in(out) == before
+    stopping(colorful, 0)
+    with pytest.raises(Stopped):
+        localize_files(paths, WHOLE, anew, out)
+    assert files_in(out) == before
+    stopping(colorful, 99)
+    with pytest.warns(match="is left out"):
+        done = localize_files([paths[2], paths[0]], WHOLE, anew, out)
+    assert (done.images, done.unreadable) == (1, 1)
+    assert [each["name"] for each in table(out)["images"]] == ["0"]
+    assert len(table(out)["unreadable"]) == 1
+    assert [len(json.loads(line)) for line in (out / "boxes.jsonl").read_text().splitlines()[1:2]] == [2]
+
+
+def test_overwriting_can_be_stopped_anywhere(
+    colorful: Colorful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, out = photos(tmp_path / "in", 2), tmp_path / "out"
+    anew, right = AT._replace(overwrite=True), Path.unlink
+    for left in range(7):
+        localize_files(paths, WHOLE, AT, out)
+        deleted = list[Path]()
+
+        def unlink(path: Path, missing_ok: bool = False, deleted: list[Path] = deleted, left: int = left) -> None:
+            if path.name != ".localize.lock":
+                if len(deleted) == left:
+                    raise Stopped
+                deleted.append(path)
+            right(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        with pytest.raises(Stopped):
+            localize_files(paths, WHOLE, anew, out)
+        monkeypatch.setattr(Path, "unlink", right)
+        assert localize_files(paths, WHOLE, anew, out).images == 2
+        assert len(table(out)["images"]) == 2
+
+
+def test_nothing_outside_of_the_folder_is_deleted(colorful: Colorful, tmp_path: Path) -> None:
+    paths, out = photos(tmp_path / "in", 2), tmp_path / "a" / "out"
+    localize_files(paths, WHOLE, AT, out)
+    text = (out / "boxes.jsonl").read_text()
+    mine = [tmp_path / "x.png", tmp_path / "y.png", tmp_path / "a" / "2.png"]
+    for path in mine:
+        path.write_text("mine")
+    text = text.replace('"masks/0.png"', '"../../x.png"').replace('"overlays/0.png"', json.dumps(str(mine[1])))
+    (out / "boxes.jsonl").write_text(text.replace('"name": "1"', '"name": "../../2"'))
+    Image.open(paths[1]).rotate(90).save(paths[1])
+    with pytest.warns(match="1 lines of .* are damaged"):
+        localize_files(paths, WHOLE, AT, out)
+    with pytest.warns(match="1 lines of .* are damaged"):
+        localize_files(paths, WHOLE, AT._replace(overwrite=True), out)
+    assert [path.read_text() for path in mine] == ["mine"] * 3
 
 
 def test_it_goes_on_from_another_folder(colorful: Colorful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

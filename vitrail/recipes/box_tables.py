@@ -4,6 +4,7 @@ it when a call ends: boxes.json, with all that is known, and coco.json in COCO's
 A folder holds what one localizer found in one way; the first line of boxes.jsonl says which. Called again, it goes on:
 images that are finished are not done again. For another localizer, other weights or another threshold it is refused, so
 that no file mixes two. However a process dies, the lines that it wrote are there; half a line at the end is taken off.
+One process at a time holds the folder.
 """
 
 from __future__ import annotations
@@ -12,67 +13,111 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any, Self
 
 from vitrail.evaluation.result import write_atomically
+from vitrail.recipes.files import stems
+from vitrail.recipes.folder_lock import FolderLock
 
 LINES, BOXES, COCO = "boxes.jsonl", "boxes.json", "coco.json"
-PICTURES = ("mask", "overlay")
-"""Keys of an image's entry that name files in the folder."""
+PICTURES = {"mask": "masks", "overlay": "overlays"}
+"""Keys of an image's entry that name files, and the folders in which these are."""
 _OURS = "made_by"  # of the first line alone
+_FIRST = b'{"made_by": "vitrail localize"'  # how the first line begins
 _WITHIN = ("file", "mark")  # of a line of boxes.jsonl, for the next call: the whole path, and what tells an edited one
 _OBJECT: dict[str, Any] = {"class": "object", "index": 0, "probability": 1.0}
 
 
 class BoxTable:
-    """What was found, image by image. Use it in a `with`: both tables are written when that ends, however it does."""
+    """What was found, image by image. Use it in a `with`: both tables are written when that ends, however it does.
+
+    With `overwrite` what was there before stays until `begin`, and for good where that is never called.
+    """
 
     def __init__(
         self,
         folder: Path,
         how: Mapping[str, Any],
-        files: Mapping[str, Path],
+        files: Sequence[Path],
         names: Sequence[str] | None,
         overwrite: bool = False,
     ):
-        """Read what is there.
+        """Hold the folder and read what is there.
 
         Args:
-            folder: for all files.
-            how: what found the boxes; what is told of it but `note` must not change.
-            files: images that will be added, by the names of what is made of them.
+            folder: for all files; made where absent.
+            how: what found the boxes; what is told of it but `note` must not change. The first call's note stays.
+            files: images that will be added, each once.
             names: of the classes in the order of the logits; None where nothing classifies.
             overwrite: forget what is there, with its masks and overlays.
 
         Raises:
-            ValueError: the folder holds boxes that were found otherwise, of another image under one of the names, or
-                another program's file.
+            FolderInUse: another call writes into the folder.
+            ValueError: the folder holds boxes that were found otherwise, or files that are not ours.
         """
         self.folder, self.how, self.names = folder, dict(how), names
         self.images: dict[str, dict[str, Any]] = {}
         self.unreadable: dict[str, str] = {}
         self._file: IO[str] | None = None
+        self._waiting: list[Mapping[str, Any]] = []  # lines before `begin`
+        self._old: list[Path] | None = None  # what `begin` deletes
         self._whole = 0  # bytes of boxes.jsonl up to the end of its last line
-        before = self._read()
-        if overwrite:
-            self._forget()
-        elif before is not None:
-            self._compare(before, files)
+        self._lock = FolderLock(folder)
+        try:
+            before = self._read()
+            if overwrite:
+                self._old = self._made()
+                self.images, self.unreadable, self._whole = {}, {}, 0
+            elif before is not None:
+                self._compare(before)
+                self.how["note"] = before.get("note", self.how.get("note"))
+            self._named = self._choose_names(files)
+            if before is None:
+                self._check_free()
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / LINES
-        self._file = path.open("a", encoding="utf-8")
+        try:
+            if self._old is None:
+                self.begin()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def begin(self) -> None:
+        """Delete what `overwrite` is to, and make ready to write; call it before a mask is written.
+
+        Called again, it does nothing.
+        """
+        if self._file is not None:
+            return
+        if self._old is not None:
+            self._forget(self._old)
+        for folder in PICTURES.values():
+            (self.folder / folder).mkdir(exist_ok=True)
+        self._file = (self.folder / LINES).open("a", encoding="utf-8")
         self._file.truncate(self._whole)
         if not self._whole:
             self._write({_OURS: "vitrail localize"} | self.how)
-        return self
+        for entry in self._waiting:
+            self._write(entry)
 
     def __exit__(self, *error: object) -> None:
-        assert self._file is not None  # it was entered
-        self._file.close()
-        self.save()
+        try:
+            if self._file is not None:
+                self._file.close()
+                self.save()
+        finally:
+            self._lock.release()
+
+    def name_of(self, path: Path) -> str:
+        """What the mask and the overlay of an image are called: as before, where it is in the table."""
+        return self._named[os.path.abspath(path)]
 
     def of(self, path: Path) -> dict[str, Any] | None:
         """What is told of an image; None where nothing is."""
@@ -147,7 +192,9 @@ class BoxTable:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         """Hand a line to the system, which keeps it however this process ends."""
-        assert self._file is not None  # it was entered
+        if self._file is None:
+            self._waiting.append(entry)
+            return
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
 
@@ -161,9 +208,9 @@ class BoxTable:
         content = path.read_bytes()
         self._whole = content.rfind(b"\n") + 1
         lines = content[: self._whole].splitlines()
-        if not lines:  # stopped before the first one was whole
+        if not lines and _FIRST.startswith(content[: len(_FIRST)]):  # stopped before the first one was whole
             return None
-        first = _parsed(lines[0])
+        first = _parsed(lines[0]) if lines else None
         if first is None or _OURS not in first:
             raise ValueError(f"{path} is there and no table of boxes of ours; {_OTHER}")
         broken = 0
@@ -171,7 +218,7 @@ class BoxTable:
             entry = _parsed(line)
             if entry is not None and set(entry) == {"image", "why"}:
                 self.unreadable[entry["image"]] = entry["why"]
-            elif entry is not None and {"image", "name", "boxes", *_WITHIN} <= set(entry):
+            elif entry is not None and {"image", "name", "boxes", *_WITHIN} <= set(entry) and _plain(entry["name"]):
                 self.unreadable.pop(entry["file"], None)
                 self.images[entry["file"]] = entry
             else:
@@ -180,30 +227,46 @@ class BoxTable:
             warnings.warn(f"{broken} lines of {path} are damaged; their images are done again", stacklevel=4)
         return first
 
-    def _forget(self) -> None:
-        """Delete what earlier calls wrote."""
+    def _made(self) -> list[Path]:
+        """Masks and overlays of earlier calls."""
+        return [self.folder / each[key] for each in self.images.values() for key in PICTURES if key in each]
+
+    def _forget(self, made: Sequence[Path]) -> None:
+        """Delete what earlier calls wrote, last of all what says so: stopped in between, it can be done again."""
         home = self.folder.resolve()
-        made = [self.folder / each[key] for each in self.images.values() for key in PICTURES if key in each]
-        for path in (*made, self.folder / LINES, self.folder / BOXES, self.folder / COCO):
+        for path in (*made, self.folder / BOXES, self.folder / COCO, self.folder / LINES):
             if path.resolve().is_relative_to(home):
                 path.unlink(missing_ok=True)
-        self.images, self.unreadable, self._whole = {}, {}, 0
 
-    def _compare(self, before: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-        path = self.folder / LINES
+    def _choose_names(self, files: Sequence[Path]) -> dict[str, str]:
+        """Names by the files' whole paths: those of the table, and for other files such as no other has."""
+        named = {key: str(each["name"]) for key, each in self.images.items()}
+        new = [file for file in files if os.path.abspath(file) not in named]
+        taken = set(named.values())
+        wished = stems([*map(Path, named), *new])[len(named) :]
+        for file, wish in zip(new, wished, strict=True):
+            more = (f"{wish}-{number}" for number in count(2))
+            name = next(name for name in chain([wish], more) if name not in taken)
+            named[os.path.abspath(file)] = name
+            taken.add(name)
+        return named
+
+    def _check_free(self) -> None:
+        """Refuse to write over files where nothing says that they are ours."""
+        masks = (self.folder / place / f"{name}.png" for name in self._named.values() for place in PICTURES.values())
+        for path in (self.folder / COCO, *masks):
+            if os.path.lexists(path):
+                raise ValueError(
+                    f"{path} is there without a {LINES} that says it is ours, and would be written over; {_OTHER}"
+                )
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
         for name, value in self.how.items():
             if name != "note" and before.get(name) != value:
                 held = f"boxes of {len(self.images)} images with {name} {before.get(name)}"
                 raise ValueError(
-                    f"{path} holds {held}, and now it is {value}; give another --out, or the same settings, or "
-                    "--overwrite, which begins anew"
-                )
-        names = {each["name"]: key for key, each in self.images.items()}
-        for name, file in files.items():
-            if names.get(name, os.path.abspath(file)) != os.path.abspath(file):
-                raise ValueError(
-                    f"{path} holds {name} of {self.images[names[name]]['image']}, and {file} would take its place; "
-                    f"{_OTHER}"
+                    f"{self.folder / LINES} holds {held}, and now it is {value}; give another --out, or the same "
+                    "settings, or --overwrite, which begins anew"
                 )
 
 
@@ -216,6 +279,11 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _plain(name: object) -> bool:
+    """Whether it names a file without leading elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _lines(words: Mapping[str, Any], lists: Mapping[str, Sequence[Any]]) -> str:

@@ -24,7 +24,7 @@ from vitrail.evaluation.located import Contour, enlarged, stretch
 from vitrail.evaluation.progress import progress
 from vitrail.recipes.box_tables import BOXES, COCO, BoxTable
 from vitrail.recipes.chosen_cut import Cut, cut_of
-from vitrail.recipes.files import image_files, stems
+from vitrail.recipes.files import image_files
 from vitrail.recipes.localizers import LocalizerWords, check_kept, check_threshold, open_words
 from vitrail.recipes.object_boxes import ObjectBox, laid, large_enough, object_boxes
 from vitrail.viz.canvas import fit
@@ -98,7 +98,8 @@ def localize_files(
 
     Raises:
         ValueError: no image that can be read, a folder of heat maps in place of a localizer, a threshold or an area
-            outside [0, 1), `top` without boxes="all", or a folder that holds what was found otherwise.
+            outside [0, 1), `top` without boxes="all", or a folder that holds what was found otherwise or files that
+            would be written over and are not ours; `FolderInUse` while another call writes into it.
     """
     check_threshold(wanted.threshold)
     check_kept(wanted.boxes, wanted.min_area, wanted.top)
@@ -108,33 +109,36 @@ def localize_files(
         raise ValueError(f"{words.title} is a folder of maps, which sees no images; name a localizer")
     cut = cut_of(words, localizer, wanted.threshold, wanted.size)
     transform = eval_transform(EvalTransformConfig(image_size=cut.image_size, mode=cut.view), localizer)
-    names = dict(zip(stems(files), files, strict=True))
-    table = BoxTable(out, _how(words, localizer, cut, wanted), names, localizer.classes, wanted.overwrite)
-    marked = [_File(path, name, fingerprint(path, content=True)) for name, path in names.items()]
-    todo = [each for each in marked if not table.finished(each.path, each.mark)]
-    before = len(files) - len(todo)
-    if before:
-        log.info(
-            "%d of %d images in %s are finished, with these weights and settings: they stay, and --overwrite would "
-            "make them anew",
-            *(before, len(files), out),
-        )
-    for folder in ("masks", "overlays"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     done = 0
-    with table, progress("localize", len(files)) as advance:
-        advance(before, ready=True)
-        for start in range(0, len(todo), wanted.batch_size):
-            batch = todo[start : start + wanted.batch_size]
-            shown = list(_read(batch, transform, table))
-            for each, entry in zip(shown, _located(localizer, shown, cut, wanted, out)):
-                table.add(each.file.path, each.file.mark, entry)
-                done += 1
-            advance(len(batch))
+    with BoxTable(out, _how(words, localizer, cut, wanted), files, localizer.classes, wanted.overwrite) as table:
+        todo = _unfinished(files, table)
+        before = len(files) - len(todo)
+        with progress("localize", len(files)) as advance:
+            advance(before, ready=True)
+            for start in range(0, len(todo), wanted.batch_size):
+                batch = todo[start : start + wanted.batch_size]
+                shown = list(_read(batch, transform, table))
+                for each, entry in zip(shown, _located(localizer, shown, cut, wanted, table)):
+                    table.add(each.file.path, each.file.mark, entry)
+                    done += 1
+                advance(len(batch))
     if not before + done:
         raise ValueError(f"none of {len(files)} images can be read; give image files that are there and whole")
     without = sum(not told["boxes"] for each in files if (told := table.of(each)) is not None)
     return Done((out / BOXES, out / COCO), before + done, without, len(todo) - done, before)
+
+
+def _unfinished(files: Sequence[Path], table: BoxTable) -> list[_File]:
+    """Those that are to be done; a line of the log tells how many are not."""
+    marked = [_File(path, table.name_of(path), fingerprint(path, content=True)) for path in files]
+    todo = [each for each in marked if not table.finished(each.path, each.mark)]
+    if len(todo) < len(files):
+        log.info(
+            "%d of %d images in %s are finished, with these weights and settings: they stay, and --overwrite would "
+            "make them anew",
+            *(len(files) - len(todo), len(files), table.folder),
+        )
+    return todo
 
 
 def _how(words: LocalizerWords, localizer: Localizer, cut: Cut, wanted: Wanted) -> dict[str, Any]:
@@ -166,15 +170,16 @@ def _read(files: Sequence[_File], transform: EvalTransform, table: BoxTable) -> 
 
 
 def _located(
-    localizer: Localizer, shown: Sequence[_Shown], cut: Cut, wanted: Wanted, out: Path
+    localizer: Localizer, shown: Sequence[_Shown], cut: Cut, wanted: Wanted, table: BoxTable
 ) -> Iterator[dict[str, Any]]:
-    """What is told of each image; its mask and its picture are written before."""
+    """What is told of each image; its mask and its picture are written before, what is to be overwritten goes first."""
     if not shown:
         return
     device = device_of(localizer) if isinstance(localizer, torch.nn.Module) else torch.device("cpu")
     found = localizer(torch.stack([each.pixels for each in shown]).to(device))
     maps = found.maps.detach().float().cpu()
     chances = None if found.logits is None else found.logits.detach().float().softmax(1).cpu()
+    table.begin()
     for place, each in enumerate(shown):
         values = stretch(enlarged(maps[place], each.geometry.size, cut.enlarge))
         found_boxes = object_boxes(values, cut.level, each.geometry, wanted.boxes)
@@ -184,8 +189,8 @@ def _located(
         none = "" if boxes else _why_none(found_boxes, wanted.min_area)
         picture = _picture(each, values, boxes, mask, classes, none)
         name = f"{each.file.name}.png"
-        _put(mask, out / "masks" / name)
-        _put(picture, out / "overlays" / name)
+        _put(mask, table.folder / "masks" / name)
+        _put(picture, table.folder / "overlays" / name)
         height, width = each.geometry.source
         told = [{"box": list(one.box), "score": round(one.score, 4), "area": one.area} for one in boxes]
         yield {
