@@ -85,6 +85,15 @@ class TestARun:
         config, _ = prepare("scenes_ltrp", [], Verbs(resume=True), tmp_path / "run")
         assert run(config, Verbs(resume=True), tmp_path / "run").steps == 5
         assert seen == [("mae", False), ("mae", True)]
+        made = tmp_path / "run" / "mae"
+        weights = (made / "exported" / "backbone.safetensors").read_bytes()
+        (made / "checkpoints" / "last.pt").unlink()  # for space: its weights stay, and do for a run that has begun
+        config, _ = prepare("scenes_ltrp", [], Verbs(resume=True), tmp_path / "run")
+        assert run(config, Verbs(resume=True), tmp_path / "run").steps == 5
+        (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+        with pytest.raises(ConfigError, match=r"mae has weights and no checkpoint .* or begin anew with --overwrite"):
+            run(config, Verbs(resume=True), tmp_path / "run")
+        assert (made / "exported" / "backbone.safetensors").read_bytes() == weights
         run(tiny("train.seed=1"), Verbs(overwrite=True), tmp_path / "run")
         assert seen[2:] == [("mae", False)]
         assert resolve(str(tmp_path / "run" / "mae" / "config.yaml")).train.seed == 1  # type: ignore[attr-defined]

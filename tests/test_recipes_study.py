@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from vitrail import catalog
 from vitrail.config import Config, ConfigError
 from vitrail.recipes import augmentation as family
 from vitrail.recipes import run as runner
-from vitrail.recipes.study import Cell, Study, costs, read_results, run_study, taken
+from vitrail.recipes.run import Verbs
+from vitrail.recipes.study import Cell, Study, _entered, costs, read_results, run_study, taken
+from vitrail.train import RunFolder
 
 TINY = (
     "data.scenes.count=32",
@@ -121,6 +124,7 @@ def test_what_was_not_trained_yet_binds_nobody(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / table.cells[0].folder
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(table.cells[0].config().override(["train.epochs=9"]).yaml())
+    (folder / "versions.json").write_text('{"vitrail": "0.1.0"}')
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     (result,) = run_study(table, tmp_path)
     assert result.state == "finished"
@@ -128,6 +132,69 @@ def test_what_was_not_trained_yet_binds_nobody(tmp_path: Path) -> None:
         ConfigError, match=r"train.epochs was 1, is 2\. Take these back, or give the study another --runs"
     ):
         run_study(study(cell(overrides=(*TINY, "train.epochs=2"))), tmp_path, runs=tmp_path / "runs")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def test_weights_without_checkpoints_are_not_trained_over(tmp_path: Path) -> None:
+    """Who removes checkpoints for space keeps the model, be it of the same settings or of others."""
+    table = study(cell())
+    run_study(table, tmp_path)
+    folder = tmp_path / "runs" / table.cells[0].folder
+    rmtree(folder / "checkpoints")
+    (tmp_path / "cells" / f"{table.cells[0].name}.json").unlink()
+    (result,) = run_study(table, tmp_path)  # trained to the end: only measured
+    assert result.state == "finished"
+    (tmp_path / "cells" / f"{table.cells[0].name}.json").unlink()
+    (folder / "trained.json").unlink()
+    before = files(folder)
+    for asked in (table, study(cell(overrides=(*TINY, "train.epochs=2")))):
+        with pytest.raises(
+            ConfigError, match=r"own-crops-0 has no checkpoint .*: evaluation/knn\.json, exported/backb"
+        ):
+            run_study(study(cell("new"), *asked.cells), tmp_path)
+        assert isinstance(_entered(asked.cells[0].config(), folder), ConfigError)
+        assert files(folder) == before
+
+
+def test_a_folder_of_others_is_refused_before_training(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / cell().folder
+    folder.mkdir(parents=True)
+    (folder / "curves.png").write_text("mine")
+    with pytest.raises(
+        ConfigError, match=r"own-crops-0 is no run of vitrail, and holds curves\.png\. .* another --out"
+    ):
+        run_study(study(cell("new"), cell()), tmp_path)
+    assert files(tmp_path) == {f"runs/{cell().folder}/curves.png": b"mine"}
+
+
+def test_what_was_trained_inside_of_a_run_is_not_trained_over(tmp_path: Path) -> None:
+    folder, config = tmp_path / "run", cell().config()
+    RunFolder(folder, config).close()
+    RunFolder(folder / "mae", config).close()
+    assert _entered(config, folder) == Verbs(overwrite=True)
+    (folder / "mae" / "checkpoints" / "last.pt").write_bytes(b"hours")
+    assert _entered(config, folder) == Verbs(resume=True)
+    other = _entered(config.override(["train.epochs=2"]), folder)
+    assert isinstance(other, ConfigError)
+    assert "mae/checkpoints/last.pt" in str(other)
+
+
+def test_a_mark_of_other_settings_is_stale(tmp_path: Path) -> None:
+    table = study(cell())
+    run_study(table, tmp_path)
+    (tmp_path / "cells" / f"{table.cells[0].name}.json").unlink()
+    mark = tmp_path / "runs" / table.cells[0].folder / "trained.json"
+    assert read_results(table, tmp_path)[0].state == "trained"
+    mark.write_text(json.dumps(table.cells[0].config().override(["train.epochs=9"]).plain()))
+    assert read_results(table, tmp_path)[0].state == "begun"
+    assert run_study(table, tmp_path)[0].state == "finished"
+    assert json.loads(mark.read_text()) == table.cells[0].config().plain()
+    RunFolder(mark.parent, table.cells[0].config(), "overwrite").close()
+    assert not mark.exists()
 
 
 def test_images_are_opened_before_anything_is_trained(tmp_path: Path) -> None:

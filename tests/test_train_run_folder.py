@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -66,9 +67,10 @@ def test_a_forked_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_pat
 
 
 def test_a_non_empty_folder_is_refused_with_the_three_ways(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+    with RunFolder(tmp_path / "run", CONFIG) as folder:
+        folder.write_metrics({"step": 1})
     with pytest.raises(ConfigError, match=r"--resume.*--extend.*--overwrite"):
-        RunFolder(tmp_path, CONFIG)
+        RunFolder(tmp_path / "run", CONFIG)
     with pytest.raises(ConfigError, match=r"no run in .* to resume"):
         RunFolder(tmp_path, CONFIG, "resume")
     with pytest.raises(ConfigError, match=r"no run in .* to extend"):
@@ -83,13 +85,48 @@ def test_overwrite_removes_what_vitrail_writes_and_nothing_else(tmp_path):
         folder.write_json("nonfinite.json", {})
         (folder.checkpoints / "last.pt").write_bytes(b"x")
         (folder.checkpoints / "mine.pt").write_bytes(b"x")
+        folder.write_json("trained.json", {})
+        folder.write_json("pictures/captions.json", {"heads.png": "words", "../../mine.png": "not ours"})
+        folder.write_json("evaluation/knn.json", {"protocol": "knn", "numbers": {}, "card": {}, "details": {}})
+        folder.write_json("evaluation/mine.json", {"numbers": []})
+        (tmp_path.parent / "mine.png").write_bytes(b"x")
         (folder.pictures / "heads.png").write_bytes(b"x")
+        (folder.pictures / "holiday.png").write_bytes(b"x")
         (tmp_path / "notes.txt").write_text("mine")
     with RunFolder(tmp_path, changed(epochs=7), "overwrite") as folder:
         assert not folder.resuming
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert found == [".lock", "checkpoints/mine.pt", "config.yaml", "log.txt", "notes.txt", "versions.json"]
+    mine = ["checkpoints/mine.pt", "evaluation/mine.json", "notes.txt", "pictures/holiday.png"]
+    assert found == sorted([".lock", "config.yaml", "log.txt", "versions.json", *mine])
+    assert (tmp_path.parent / "mine.png").exists()
     assert "epochs: 7" in (tmp_path / "config.yaml").read_text()
+
+
+def test_overwrite_wants_a_run_of_vitrail(tmp_path):
+    mine = ("pictures/holiday.png", "evaluation/mine.json", "exported/backbone.onnx", "curves.png", "report.html")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    own = {"config.yaml": "lr: 1", "log.txt": "epoch 1", "versions.json": '{"torch": "2"}'}  # others write such, too
+    for name, text in own.items():
+        with pytest.raises(ConfigError, match=r"--overwrite removes a run of vitrail, and .* is none; give another"):
+            RunFolder(tmp_path, CONFIG, "overwrite")
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="is none"):
+        RunFolder(tmp_path, CONFIG, "overwrite")
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+    assert {name: (tmp_path / name).read_text() for name in own} == own
+    RunFolder(tmp_path / "absent", CONFIG, "overwrite").close()
+    RunFolder(tmp_path / "absent", changed(seed=5), "overwrite").close()  # a refused start
+
+
+def test_a_run_is_known_by_its_log_too(tmp_path):
+    with RunFolder(tmp_path, CONFIG) as folder:
+        folder.write_metrics({"step": 1})
+        logging.getLogger("vitrail").info("training")
+    (tmp_path / "versions.json").unlink()
+    RunFolder(tmp_path, CONFIG, "overwrite").close()
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_resume_wants_the_very_same_configuration(tmp_path):

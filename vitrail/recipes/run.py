@@ -180,7 +180,14 @@ def train_before(config: Config, verbs: Verbs, out: Path, name: str, what: str) 
     """
     place = out / name
     started = (place / "checkpoints" / "last.pt").is_file() and not verbs.overwrite
-    if not (out / "checkpoints" / "last.pt").is_file() or not started:
+    weights = (place / "exported" / "backbone.safetensors").is_file() and not verbs.overwrite
+    begun = (out / "checkpoints" / "last.pt").is_file()  # only once what comes first was finished
+    if weights and not started and not begun:
+        raise ConfigError(
+            f"{place} has weights and no checkpoint that tells whether they are trained to the end; put its "
+            f"checkpoints/last.pt back, or begin anew with --overwrite"
+        )
+    if not begun or not (started or weights):
         log.info("first, %s is trained into %s", what, place)
         train_here(config, Verbs(resume=started, overwrite=not started), place)
     return place

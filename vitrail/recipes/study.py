@@ -159,7 +159,7 @@ def run_study(
 
     Raises:
         ConfigError: before anything is trained, for a cell whose recipe is refused, or whose run folder holds a
-            training with other settings.
+            training with other settings, one whose checkpoints are gone, or something else.
         ValueError: before anything is trained, for images that cannot be opened, or are too few for a batch.
     """
     from vitrail.train import join
@@ -212,7 +212,10 @@ def first_costs(study: Study, out: Path, runs: Path | None = None) -> dict[str, 
     runs = runs or out / "runs"
     firsts = {cell.first.run: cell.first for cell in study.cells if cell.first is not None}
     return {
-        run: (_state(runs / run), _cost(first.recipe, first.config(), _speed(first.recipe, study, runs), built))
+        run: (
+            _state(runs / run, first.config()),
+            _cost(first.recipe, first.config(), _speed(first.recipe, study, runs), built),
+        )
         for run, first in firsts.items()
     }
 
@@ -265,12 +268,14 @@ def _run(cell: Cell, same: Sequence[Cell], out: Path, runs: Path, device: str, r
 def _train(config: Config, folder: Path, ranks: Any) -> str | None:
     """Train to the end, or what is left of that; returns why a loss was not finite, None where all went well."""
     from vitrail.evaluation.result import write_atomically
-    from vitrail.recipes.run import Verbs, train_here
+    from vitrail.recipes.run import train_here
     from vitrail.train import Interrupted, NonFiniteLoss
 
-    if not ranks.agree(_trained(folder) is None):
+    if ranks.agree(_state(folder, config)) == "trained":
         return None
-    verbs = ranks.agree(Verbs(resume=_begun(folder), overwrite=folder.exists() and not _begun(folder)))
+    verbs = ranks.agree(_entered(config, folder) if ranks.main else None)
+    if isinstance(verbs, ConfigError):
+        raise verbs
     try:
         train_here(config, verbs, folder)
     except NonFiniteLoss as error:
@@ -299,7 +304,7 @@ def _open_all(cells: Sequence[Cell], runs: Path) -> None:
         trainings = cell.trainings(runs)
         for config, folder in trainings:
             key = json.dumps([config.plain()["data"], config.train.global_batch_size], sort_keys=True)  # type: ignore[attr-defined]
-            if key not in seen and _trained(folder) is None:
+            if key not in seen and _state(folder, config) != "trained":
                 _loader(config)
                 seen.add(key)
         if cell.data not in (*seen, "scenes", trainings[-1][0].data.root):  # type: ignore[attr-defined]
@@ -323,7 +328,8 @@ def _check(cell: Cell, runs: Path, option: str) -> None:
 
     for config, folder in cell.trainings(runs):
         family_of(config).check(config)
-        if _state(folder) == "open":
+        if not _begun(folder) and not (folder / "trained.json").is_file():
+            _goes_on(config, folder, option)
             continue
         changed = differences(read_yaml(folder / "config.yaml"), config.plain())
         if changed:
@@ -333,11 +339,50 @@ def _check(cell: Cell, runs: Path, option: str) -> None:
                 f"{folder} was trained with other settings: {words}. Take these back, or give the study another "
                 f"{option}"
             )
+        if _state(folder, config) == "open":  # the mark is of other settings
+            _goes_on(config, folder, option)
+
+
+def _entered(config: Config, folder: Path) -> Any:
+    """The `Verbs` with which a training is begun or goes on, or the `ConfigError` that refuses it."""
+    from vitrail.recipes.run import Verbs
+
+    try:
+        resume = _begun(folder) or _goes_on(config, folder)
+    except ConfigError as error:
+        return error
+    return Verbs(resume=resume, overwrite=not resume and folder.exists())
+
+
+def _goes_on(config: Config, folder: Path, option: str = "--out or --runs") -> bool:
+    """Whether a run without checkpoints is taken up: for what was trained inside of it; else it begins anew.
+
+    `ConfigError` where that would cost weights or evaluations, or files of others.
+    """
+    from vitrail.config import read_yaml
+    from vitrail.train.run_files import in_the_way, is_run, kept
+    from vitrail.train.run_folder import differences
+
+    others = sorted(in_the_way(folder)) if folder.is_dir() else []
+    found = kept(folder) if others else []
+    if not others or (is_run(folder) and not found):
+        return False
+    words = ", ".join(map(str, (found or others)[:SHOWN])) + " ..." * (len(found or others) > SHOWN)
+    if not is_run(folder):
+        raise ConfigError(f"{folder} is no run of vitrail, and holds {words}. Give the study another {option}")
+    inside = all(len(name.parts) > 2 for name in found)
+    if inside and not differences(read_yaml(folder / "config.yaml"), config.plain()):
+        return True
+    raise ConfigError(
+        f"{folder} has no checkpoint to go on from, and beginning anew would replace what it holds: {words}. Put "
+        f"checkpoints/last.pt back, remove the folder by hand, or give the study another {option}"
+    )
 
 
 def _read(cell: Cell, out: Path, runs: Path) -> Result:
     path = out / "cells" / f"{cell.name}.json"
-    known: Result = Result(cell, _state(runs / cell.folder))
+    config, folder = cell.trainings(runs)[-1]
+    known: Result = Result(cell, _state(folder, config))
     if not path.is_file():
         return known
     try:
@@ -351,9 +396,9 @@ def _read(cell: Cell, out: Path, runs: Path) -> Result:
     return Result(cell, "finished", values["value"], report=values["report"])
 
 
-def _state(folder: Path) -> State:
+def _state(folder: Path, config: Config) -> State:
     """How far a training is."""
-    if _trained(folder) is not None:
+    if _trained(folder, config):
         return "trained"
     return "begun" if _begun(folder) else "open"
 
@@ -363,9 +408,14 @@ def _begun(folder: Path) -> bool:
     return any((folder / "checkpoints" / name).is_file() for name in ("last.pt", "previous.pt"))
 
 
-def _trained(folder: Path) -> Any:
+def _trained(folder: Path, config: Config) -> bool:
+    """Whether it was trained to the end with these settings: the mark of others is stale."""
     path = folder / "trained.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return False
+    from vitrail.train.run_folder import differences
+
+    return not differences(json.loads(path.read_text()), config.plain())
 
 
 def _write(out: Path, cell: Cell, found: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -27,27 +26,11 @@ from typing import Any, Literal, Self
 import yaml
 
 from vitrail.config import Config, ConfigError, read_yaml
+from vitrail.train.run_files import in_the_way, is_run, removable
 
 Verb = Literal["new", "resume", "extend", "overwrite"]
 FREE_KEYS = frozenset(
     {"log_every", "checkpoint_every", "evaluate_every", "workers", "prefetch", "pin", "device", "devices", "download"}
-)
-# What vitrail writes, and so what --overwrite may remove.
-OURS = (
-    *("config.yaml", "versions.json", "log.txt", "metrics.jsonl", "skipped.jsonl", "nonfinite.json"),
-    *("tensorboard/events.out.*", "checkpoints/last.pt*", "checkpoints/previous.pt", "exported/backbone.*"),
-    *("evaluation/*.json", "pictures/*.png", "pictures/captions.json", "report.html"),
-    *("curves.png", "entropy_heads.png"),
-)
-# What a run that stopped before its first step leaves: a mistyped folder must not cost a new --out.
-BEFORE_TRAINING = frozenset(
-    {".lock", "config.yaml", "versions.json", "log.txt", "nonfinite.json", "captions.json", "skipped.jsonl"}
-)
-# What some recipes make before they train, in hours: it is looked at before it is used, and --overwrite keeps it.
-PREPARED = (
-    *("object_masks/object_masks.json", "object_masks/masks.npy", "object_masks/table.npy"),
-    *("object_masks/.object_masks.json.*", "object_masks/.masks.npy.*", "object_masks/.table.npy.*"),
-    *("neighbors.safetensors", ".neighbors.safetensors.*"),
 )
 log = logging.getLogger("vitrail")
 _locks: set[int] = set()
@@ -77,7 +60,8 @@ class RunFolder:
             start was refused, also with masks or neighbors that were made for it already; "resume" goes on
             with the very same run, so nothing may differ but `FREE_KEYS`, which change what is logged or how fast
             it goes; "extend" allows larger values of `epochs` besides; "overwrite" removes the files that vitrail
-            writes, no others. After an elastic restart by torchrun any verb resumes.
+            writes, no others, and refuses a folder with foreign files that is no run of vitrail. After an elastic
+            restart by torchrun any verb resumes.
         main: whether this process writes (rank 0); other ranks only read paths from it.
 
     Raises `ConfigError` for a refused folder and `FolderInUse` for a held one.
@@ -209,14 +193,16 @@ class RunFolder:
 
     def _check_free(self) -> None:
         """Refuse a folder with more than a refused start leaves; of that, what it said of its images goes."""
-        found = (entry.relative_to(self.path) for entry in self.path.rglob("*") if entry.is_file())
-        others = [str(name) for name in islice((name for name in found if not _free(self.path, name)), 4)]
+        others = [str(name) for name in islice(in_the_way(self.path), 4)]
         if others:
+            holds = f"it holds {', '.join(others[:3])}{' ...' * (len(others) > 3)}"
+            if not is_run(self.path):
+                raise ConfigError(f"folder {self.path} is not empty and no run of vitrail; give another --out; {holds}")
             made = [name for name in ("object_masks", "neighbors.safetensors") if (self.path / name).exists()]
             raise ConfigError(
                 f"run folder {self.path} is not empty; go on with --resume, train longer with --extend,"
                 f" or empty it with --overwrite, which removes what vitrail writes"
-                f"{f' but for {made[0]}' if made else ''}; it holds {', '.join(others[:3])}{' ...' * (len(others) > 3)}"
+                f"{f' but for {made[0]}' if made else ''}; {holds}"
             )
         for name in ("skipped.jsonl", "nonfinite.json") if (self.path / "config.yaml").is_file() else ():
             (self.path / name).unlink(missing_ok=True)
@@ -291,10 +277,15 @@ class RunFolder:
             )
 
     def _empty(self) -> None:
-        for pattern in OURS:
-            for file in self.path.glob(pattern):
-                if file.is_file():
-                    file.unlink()
+        """Remove what vitrail writes; refuse a folder in which it never did."""
+        others = [] if is_run(self.path) else [str(name) for name in islice(in_the_way(self.path), 4)]
+        if others:
+            raise ConfigError(
+                f"--overwrite removes a run of vitrail, and {self.path} is none; give another --out, or empty it by"
+                f" hand; it holds {', '.join(others[:3])}{' ...' * (len(others) > 3)}"
+            )
+        for file in removable(self.path):
+            file.unlink(missing_ok=True)
         for folder in ("tensorboard", "checkpoints", "exported", "evaluation", "pictures"):
             if (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
                 (self.path / folder).rmdir()
@@ -361,16 +352,6 @@ def _alive(holder: str) -> bool:
     except (PermissionError, ValueError):
         return True
     return True
-
-
-def _free(folder: Path, name: Path) -> bool:
-    """Whether a file of a run folder may be there before training: what a refused start leaves, or prepares."""
-    if name.name in ("config.yaml", "versions.json"):  # a run writes both; one alone is someone's own
-        place = folder / name.parent
-        return (place / "config.yaml").is_file() and (place / "versions.json").is_file()
-    if any(fnmatchcase(str(name), pattern) for pattern in PREPARED):
-        return True
-    return name.name in BEFORE_TRAINING or (name.parent.name == "pictures" and name.stem.endswith("_before"))
 
 
 def _lines(path: Path) -> list[str]:
