@@ -306,6 +306,8 @@ def test_cells_start_from_one_training(tmp_path: Path) -> None:
     assert runs == {cell.folder for cell in kept.cells} | set(before)
     surgeries = [load(str(tmp_path / "runs" / cell.folder)).config for cell in kept.cells]
     assert [config.surgery for config in surgeries if isinstance(config, BackboneConfig)] == [None, "F", "F"]
+    assert any("from one with both. The surgery follows the weights" in note for note in study.notes)
+    assert not any("All fine-tunings" in note for note in study.notes)
     logs = [(tmp_path / "runs" / cell.folder / "metrics.jsonl").read_text() for cell in kept.cells]
     assert ["train/spatial_entropy" in log for log in logs] == [False, False, True]
     after = first_costs(study, tmp_path)
