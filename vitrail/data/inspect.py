@@ -22,7 +22,7 @@ from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.cub import Cub, find_cub, is_cub
 from vitrail.data.finding import Finding, few
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
-from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c, variants_in_words
+from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c, misspelt_in_words, variants_in_words
 from vitrail.data.images import UnreadableImage, open_image
 from vitrail.data.inspect_boxes import cub_boxes, folder_boxes, wsol_boxes
 from vitrail.data.listed import ListedImages
@@ -419,6 +419,9 @@ def _imagenet_c(root: Path, patch_size: int, image_size: int, sample: int | None
     names = sorted({name for name, _ in data.variants})
     what = f"ImageNet-C: {len(data)} images in {len(data.classes)} classes, {len(names)} of 15 corruptions"
     findings = [Finding("ok", what, ""), *(Finding("ok", note, "") for note in data.notes)]
+    if data.misspelt:
+        what = f"ImageNet-C: {misspelt_in_words(data.misspelt)}"
+        findings.append(Finding("warning", what, "rename them to what they hold, or move them away"))
     if data.missing:
         mend = "unpack noise.tar, blur.tar, weather.tar and digital.tar there, or measure with allow_missing=true"
         what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {variants_in_words(data.missing)}"
