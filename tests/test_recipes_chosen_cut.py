@@ -92,7 +92,7 @@ def test_a_held_out_one_with_deviations_goes_before_all_others_and_says_so(words
     report(words, "-crop", 0.5, day=5, view="crop", thresholds=20)
     cut = cut_of(words, LOCALIZER)
     assert (cut.threshold, cut.view) == (0.5, "crop")
-    said = "; by an evaluation that deviates from the preset default: view = crop (standard None), thresholds = 20"
+    said = "; by an evaluation that deviates from the preset default: view = crop (standard null), thresholds = 20"
     assert said in cut.note
     assert "no evaluation chose" not in cut.note
 

@@ -238,6 +238,15 @@ def test_rows_columns_and_seeds() -> None:
     assert [config.data.scenes.seed for config in seeds] == [1] * 3 + [4] * 3
 
 
+def test_columns_of_scenes_by_their_own_names_and_rows_that_are_nearly_named() -> None:
+    study = sar_table4(["small=true", "columns=Flowers,pets", "rows=no sar"])
+    assert study.columns == ("scenes for Flowers", "scenes for Pets")
+    with pytest.raises(ConfigError, match=r"called 'CvT'; did you mean 'CvT-13' or 'CvT-13 \+ SAR'\?; known: ViT-T/16"):
+        sar_table2(["small=true", "rows=CvT"])
+    with pytest.raises(ConfigError, match=r"called 'Flwers'; did you mean 'scenes for Flowers'\?; known"):
+        sar_table4(["small=true", "columns=Flwers"])
+
+
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs ImageNet-100: give imagenet100=FOLDER, or small=true"):
         sar_table1a([])

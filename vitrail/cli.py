@@ -24,6 +24,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _folder(out: Path | None) -> Path | None:
+    """--out of a command that writes a folder, which can be one."""
+    from vitrail.recipes.files import check_out
+
+    if out is not None:
+        check_out(out)
+    return out
+
+
 Weights = Annotated[
     str,
     typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` together with --model."),
@@ -162,7 +172,9 @@ def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("vitrail-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.", callback=_folder)] = Path(
+        "vitrail-demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of scenes, weights and order.")] = 0,
     budget: Annotated[float, typer.Option(help="Share of the recipe's scenes, in (0, 1].")] = 0.7,
 ) -> None:
@@ -271,7 +283,7 @@ def train(
 def label(
     recipe: Annotated[str, typer.Argument(help="A recipe of LTRP, or a YAML file: its images and what is removed.")],
     settings: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")] = Path("labels"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.", callback=_folder)] = Path("labels"),
     draws: Annotated[int, typer.Option(help="Sets of visible patches an image.")] = 4,
     shard: Annotated[
         str,
@@ -355,7 +367,9 @@ def object_masks(
         str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K ..., or `scenes`.")
     ],
     settings: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.")] = Path("object-masks"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.", callback=_folder)] = Path(
+        "object-masks"
+    ),
     split: Annotated[Literal["train", "val"], typer.Option(help="Which of the images.")] = "train",
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that cut; default: as many as there are cores.")
@@ -639,7 +653,9 @@ def show(
     picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: ShownWeights = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.", callback=_folder)] = Path(
+        "pictures"
+    ),
     model: Model = None,
     key: Key = "auto",
     size: Size = None,
@@ -834,7 +850,9 @@ def rank(
         str | None, typer.Option("--weights", "-w", help="A checkpoint or a run folder; random and center need none.")
     ] = None,
     keep: Annotated[float, typer.Option(help="Share of the patches that is kept, above 0 and at most 1.")] = 0.25,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores, ids and pictures.")] = Path("ranked"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for scores, ids and pictures.", callback=_folder)
+    ] = Path("ranked"),
     model: Model = None,
     key: Key = "auto",
     size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the ranker's own.")] = None,
@@ -881,7 +899,9 @@ def localize(
             "trained to be, else attention.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for boxes, masks and pictures.")] = Path("localized"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for boxes, masks and pictures.", callback=_folder)
+    ] = Path("localized"),
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -957,7 +977,7 @@ def _localizer_words(localizer: str | None, weights: str | None) -> Any:
 def features(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: Weights,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards and their index.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards and their index.", callback=_folder)],
     patches: Annotated[bool, typer.Option("--patches", help="Write the features of all patches, too.")] = False,
     cls: Annotated[bool, typer.Option(help="Write class tokens.")] = True,
     fit: Annotated[
@@ -1028,7 +1048,10 @@ def compare(
         int | None, typer.Option(help="How many images the pictures show: 6; of localizers 8 hits and as many misses.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for page and numbers; default rankers or localizers.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for page and numbers; default rankers or localizers.", callback=_folder
+        ),
     ] = None,
     model: Model = None,
     key: Key = "auto",

@@ -111,7 +111,7 @@ def _words(config: Config, parts: Parts, processes: int) -> str:
     height, width = parts.method.backbone.image_size
     tall, wide = parts.method.backbone.patch_size
     return (
-        f"{images:,} images, {train.epochs} epochs of {steps:,} steps of {batch}: {train.epochs * steps:,} steps; "
+        f"{images:,} images, {train.epochs} epoch{'s' * (train.epochs != 1)} of {steps:,} steps of {batch}: {train.epochs * steps:,} steps; "
         f"{height} x {width} px in {height // tall * (width // wide)} patches; {weights / 1e6:.1f} M weights; "
         f"{processes} process{'es' * (processes > 1)}"
     )
