@@ -264,6 +264,8 @@ MISTYPED = [
     (["study", "sar_table1b", "imagenet100=nowhere"], "imagenet100=nowhere: there is no such folder"),
     (["study", "sar_table4", "small=true", "flowers=nowhere"], "flowers=nowhere: there is no such folder"),
     (["study", "sar_table1b", "small=true", "-o", "a.png/study"], "a.png is a file"),
+    (["show", "corruptions", "a.png", "-o", "new.png"], "new.png is to be a folder, into which files are written"),
+    (["rank", "a.png", "-r", "center", "-o", "a.png"], "a.png cannot be a folder: "),
     (["study", "sar_table1b", "small=true", "--runs", "a.png"], "a.png is a file"),
     (["study", "sar_table1b", "small=true", "rows=Z"], "rows: there is no"),
     (["study", "augmentation", "cifar10=nowhere"], "no folder 'nowhere'"),

@@ -65,6 +65,24 @@ def test_empty_folders_are_missing_and_told_with_all_that_is(tmp_path: Path) -> 
     assert "missing: snow 2, fog 3 and 5, pixelate 1; of these are there and empty: fog 3, pixelate 1" in what
 
 
+def test_folders_that_are_no_corruption_are_named(tmp_path: Path) -> None:
+    data = imagenet_c(tmp_path / "tree")
+    (data / "fog").rename(data / "fogg")
+    tree = ImageNetC(data)
+    assert tree.misspelt == {"fogg": "fog"}
+    assert len(tree.missing) == 5
+    found = [each for each in inspect_folder(data) if each.level == "warning"]
+    assert "ImageNet-C: fogg is no corruption, did you mean fog?" in [each.what for each in found]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (data / "fogg").rename(alone / "fogg")
+    assert is_imagenet_c(alone)
+    with pytest.raises(ValueError, match=r"no folder CORRUPTION/SEVERITY.*fogg is no corruption, did you mean fog\?"):
+        ImageNetC(alone)
+    (alone / "fogg" / "3").rename(alone / "fogg" / "three")
+    assert not is_imagenet_c(alone)  # it may as well be a class
+
+
 def test_some_classes(tmp_path: Path) -> None:
     data = ImageNetC(imagenet_c(tmp_path))
     part = data.of_classes(("n01484850", "n99999999"))

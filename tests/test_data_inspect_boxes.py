@@ -64,6 +64,16 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, lines: str, level: str, what:
     )
 
 
+def test_a_broken_file_is_told_without_contradiction(tmp_path: Path) -> None:
+    """Images of broken lines have lines; nothing is read, so nothing is counted; what is wrong alike is said once."""
+    root = photos(tmp_path)
+    (root / "val_boxes.txt").write_text("a/3.png 4 4 1 1\nb/4.png 1 2\nb/4.png 1\n")
+    wrong, without = of_boxes(root)
+    assert "1: the box 4 4 1 1 ends before it begins: x1 1 is left of x0 4, got 'a/3.png 4 4 1 1'" in wrong.what
+    assert "2: expected `<path> x0 y0 x1 y1`, got 'b/4.png 1 2'; 3: 'b/4.png 1'" in wrong.what
+    assert without.what.endswith("1 of 3 images have no box: b/5.jpg")
+
+
 def test_a_file_without_any_line_of_an_image(tmp_path: Path) -> None:
     root = photos(tmp_path)
     (root / "val_boxes.txt").write_text("val/a/3.png 0 0 39 29\nval/b/4.png 0 0 39 29\n")

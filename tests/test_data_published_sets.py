@@ -161,6 +161,7 @@ def test_a_download_without_a_network_says_the_way_out(tmp_path: Path, monkeypat
 
     def no_network(root: str, download: bool = False) -> None:
         asked.append((root, download))
+        (Path(root) / "flowers-102" / "jpg").mkdir(parents=True, exist_ok=True)
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets, "Flowers102", no_network)
@@ -173,8 +174,15 @@ def test_a_download_without_a_network_says_the_way_out(tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match=words):
         check_data(DataConfig(root=str(root), download=True), 224)
     assert asked == [(str(tmp_path / "new"), True)]
-    with pytest.raises(ValueError, match=r"there is no folder"):
+    assert not list(tmp_path.iterdir())  # neither folders nor the lock
+    with pytest.raises(ValueError, match=r"there is no folder.*fetches flowers-102 there with data.download=true"):
         open_splits(DataConfig(root=str(root)))
+    root.mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"has no images .*fetches flowers-102 there with data.download=true"):
+        open_splits(DataConfig(root=str(root)))
+    with pytest.raises(ValueError, match=words):
+        check_data(DataConfig(root=str(root), download=True), 224)
+    assert sorted(root.parent.iterdir()) == [root]  # which was there before; the lock was not
     with pytest.raises(ValueError, match=r"StanfordCars has is dead. Get the archives elsewhere.*cars_train_annos.mat"):
         download(tmp_path / "stanford_cars")
     with pytest.raises(

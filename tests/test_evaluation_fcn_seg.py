@@ -21,7 +21,7 @@ def test_crops() -> None:
     config = FcnSegConfig.parse(settings)
     first, again = (evaluate(MeanBackbone(), painted(8), painted(4, seed=1), config) for _ in range(2))
     assert first.numbers == again.numbers
-    assert "width = 16 (standard None)" in first.card["deviations"]
+    assert "width = 16 (standard null)" in first.card["deviations"]
 
 
 def test_presets() -> None:

@@ -154,7 +154,7 @@ def test_unreadable_images_and_fewer_images_are_said() -> None:
     note = report.details["notes"][0]
     assert note.startswith("train: 1 of 10 images could not be used and were left out, the first one: ")
     assert some.reads == 5
-    assert "images = 5 (standard None)" in report.card["deviations"]
+    assert "images = 5 (standard null)" in report.card["deviations"]
 
 
 def test_label_maps_survive_packing() -> None:

@@ -414,7 +414,7 @@ def test_reports_are_saved_and_say_their_conventions(tmp_path: Path) -> None:
     assert report.card["preset"] == "wsolevaluation"
     assert 'boxes with "+1"' in report.card["averaging"]
     assert report.card["config"]["whole_pixels"] is True
-    assert "image_size = 48 (standard None)" in report.card["deviations"]
+    assert "image_size = 48 (standard null)" in report.card["deviations"]
     assert len(report.details["thresholds"]) == 255
     for view, words in (("squash", "the whole image, squashed (view squash)"), ("crop", "the middle of the image")):
         report = evaluate(localizer, data, LocalizationConfig(view=view, threshold=0.3))

@@ -88,7 +88,16 @@ def test_a_tree_that_lacks_something(tmp_path: Path) -> None:
     assert rows["frost"]["errors"]["1"] == 100
     assert "fog" not in rows
     assert report.details["missing"] == [["frost", 2], *(["fog", severity] for severity in SEVERITIES)]
-    assert any("means are over 13 corruptions" in note for note in report.details["notes"])
+    assert any("means are over 13 of 15 corruptions" in note for note in report.details["notes"])
+    assert "mce and other means are over 13 of 15 corruptions: no published mCE" in report.card["deviations"]
+    (tmp_path / "snow").rename(tmp_path / "snwo")
+    with pytest.raises(ValueError, match=r"lacks 11 of the 75 .*; snwo is no corruption, did you mean snow\?"):
+        evaluate(MeanBackbone(), BY_COLOR, ImageNetC(tmp_path), SMALL, classes=WNIDS)
+    some = evaluate(
+        MeanBackbone(), BY_COLOR, ImageNetC(tmp_path), SMALL.override(["allow_missing=true"]), classes=WNIDS
+    )
+    assert "left out: snwo is no corruption, did you mean snow?" in some.details["notes"]
+    (tmp_path / "snwo").rename(tmp_path / "snow")
     report.save(tmp_path / "one.json")
     settings = ["allow_missing=true", f"baseline={tmp_path / 'one.json'}"]
     again = evaluate(MeanBackbone(), BY_COLOR, tree, SMALL.override(settings), classes=WNIDS)

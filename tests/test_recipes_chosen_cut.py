@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from vitrail.backbones import BackboneConfig, create
 from vitrail.evaluation.features import weights_digest
 from vitrail.evaluation.localization import LocalizationConfig
 from vitrail.evaluation.result import Report, changes
+from vitrail.localizers.centered_box import CenteredBox
+from vitrail.localizers.lost import Lost
+from vitrail.localizers.token_cut import TokenCut
 from vitrail.recipes.chosen_cut import UNCHOSEN, cut_of, saved_evaluation
 from vitrail.recipes.localizers import LocalizerWords
 
@@ -87,7 +92,7 @@ def test_a_held_out_one_with_deviations_goes_before_all_others_and_says_so(words
     report(words, "-crop", 0.5, day=5, view="crop", thresholds=20)
     cut = cut_of(words, LOCALIZER)
     assert (cut.threshold, cut.view) == (0.5, "crop")
-    said = "; by an evaluation that deviates from the preset default: view = crop (standard None), thresholds = 20"
+    said = "; by an evaluation that deviates from the preset default: view = crop (standard null), thresholds = 20"
     assert said in cut.note
     assert "no evaluation chose" not in cut.note
 
@@ -111,6 +116,25 @@ def test_what_is_asked_for_goes_before_all(words: LocalizerWords, caplog: pytest
     assert (cut.threshold, cut.image_size, cut.note) == (0.625, 64, "the threshold was given")
     assert not caplog.messages
     assert cut_of(words, LOCALIZER, size=64).image_size == 64
+
+
+@pytest.mark.parametrize("variant", ["component", "soft"])
+def test_masks_need_no_threshold(words: LocalizerWords, variant: str) -> None:
+    """Those of LOST, TokenCut and the floors are 0 and 1; what is soft has to be cut."""
+    backbone: Any = create(
+        BackboneConfig(name="vit_tiny_patch16_224", patch_size=8, image_size=32, embed_dim=24, depth=2, heads=2)
+    )
+    for each in (Lost(backbone, variant), TokenCut(backbone, variant)):
+        images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        two = set(each(images).maps.unique().tolist()) <= {0.0, 1.0}
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            cut = cut_of(words, each)
+        assert two == (variant == "component")
+        assert two == (not said) == (cut.note == "the box is the same at every threshold")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cut_of(LocalizerWords("whole_image", None, None), CenteredBox(share=1.0))
 
 
 def test_reports_of_others_are_passed_by(words: LocalizerWords) -> None:

@@ -123,7 +123,7 @@ def test_preset_and_threshold_tell_results_of_a_run_apart(images: Path, tmp_path
     assert titles == {
         "localization: attention, preset default, on photos",
         "localization: attention, preset default, threshold = test_set (standard held_out), on photos",
-        "localization: attention, preset ppd, image_size = 32 (standard None), on photos",
+        "localization: attention, preset ppd, image_size = 32 (standard null), on photos",
         "localization: attention, preset default, threshold = 0.25 (standard held_out), on photos",
     }
     page = write_page(tmp_path / "page.html", [run]).read_text()

@@ -195,7 +195,7 @@ def test_a_part_of_another_make_is_trained_anew(trained: Path, start: list[str],
 
 def test_a_dry_run_makes_nothing(tmp_path: Path) -> None:
     for recipe in ("scenes_locloc", "scenes_ppd"):
-        assert "32 images, 1 epochs of 2 steps of 16" in describe(tiny(recipe=recipe), 1)
+        assert "32 images, 1 epoch of 2 steps of 16" in describe(tiny(recipe=recipe), 1)
 
 
 def test_published_values() -> None:

@@ -238,6 +238,15 @@ def test_rows_columns_and_seeds() -> None:
     assert [config.data.scenes.seed for config in seeds] == [1] * 3 + [4] * 3
 
 
+def test_columns_of_scenes_by_their_own_names_and_rows_that_are_nearly_named() -> None:
+    study = sar_table4(["small=true", "columns=Flowers,pets", "rows=no sar"])
+    assert study.columns == ("scenes for Flowers", "scenes for Pets")
+    with pytest.raises(ConfigError, match=r"called 'CvT'; did you mean 'CvT-13' or 'CvT-13 \+ SAR'\?; known: ViT-T/16"):
+        sar_table2(["small=true", "rows=CvT"])
+    with pytest.raises(ConfigError, match=r"called 'Flwers'; did you mean 'scenes for Flowers'\?; known"):
+        sar_table4(["small=true", "columns=Flwers"])
+
+
 def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs ImageNet-100: give imagenet100=FOLDER, or small=true"):
         sar_table1a([])
@@ -306,6 +315,8 @@ def test_cells_start_from_one_training(tmp_path: Path) -> None:
     assert runs == {cell.folder for cell in kept.cells} | set(before)
     surgeries = [load(str(tmp_path / "runs" / cell.folder)).config for cell in kept.cells]
     assert [config.surgery for config in surgeries if isinstance(config, BackboneConfig)] == [None, "F", "F"]
+    assert any("from one with both. The surgery follows the weights" in note for note in study.notes)
+    assert not any("All fine-tunings" in note for note in study.notes)
     logs = [(tmp_path / "runs" / cell.folder / "metrics.jsonl").read_text() for cell in kept.cells]
     assert ["train/spatial_entropy" in log for log in logs] == [False, False, True]
     after = first_costs(study, tmp_path)

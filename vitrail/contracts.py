@@ -127,7 +127,10 @@ class Located(NamedTuple):
 
 @runtime_checkable
 class Localizer(Protocol):
-    """A way to say where the object of an image is. `vitrail.evaluation.localization` makes boxes of its maps."""
+    """A way to say where the object of an image is. `vitrail.evaluation.localization` makes boxes of its maps.
+
+    One whose maps are masks, 0 and 1, says so by `any_threshold = True`: its box is the same at every threshold.
+    """
 
     mean: Sequence[float]
     std: Sequence[float]

@@ -202,24 +202,20 @@ def build_staged(config: BackboneConfig) -> StagedBackbone:
 
 
 def _check_plain(config: BackboneConfig) -> None:
-    known = {"embed_dim": "embed_dims", "depth": "depths", "heads": "heads"}
-    for field, option in known.items():
-        value = getattr(config, field)
-        if value is not None:
-            own = list(getattr(PVTS.get(config.name) or CVTS[config.name], option))
-            raise ConfigError(
-                f"{field} = {value} is for plain ViTs, and {config.name} has {len(own)} stages; leave it out, or set "
-                f"options.{option} to a number for each, {own} by default"
-            )
-    if config.patch_size is not None:
-        patch = Pvt.patch if config.name in PVTS else Cvt.patch
+    options = {"embed_dim": "embed_dims", "depth": "depths", "heads": "heads"}
+    fields = ("patch_size", *options, "object_filter")
+    given = {field: getattr(config, field) for field in fields if getattr(config, field) is not None}
+    if given:
+        own, patch = PVTS.get(config.name) or CVTS[config.name], Pvt.patch if config.name in PVTS else Cvt.patch
+        told = [field if field == "object_filter" else f"{field} = {value}" for field, value in given.items()]
+        hints = [
+            f"options.{options[field]} is {list(getattr(own, options[field]))}" for field in given if field in options
+        ]
+        stages = f"; of its stages {', '.join(hints)}, a number for each" if hints else ""
         raise ConfigError(
-            f"patch_size = {config.patch_size} is for plain ViTs; {config.name} always has {patch} pixels between the "
-            "patches of its last stage: leave it out"
-        )
-    if config.object_filter is not None:
-        raise ConfigError(
-            f"object_filter is for plain ViTs, and {config.name} is none; leave it out, or choose a vit_* or deit_*"
+            f"{', '.join(told)} {'are' if len(told) > 1 else 'is'} for plain ViTs (vit_*, deit_*), and {config.name} "
+            f"always has {patch} pixels between the patches of its last stage{stages}: set "
+            f"{' '.join(f'backbone.{field}=null' for field in given)}"
         )
     if config.name in CVTS and config.gradient_checkpointing:
         raise ConfigError(

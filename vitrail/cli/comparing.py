@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrail.cli.words import RANKER, Device, Key, Model, Overrides, _show_progress, app
+from vitrail.cli.words import RANKER, Device, Key, Model, Overrides, _show_progress, app, folder
 
 
 @app.command()
@@ -38,7 +38,10 @@ def compare(
         int | None, typer.Option(help="How many images the pictures show: 6; of localizers 8 hits and as many misses.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for page and numbers; default rankers or localizers.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder for page and numbers; default rankers or localizers.", callback=folder
+        ),
     ] = None,
     model: Model = None,
     key: Key = "auto",

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from vitrail import catalog
-from vitrail.cli.words import PICTURES, app
+from vitrail.cli.words import PICTURES, app, folder
 
 
 @app.command("list")
@@ -99,7 +99,9 @@ def _needs(entry: catalog.Entry | catalog.RankerEntry) -> list[str]:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.")] = Path("vitrail-demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write into.", callback=folder)] = Path(
+        "vitrail-demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of scenes, weights and order.")] = 0,
     budget: Annotated[float, typer.Option(help="Share of the recipe's scenes, in (0, 1].")] = 0.7,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vitrail.cli.words import RANKER, Device, Key, Model, Weights, _show_progress, app
+from vitrail.cli.words import RANKER, Device, Key, Model, Weights, _show_progress, app, folder
 
 
 @app.command()
@@ -18,7 +18,9 @@ def rank(
         str | None, typer.Option("--weights", "-w", help="A checkpoint or a run folder; random and center need none.")
     ] = None,
     keep: Annotated[float, typer.Option(help="Share of the patches that is kept, above 0 and at most 1.")] = 0.25,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores, ids and pictures.")] = Path("ranked"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for scores, ids and pictures.", callback=folder)
+    ] = Path("ranked"),
     model: Model = None,
     key: Key = "auto",
     size: Annotated[int | None, typer.Option(help="Shorter side in pixels; default: the ranker's own.")] = None,
@@ -65,7 +67,9 @@ def localize(
             "trained to be, else attention.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for boxes, masks and pictures.")] = Path("localized"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for boxes, masks and pictures.", callback=folder)
+    ] = Path("localized"),
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -141,7 +145,7 @@ def _localizer_words(localizer: str | None, weights: str | None) -> Any:
 def features(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: Weights,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards and their index.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards and their index.", callback=folder)],
     patches: Annotated[bool, typer.Option("--patches", help="Write the features of all patches, too.")] = False,
     cls: Annotated[bool, typer.Option(help="Write class tokens.")] = True,
     fit: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vitrail.cli.words import PICTURES, RANKER, Device, Key, Model, app
+from vitrail.cli.words import PICTURES, RANKER, Device, Key, Model, app, folder
 
 Normalized = Annotated[
     bool | None,
@@ -65,7 +65,9 @@ def show(
     picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: ShownWeights = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("pictures"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.", callback=folder)] = Path(
+        "pictures"
+    ),
     model: Model = None,
     key: Key = "auto",
     size: Size = None,

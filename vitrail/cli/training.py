@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vitrail import catalog
-from vitrail.cli.words import Device, Key, Model, Overrides, Weights, _show_progress, app
+from vitrail.cli.words import Device, Key, Model, Overrides, Weights, _show_progress, app, folder
 
 
 @app.command()
@@ -77,7 +77,7 @@ def train(
 def label(
     recipe: Annotated[str, typer.Argument(help="A recipe of LTRP, or a YAML file: its images and what is removed.")],
     settings: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")] = Path("labels"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.", callback=folder)] = Path("labels"),
     draws: Annotated[int, typer.Option(help="Sets of visible patches an image.")] = 4,
     shard: Annotated[
         str,
@@ -161,7 +161,9 @@ def object_masks(
         str, typer.Option("--data", "-d", help="An image folder, a tree of VOC, COCO, ADE20K ..., or `scenes`.")
     ],
     settings: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.")] = Path("object-masks"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks.", callback=folder)] = Path(
+        "object-masks"
+    ),
     split: Annotated[Literal["train", "val"], typer.Option(help="Which of the images.")] = "train",
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes that cut; default: as many as there are cores.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def folder(out: Path | None) -> Path | None:
+    """--out of a command that writes a folder, which can be one."""
+    from vitrail.recipes.files import check_out
+
+    if out is not None:
+        check_out(out)
+    return out
+
 
 Weights = Annotated[
     str,

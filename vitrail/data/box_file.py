@@ -23,7 +23,8 @@ def parse_folder_line(line: str) -> tuple[str, Box]:
     parts = line.rsplit(maxsplit=4)
     x0, y0, x1, y1 = four_numbers(parts[1:], "`<path> x0 y0 x1 y1`")
     if x1 < x0 or y1 < y0:
-        raise ValueError(f"the box {parts[1:]} ends before it begins; lines are `<path> x0 y0 x1 y1`")
+        wrong = f"x1 {parts[3]} is left of x0 {parts[1]}" if x1 < x0 else f"y1 {parts[4]} is above y0 {parts[2]}"
+        raise ValueError(f"the box {' '.join(parts[1:])} ends before it begins: {wrong}")
     return parts[0].replace("\\", "/"), (x0, y0, x1 + 1, y1 + 1)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from vitrail.contracts import Sample
 from vitrail.data.box_file import parse_folder_line
+from vitrail.data.fetched import fetch_hint
 from vitrail.data.fingerprint import chosen, fingerprint
 from vitrail.data.images import EXTENSIONS, open_image
 from vitrail.data.named_lines import of_images, read_named_lines
@@ -232,7 +233,7 @@ def _nothing(folder: Path) -> str:
             break
     there = ", ".join(f"{count} of {kind}" for kind, count in others.most_common(5))
     what = f"; the files there are {there}" if there else ""
-    return f"{folder} has no images (.jpg, .png, .webp, .tif, ...) at any depth{what}"
+    return f"{folder} has no images (.jpg, .png, .webp, .tif, ...) at any depth{what}{fetch_hint(folder.name)}"
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

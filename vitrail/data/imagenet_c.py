@@ -16,6 +16,7 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from itertools import accumulate
 from pathlib import Path
 from typing import Self
@@ -42,6 +43,7 @@ class ImageNetC:
         variants: (corruption, severity) of those that are there.
         missing: those of the 15 x 5 that are not, and those whose folder holds no image.
         empty: the latter.
+        misspelt: folders with severities that are called by no corruption, see `misspelt_folders`.
         notes: what was left out, in words.
 
     Raises:
@@ -55,9 +57,12 @@ class ImageNetC:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        found = corruption_folders(self.root)
+        found, self.misspelt = corruption_folders(self.root), misspelt_folders(self.root)
         if not found:
-            raise ValueError(f"{root} has no folder CORRUPTION/SEVERITY, such as fog/3; give the root of ImageNet-C")
+            named = f"; {misspelt_in_words(self.misspelt)}" if self.misspelt else ""
+            raise ValueError(
+                f"{root} has no folder CORRUPTION/SEVERITY, such as fog/3; give the root of ImageNet-C{named}"
+            )
         wanted = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
         if not set(found) & set(CORRUPTIONS):
             raise ValueError(
@@ -141,8 +146,13 @@ class ImageNetC:
 
 
 def is_imagenet_c(root: Path) -> bool:
-    """Whether a folder has one of the corruptions with severities in it, or in a folder of their group."""
-    return bool(corruption_folders(root))
+    """Whether a folder has one of the corruptions with severities in it, or in a folder of their group.
+
+    One that is called almost so is enough where it has all five, to be told by its name.
+    """
+    if corruption_folders(root):
+        return True
+    return any(near and all((root / name / str(each)).is_dir() for each in SEVERITIES) for name, near in _near(root))
 
 
 def corruption_folders(root: Path) -> dict[str, Path]:
@@ -153,6 +163,34 @@ def corruption_folders(root: Path) -> dict[str, Path]:
             folder = parent / name
             if name not in found and any((folder / str(severity)).is_dir() for severity in SEVERITIES):
                 found[name] = folder
+    return found
+
+
+def misspelt_folders(root: Path) -> dict[str, str | None]:
+    """Paths below `root` with one of the folders 1 to 5 that are called by no corruption, with the nearest name."""
+    return {
+        name: near
+        for name, near in _near(root)
+        if any((root / name / str(severity)).is_dir() for severity in SEVERITIES)
+    }
+
+
+def misspelt_in_words(misspelt: Mapping[str, str | None]) -> str:
+    """`fogg is no corruption, did you mean fog?`, and so on for all of them."""
+    told = (f"{name} is no corruption" + (f", did you mean {near}?" if near else "") for name, near in misspelt.items())
+    return "; ".join(told)
+
+
+def _near(root: Path) -> list[tuple[str, str | None]]:
+    """Folders that may be of corruptions by where they are, but not by their name, with the nearest one."""
+    groups, found = (*GROUPS, "extra"), list[tuple[str, str | None]]()
+    for parent in ("", *groups):
+        if not (root / parent).is_dir():
+            continue
+        for entry in sorted(os.scandir(root / parent), key=lambda each: each.name):
+            if entry.is_dir() and entry.name not in (*CORRUPTIONS, *EXTRA, *groups) and entry.name[:1] != ".":
+                close = get_close_matches(entry.name.lower().replace("-", "_"), (*CORRUPTIONS, *EXTRA), n=1)
+                found.append((f"{parent}/{entry.name}".strip("/"), close[0] if close else None))
     return found
 
 

@@ -22,7 +22,7 @@ from vitrail.data.cocostuff import CocoStuff, cocostuff_splits, is_cocostuff
 from vitrail.data.cub import Cub, find_cub, is_cub
 from vitrail.data.finding import Finding, few
 from vitrail.data.folders import SPLITS, ImageFolder, split_folder
-from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c, variants_in_words
+from vitrail.data.imagenet_c import ImageNetC, is_imagenet_c, misspelt_in_words, variants_in_words
 from vitrail.data.images import UnreadableImage, open_image
 from vitrail.data.inspect_boxes import cub_boxes, folder_boxes, wsol_boxes
 from vitrail.data.listed import ListedImages
@@ -122,7 +122,7 @@ def _splits(root: Path) -> tuple[list[Finding], dict[str, Folder]]:
         mend = "what is chosen by looking at test/ looks too good on it; add val/ and keep test/ for the last number"
         findings.append(Finding("warning", what, mend))
     for name, data in splits.items():
-        findings += _classes(name, data)
+        findings += _classes(name, data) + _too_few(name, data, alone="val" not in splits)
     if len(splits) > 1:
         findings += _agreement(splits["train"], splits["val"])
     return findings, splits
@@ -146,10 +146,6 @@ def _classes(name: str, data: Folder) -> list[Finding]:
     if counts[most] > 20 * counts[least]:
         mend = f"accuracy will mostly tell about the large classes; add images of {least}"
         findings.append(Finding("warning", f"{where}: {most} has over 20 times the images of {least}", mend))
-    if name in ("", "train") and len(data) < SMALL:
-        batch = 1 << max(len(data) * 9 // 10, 1).bit_length() - 1
-        mend = f"recipes take {SMALL} at a step: give train.global_batch_size={batch} or less"
-        findings.append(Finding("ok", f"{where}: fewer than {SMALL} images", mend))
     parts = [name for name in counts if name.lower().rstrip("0123456789") in PARTS]
     if parts:
         likely = max(parts, key=lambda name: name.lower().startswith(("train", "im", "jpeg")))
@@ -166,6 +162,19 @@ def _classes(name: str, data: Folder) -> list[Finding]:
             Finding("warning", f"{where}: folders without images, which are no classes: {few(empty)}", mend)
         )
     return findings
+
+
+def _too_few(name: str, data: Folder, alone: bool) -> list[Finding]:
+    """Whether there are enough images to train on for a step of most recipes; of images that are `alone` a tenth is
+    held out."""
+    total = len(data)
+    left = total * 9 // 10 if alone else total
+    if name not in ("", "train") or left >= SMALL:
+        return []
+    what = f"fewer than {SMALL} images" if total < SMALL else f"{total} images, {left} without those held out"
+    batch = 1 << max(left, 1).bit_length() - 1
+    mend = f"most recipes take {SMALL} at a step and refuse fewer: give train.global_batch_size={batch} or less"
+    return [Finding("warning", f"{_where(name)}: {what}", mend)]
 
 
 def _classes_inside(data: ImageFolder) -> str:
@@ -410,6 +419,9 @@ def _imagenet_c(root: Path, patch_size: int, image_size: int, sample: int | None
     names = sorted({name for name, _ in data.variants})
     what = f"ImageNet-C: {len(data)} images in {len(data.classes)} classes, {len(names)} of 15 corruptions"
     findings = [Finding("ok", what, ""), *(Finding("ok", note, "") for note in data.notes)]
+    if data.misspelt:
+        what = f"ImageNet-C: {misspelt_in_words(data.misspelt)}"
+        findings.append(Finding("warning", what, "rename them to what they hold, or move them away"))
     if data.missing:
         mend = "unpack noise.tar, blur.tar, weather.tar and digital.tar there, or measure with allow_missing=true"
         what = f"ImageNet-C: {len(data.missing)} of 75 folders are missing: {variants_in_words(data.missing)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from vitrail.data.cub import parse_cub_line, read_table
 from vitrail.data.finding import Finding, few
 from vitrail.data.folders import SPLITS, split_folder
 from vitrail.data.images import UnreadableImage, upright_size
-from vitrail.data.named_lines import NamedLine, NamedLines, nearest, read_named_lines
+from vitrail.data.named_lines import NamedLine, NamedLines, WrongLine, nearest, read_named_lines
 from vitrail.data.wsol import Wsol, has_mask_lines, parse_wsol_line, read_sizes, wsol_splits
 from vitrail.data.wsol_masks import parse_mask_line
 
@@ -102,13 +103,16 @@ def box_findings(annotated: Annotated) -> list[Finding]:
     for line in kept:
         counts[line.name] = counts.get(line.name, 0) + 1
     many = [name for name, count in counts.items() if count > 1]
-    without = [name for name in annotated.names if name not in counts]
+    named = set(counts) | _named(annotated.found, known)
+    without = [name for name in annotated.names if name not in named]
     if many and not annotated.several:
         what = f"{where}: {file}: {len(many)} images have several lines: {few(many, 5)}"
         findings.append(Finding("warning", what, "leave one of each; the last is taken"))
     if without and annotated.measured:
         what = f"{where}: {file}: {len(without)} of {len(known)} images have no box: {few(without, 5)}"
         findings.append(Finding("warning", what, "localization is measured on the others alone; add lines for them"))
+    if annotated.found.wrong:
+        return findings  # of which nothing is read
     words = f"{len(kept)} boxes in {len(counts)} of {len(known)} images"
     words += f", {len(many)} of which have several" if many and annotated.several else ""
     mend = "preset=locloc takes the first of them alone, in the order of the file" if many and annotated.several else ""
@@ -119,8 +123,9 @@ def _wrong_lines(found: NamedLines[Any], names: dict[str, None], where: str, lin
     """Those that could not be read, and those that name no image."""
     findings, total = [], len(found.lines) + len(found.wrong)
     if found.wrong:
-        listed = [wrong.removeprefix(f"{found.path}:") for wrong in found.wrong]
-        what = f"{where}: {len(found.wrong)} of {total} lines are wrong, by their numbers: {_listed(listed)}"
+        what = (
+            f"{where}: {len(found.wrong)} of {total} lines are wrong, by their numbers: {_listed(_told(found.wrong))}"
+        )
         findings.append(Finding("error", what, f"lines are {line}; nothing is read from the file until all are"))
     strangers = [each for each in found.lines if each.name not in names]
     if not strangers:
@@ -133,6 +138,25 @@ def _wrong_lines(found: NamedLines[Any], names: dict[str, None], where: str, lin
     every = len(strangers) == len(found.lines)
     mend += "; a file without any line of an image is refused" if every else "; these lines are left out"
     return [*findings, Finding("error" if every else "warning", what, mend)]
+
+
+def _told(wrong: Sequence[WrongLine]) -> list[str]:
+    """Each line with what is wrong with it, which is said once for lines that follow each other."""
+    told, before = [], None
+    for each in wrong:
+        told.append(f"{each.number}: {each.text!r}" if each.reason == before else f"{each.number}: {_why(each)}")
+        before = each.reason
+    return told
+
+
+def _why(wrong: WrongLine) -> str:
+    return f"{wrong.reason}, got {wrong.text!r}"
+
+
+def _named(found: NamedLines[Any], names: Collection[str]) -> set[str]:
+    """The images of lines that cannot be read: what stands before a space or a comma and is an image's name."""
+    ends = ((each.text, mark.start()) for each in found.wrong for mark in re.finditer(r"[\s,]", each.text + " "))
+    return {text[:end] for text, end in ends} & set(names)
 
 
 def _misplaced(kept: Sequence[NamedLine[Box]], annotated: Annotated, where: str) -> list[Finding]:
@@ -178,10 +202,13 @@ def _mask_findings(root: Path, split: str, path: Path, names: Sequence[str]) -> 
         what = f"{where}: {len(absent)} of {len(files)} masks are not in {folder}: {few(absent, 5)}"
         findings.append(Finding("error", what, "unpack them there again; images without their masks cannot be read"))
     seen = {each.name for each in kept}
-    without = [name for name in names if name not in seen]
+    written = seen | _named(found, known)
+    without = [name for name in names if name not in written]
     if without:
         what = f"{where}: {len(without)} of {len(names)} images have no mask: {few(without, 5)}"
         findings.append(Finding("warning", what, "PxAP is measured on the others alone; add lines for them"))
+    if found.wrong:
+        return findings
     ignoring = sum(bool(each.value.ignored) for each in kept)
     what = f"{where}: {len(kept)} masks in {len(seen)} of {len(names)} images, {ignoring} ignore masks"
     return [*findings, Finding("ok", what, "")]

@@ -24,18 +24,27 @@ class NamedLine(NamedTuple, Generic[V]):
     value: V  # what it says of the image, such as a box
 
 
+class WrongLine(NamedTuple):
+    """A line that could not be read."""
+
+    number: int  # from 1
+    text: str
+    reason: str  # what was expected
+
+
 class NamedLines(NamedTuple, Generic[V]):
     """All lines of a file."""
 
     path: Path
     lines: list[NamedLine[V]]
-    wrong: list[str]  # of the others: file, number, what was expected, what stands there
+    wrong: list[WrongLine]  # the others
 
     def checked(self) -> list[NamedLine[V]]:
         """The lines. Raises `ValueError` where any is wrong, with the first and how many more there are."""
         if self.wrong:
             more = f"; {len(self.wrong) - 1} more lines are wrong" if len(self.wrong) > 1 else ""
-            raise ValueError(f"{self.wrong[0]}{more}")
+            first = self.wrong[0]
+            raise ValueError(f"{self.path}:{first.number}: {first.reason}, got {first.text!r}{more}")
         return self.lines
 
 
@@ -50,7 +59,8 @@ def read_named_lines(path: Path, parse: Callable[[str], tuple[str, V]]) -> Named
     """
     if not path.is_file():
         raise ValueError(f"there is no boxes file at {path}")
-    lines, wrong = [], []
+    lines: list[NamedLine[V]] = []
+    wrong: list[WrongLine] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         text = line.strip()
         if not text:
@@ -58,7 +68,7 @@ def read_named_lines(path: Path, parse: Callable[[str], tuple[str, V]]) -> Named
         try:
             name, value = parse(text)
         except ValueError as error:
-            wrong.append(f"{path}:{number}: {error}, got {text!r}")
+            wrong.append(WrongLine(number, text, str(error)))
             continue
         lines.append(NamedLine(number, text, name, value))
     return NamedLines(path, lines, wrong)

@@ -9,7 +9,8 @@ Downloads are torchvision's, with its checksums, into the layouts that its class
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from vitrail.data import cars, flowers, pets
 from vitrail.data.cars import is_cars, open_cars
 from vitrail.data.cifar import download_cifar, is_cifar
 from vitrail.data.domainnet import is_domain, open_domain
+from vitrail.data.fetched import FETCHED
 from vitrail.data.flowers import is_flowers, open_flowers
 from vitrail.data.listed import ListedImages
 from vitrail.data.pets import is_pets, open_pets
@@ -36,8 +38,6 @@ LISTED = (
     Layout("Stanford Cars", is_cars, open_cars),
     Layout("DomainNet", is_domain, open_domain),
 )
-FETCHED = (flowers.FOLDER, pets.FOLDER, "cifar-10-batches-py", "cifar-100-python")
-"""What `download` knows, by the folder's name."""
 
 
 def listed_layout(root: Path) -> Layout | None:
@@ -66,12 +66,29 @@ def download(root: str | Path) -> Path:
             f"there is no set {root.name!r} to download to {root}; known folders: {', '.join(FETCHED)}, as in "
             f"data.root={root.parent / flowers.FOLDER}"
         )
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.parent.mkdir(parents=True, exist_ok=True)
-    with (root.parent / f".{root.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if root.name.startswith("cifar"):
-            return download_cifar(root.parent, "cifar10" if root.name == FETCHED[2] else "cifar100")
-        return _by_torchvision(root)
+    path = root.parent / f".{root.name}.lock"
+    try:
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if root.name.startswith("cifar"):
+                return download_cifar(root.parent, "cifar10" if root.name == FETCHED[2] else "cifar100")
+            return _by_torchvision(root)
+    except ValueError:
+        _tidy(path, made)
+        raise
+
+
+def _tidy(lock: Path, made: Sequence[Path]) -> None:
+    """Remove what a failed download made, where nothing lies in it; `made` has inner folders first."""
+    lock.unlink(missing_ok=True)
+    for folder in made:
+        for inside in sorted((each for each in folder.rglob("*") if each.is_dir()), reverse=True):
+            with suppress(OSError):  # something lies in it
+                inside.rmdir()
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _by_torchvision(root: Path) -> Path:

@@ -206,6 +206,11 @@ def library_versions() -> dict[str, str | None]:
     return versions
 
 
+def _shown(value: Any) -> Any:
+    """None is what settings call null."""
+    return "null" if value is None else value
+
+
 def changes(standard: Mapping[str, Any], actual: Mapping[str, Any], silent: Sequence[str] = ()) -> list[str]:
     """What differs from a standard, in words: `epochs = 10 (standard 100)`. Keys in `silent` do not
     matter."""
@@ -217,5 +222,5 @@ def changes(standard: Mapping[str, Any], actual: Mapping[str, Any], silent: Sequ
         if isinstance(value, Mapping) and isinstance(usual, Mapping):
             words += [f"{key}.{line}" for line in changes(usual, value)]
         else:
-            words.append(f"{key} = {value} (standard {usual})")
+            words.append(f"{key} = {_shown(value)} (standard {_shown(usual)})")
     return words

@@ -41,7 +41,7 @@ from vitrail.config import Config, Listed
 from vitrail.contracts import Backbone, ImageSet
 from vitrail.data.corrupted import CLEAN, Corrupted, one_thread_of_opencv
 from vitrail.data.corruptions import CORRUPTIONS, GROUPS, SEVERITIES, check_names
-from vitrail.data.imagenet_c import ImageNetC, variants_in_words
+from vitrail.data.imagenet_c import ImageNetC, misspelt_in_words, variants_in_words
 from vitrail.data.imagenet_names import are_wnids, of_imagenet_a
 from vitrail.data.loader import ordered_batches
 from vitrail.data.transforms import EvalTransform, EvalTransformConfig
@@ -49,7 +49,7 @@ from vitrail.evaluation.class_match import Match
 from vitrail.evaluation.features import NO_INFLUENCE, Precision, autocast, eval_transform, frozen, weights_digest
 from vitrail.evaluation.progress import progress
 from vitrail.evaluation.result import Report, changes, make_card
-from vitrail.evaluation.robustness_baseline import find_baseline, relative_numbers
+from vitrail.evaluation.robustness_baseline import complete_of, find_baseline, relative_numbers
 from vitrail.evaluation.selecting import Pool, SelectingClassifier, outputs_of, token_of
 from vitrail.evaluation.some import Some
 from vitrail.metrics.classification import topk_correct
@@ -218,6 +218,10 @@ def _card(backbone: Backbone, val: ImageSet, config: RobustnessConfig, plan: Pla
     )
     if config.mode == "imagenet_a" and not of_imagenet_a(plan.measured):
         card["source"] += f"; {len(plan.measured)} classes, {_NOT_A}"
+    if isinstance(val, ImageNetC) and val.missing:
+        card["deviations"].append(
+            f"mce and other means are over {len(complete_of(val))} of {len(CORRUPTIONS)} corruptions: no published mCE"
+        )
     if config.mode == "imagenet_c":
         card["resize"] = "none where images have the model's size, else shorter side to it"
     return card
@@ -266,6 +270,7 @@ def _plan(config: RobustnessConfig, val: ImageSet, match: Match, transform: Eval
 def _plan_tree(config: RobustnessConfig, val: ImageNetC, match: Match, whole: EvalTransform) -> Plan:
     if val.missing and not config.allow_missing:
         empty = f"; of these are there and empty: {variants_in_words(val.empty)}" if val.empty else ""
+        empty += f"; {misspelt_in_words(val.misspelt)}" if val.misspelt else ""
         raise ValueError(
             f"{val.root} lacks {len(val.missing)} of the 75 folders CORRUPTION/SEVERITY: "
             f"{variants_in_words(val.missing)}{empty}. mCE is a mean over all; complete them, or set "
@@ -273,7 +278,7 @@ def _plan_tree(config: RobustnessConfig, val: ImageNetC, match: Match, whole: Ev
         )
     classes, outputs = val.classes, match.to(val.classes)
     data = val.of_classes([name for name, place in zip(classes, outputs.tolist()) if place >= 0])
-    notes = list(data.notes)
+    notes = [*data.notes, *([f"left out: {misspelt_in_words(val.misspelt)}"] if val.misspelt else [])]
     if len(data.classes) < len(classes):
         notes.append(f"images of {len(data.classes)} of {len(classes)} classes, those that the classifier knows")
     if len(counts := set(data.counts().values())) > 1:
@@ -338,7 +343,7 @@ def _results(
         details["missing"] = [list(variant) for variant in plan.data.missing]
         if plan.data.missing:
             lacking = f"{len(plan.data.missing)} of 75 folders are not there or empty"
-            notes.append(f"{lacking}: means are over {len(complete)} corruptions")
+            notes.append(f"{lacking}: means are over {len(complete)} of {len(CORRUPTIONS)} corruptions")
         if baseline is not None and baseline.name == "AlexNet" and details["classes"] != 1000:
             notes.append(
                 f"AlexNet's errors are of 1,000 classes, these of {details['classes']}: this mCE compares two tasks, "

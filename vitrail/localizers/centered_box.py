@@ -29,6 +29,7 @@ class CenteredBox(nn.Module):
     """Fulfills `vitrail.contracts.Localizer`; reads nothing of an image but its size, and does not classify."""
 
     classes: tuple[str, ...] | None = None
+    any_threshold = True
 
     def __init__(self, image_size: tuple[int, int] = (224, 224), share: float = 0.7) -> None:
         """Args: (height, width) in pixels; the box's share of each side, in (0, 1]."""

@@ -45,6 +45,7 @@ class Lost(nn.Module):
         if reason := backbone.closed.get(backbone.depth - 1):
             raise ValueError(f"the localizer lost reads keys of the last block: {reason}")
         check_k(k)
+        self.any_threshold = variant == "component"  # see `vitrail.contracts.Localizer`
         self.backbone, self.variant, self.k = backbone, variant, k
         self.mean, self.std, self.image_size = backbone.mean, backbone.std, backbone.image_size
 

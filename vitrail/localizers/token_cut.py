@@ -45,6 +45,7 @@ class TokenCut(nn.Module):
         if reason := backbone.closed.get(backbone.depth - 1):
             raise ValueError(f"the localizer token_cut reads keys of the last block: {reason}")
         check_graph(tau, epsilon)
+        self.any_threshold = variant == "component"  # see `vitrail.contracts.Localizer`
         self.backbone, self.variant, self.tau, self.epsilon = backbone, variant, tau, epsilon
         self.mean, self.std, self.image_size = backbone.mean, backbone.std, backbone.image_size
 

@@ -36,7 +36,8 @@ class Cut(NamedTuple):
 
 def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None = None, size: int | None = None) -> Cut:
     """The threshold that is asked for, else that of the saved evaluation of this localizer with these weights, and the
-    view that it was chosen in, which a line of the log says; else `UNCHOSEN`, with a warning.
+    view that it was chosen in, which a line of the log says; else `UNCHOSEN`, with a warning unless every threshold
+    gives the same box.
 
     Args:
         threshold: as asked for.
@@ -46,6 +47,8 @@ def cut_of(words: LocalizerWords, localizer: Localizer, threshold: float | None 
     if threshold is not None:
         return Cut(threshold, own, "the threshold was given")
     report, path = saved_evaluation(words, weights_digest(localizer))
+    if report is None and getattr(localizer, "any_threshold", False):
+        return Cut(UNCHOSEN, own, "the box is the same at every threshold")
     if report is None:
         warnings.warn(
             f"the threshold {UNCHOSEN} was not chosen for {words.title}; measure it first with `vitrail evaluate "

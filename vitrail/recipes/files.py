@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
+from vitrail.data.fetched import fetch_hint
 from vitrail.data.images import EXTENSIONS
+
+FILES = (".html", ".json", ".jsonl", ".md", ".npy", ".pdf", ".pt", ".safetensors", ".svg")
+"""Endings besides those of images that no folder has."""
 
 
 def image_files(paths: Sequence[str | Path] | str | Path) -> list[Path]:
@@ -99,6 +103,7 @@ def existing(where: str) -> Path:
     if not root.is_dir():
         raise ValueError(
             f"there is no folder {where!r}; give a folder of images, a tree of VOC, COCO, ADE20K, ..., or `scenes`"
+            f"{fetch_hint(root.name)}"
         )
     return root
 
@@ -112,7 +117,9 @@ def check_root(settings: Sequence[str]) -> None:
 
 
 def check_out(out: Path) -> None:
-    """Raise `ValueError` where no folder `out` can be made or written into; makes none."""
+    """Raise `ValueError` where no folder `out` can be made or written into, or its name is a file's; makes none."""
+    if out.suffix.lower() in (*EXTENSIONS, *FILES) and not out.exists():
+        raise ValueError(f"{out} is to be a folder, into which files are written; call it {out.with_suffix('')}")
     place = Path(os.path.abspath(out.expanduser()))
     while not place.exists() and not place.is_symlink():
         place = place.parent

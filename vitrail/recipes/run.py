@@ -108,10 +108,11 @@ def _words(config: Config, parts: Parts, processes: int) -> str:
     train, steps = config.train, parts.loader.steps_per_epoch  # type: ignore[attr-defined]
     weights = sum(value.numel() for value in parts.method.parameters())
     images, batch = len(parts.loader.data), train.global_batch_size
+    epochs = f"{train.epochs} epoch{'s' * (train.epochs != 1)}"
     height, width = parts.method.backbone.image_size
     tall, wide = parts.method.backbone.patch_size
     return (
-        f"{images:,} images, {train.epochs} epochs of {steps:,} steps of {batch}: {train.epochs * steps:,} steps; "
+        f"{images:,} images, {epochs} of {steps:,} steps of {batch}: {train.epochs * steps:,} steps; "
         f"{height} x {width} px in {height // tall * (width // wide)} patches; {weights / 1e6:.1f} M weights; "
         f"{processes} process{'es' * (processes > 1)}"
     )

@@ -12,6 +12,7 @@ Source: Peruzzo et al., "Spatial Entropy as an Inductive Bias for Vision Transfo
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -238,8 +239,11 @@ def study_of(
 
 
 def wants(wanted: Sequence[str], name: str) -> bool:
-    """Whether a row or column is asked for; letters and digits alone are compared, and nothing asked for is all."""
-    names = (_slug(name), _slug(name.partition(":")[0]))
+    """Whether a row or column is asked for; letters and digits alone are compared, and nothing asked for is all.
+
+    What stands before a colon is enough, and what stands after `scenes for`.
+    """
+    names = (_slug(name), _slug(name.partition(":")[0]), _slug(name.removeprefix("scenes for ")))
     return not wanted or any(_slug(each) in names for each in wanted)
 
 
@@ -266,8 +270,18 @@ def _chosen(what: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str
     names = tuple(dict.fromkeys(known))
     unknown = [each for each in wanted if not any(wants([each], name) for name in names)]
     if unknown:
-        raise ConfigError(f"{what}: there is none called {unknown[0]!r}; known: {', '.join(names)}")
+        raise ConfigError(
+            f"{what}: there is none called {unknown[0]!r}{_meant(unknown[0], names)}; known: {', '.join(names)}"
+        )
     return tuple(name for name in names if wants(wanted, name))
+
+
+def _meant(word: str, names: Sequence[str]) -> str:
+    """The names that begin like the word, else the nearest one, as a question."""
+    slugs = {_slug(name.removeprefix("scenes for ")): name for name in names}
+    near = [name for slug, name in slugs.items() if slug.startswith(_slug(word))] if _slug(word) else []
+    near = near or [slugs[slug] for slug in difflib.get_close_matches(_slug(word), slugs, n=1)]
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _images(places: Sequence[Place]) -> str:

@@ -47,6 +47,11 @@ TABLE_4 = {
 }
 """Rows by SAR in pre-training and in fine-tuning; top-1 of the four columns."""
 COLUMNS_4 = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "flowers": "Flowers", "pets": "Pets"}
+STARTS = (
+    "The rows `no SAR` and `SAR fine-tuning` start from a pre-training without SAR, that is with neither the loss nor "
+    "the surgery; `SAR pre-training` and `SAR in both` from one with both. The surgery follows the weights, and SAR in "
+    "fine-tuning is the loss alone. Rows of one pre-training start from the same weights, in all columns and seeds."
+)
 UNIT = "top-1 in percent"
 SCRATCH = Net(VIT_S.name, "scratch", VIT_S.small)
 FINETUNE = Net("finetune", "finetune", VIT_S.small)
@@ -93,7 +98,7 @@ def sar_table4(settings: Sequence[str] = ()) -> Study:
             start = starts[before]
             first = start if isinstance(start, First) else None
             places.append(Place(row, column, training, TOP1, published[number], first))
-    notes = ["Without SAR means: with neither the loss nor the surgery. All fine-tunings start from the same weights."]
+    notes = [STARTS]
     return study_of(asked, "sar_table4", "fine-tuning", "Table 4", places, UNIT, "ViT-S/16 of ImageNet-1k", notes)
 
 
