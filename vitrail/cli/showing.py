@@ -43,6 +43,7 @@ Cutting = Annotated[
     list[str] | None,
     typer.Option("--set", help="For grabcut, repeatable: settings as of object-masks, such as heads=0,1 or high=0.2."),
 ]
+ShownOut = Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.", callback=folder)]
 ShownWeights = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,9 +66,7 @@ def show(
     picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: ShownWeights = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.", callback=folder)] = Path(
-        "pictures"
-    ),
+    out: ShownOut = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
     size: Size = None,
