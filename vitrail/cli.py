@@ -38,6 +38,7 @@ Weights = Annotated[
     str,
     typer.Option("--weights", "-w", help="A checkpoint, a run folder, or `pretrained` together with --model."),
 ]
+PictureFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.", callback=_folder)]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="A timm name, pvt_small, cvt_13, ...; needed where the file does not tell."),
@@ -653,9 +654,7 @@ def show(
     picture: Annotated[str, typer.Argument(help="`vitrail list pictures` names them.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE...")],
     weights: ShownWeights = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.", callback=_folder)] = Path(
-        "pictures"
-    ),
+    out: PictureFolder = Path("pictures"),
     model: Model = None,
     key: Key = "auto",
     size: Size = None,
