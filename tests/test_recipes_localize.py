@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -247,6 +248,22 @@ def test_a_lock_ends_with_its_process_though_a_worker_outlives_it(tmp_path: Path
         assert [path.name for path in tmp_path.iterdir()] == ["worker"]
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lock_is_of_the_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, seen = fcntl.flock, list[int]()
+
+    def flock(descriptor: int, how: int) -> None:
+        if not seen:  # between opening and locking, its last holder let it go
+            (tmp_path / ".localize.lock").unlink()
+        seen.append(descriptor)
+        right(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held = FolderLock(tmp_path)
+    with pytest.raises(FolderInUse):
+        FolderLock(tmp_path)
+    held.release()
 
 
 def _die_holding(folder: Path) -> None:
