@@ -129,3 +129,12 @@ def test_boxes_of_metadata_are_in_its_own_sizes(tmp_path: Path) -> None:
         "have no box",
     ):
         assert words in what
+
+
+def test_all_lines_of_metadata_are_looked_at_where_it_does_not_open(tmp_path: Path) -> None:
+    root = wsol(tmp_path)
+    path = root / "metadata" / "test" / "localization.txt"
+    path.write_text(f"{IMAGES[0]},8,12,nan,40\n{IMAGES[1]},1,1,x,2\n{IMAGES[2]},90,1,95,9\n")
+    what = "\n".join(what for _, what in levels(root))
+    assert "2 of 3 lines are wrong" in what
+    assert "1 of 1 boxes lie outside" in what

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,11 +78,11 @@ def wsol_boxes(root: Path, split: str) -> list[Finding]:
     names = [name for name in names if name]
     if has_mask_lines(path):
         return _mask_findings(root, split, path, names)
-    try:
+    sizes: Mapping[str, tuple[float, ...]] = {}
+    below: Callable[[str], tuple[float, float] | None] = _unknown
+    with suppress(ValueError, OSError):  # has been told when the split was opened; lines are looked at all the same
         sizes = read_sizes(metadata)
         below = _sizes_below(_opened(root, split).folder)
-    except (ValueError, OSError):
-        return []  # has been told when the split was opened
     found, line = read_named_lines(path, parse_wsol_line), "`<path>,<x0>,<y0>,<x1>,<y1>`"
     measured = split != "train"
 
@@ -90,6 +91,10 @@ def wsol_boxes(root: Path, split: str) -> list[Finding]:
         return (known[0], known[1]) if known else below(name)
 
     return box_findings(Annotated(split, found, names, size, line, measured))
+
+
+def _unknown(name: str) -> None:
+    return None
 
 
 def box_findings(annotated: Annotated) -> list[Finding]:
