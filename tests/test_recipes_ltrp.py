@@ -166,7 +166,7 @@ def test_every_recipe_survives_its_yaml_and_says_its_command(make: Any, tmp_path
 
 def test_a_run_in_words_trains_nothing(tmp_path: Path) -> None:
     words = describe(tiny(), 1)
-    assert "50 images, 1 epochs of 5 steps of 10: 5 steps; 24 x 24 px in 16 patches" in words
+    assert "50 images, 1 epoch of 5 steps of 10: 5 steps; 24 x 24 px in 16 patches" in words
 
 
 def test_touching() -> None:

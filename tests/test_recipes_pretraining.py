@@ -401,7 +401,7 @@ class TestValues:
 
     def test_a_run_in_words(self) -> None:
         words = describe(mae.scenes_mae().override(TINY["mae"]), 2)
-        assert "64 images, 1 epochs of 4 steps of 16: 4 steps; 24 x 24 px in 16 patches" in words
+        assert "64 images, 1 epoch of 4 steps of 16: 4 steps; 24 x 24 px in 16 patches" in words
         assert words.endswith("2 processes")
 
 
