@@ -8,15 +8,12 @@ evaluation/<protocol>.json  pictures/*.png  pictures/captions.json
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import platform
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from importlib import metadata
 from itertools import islice
@@ -26,6 +23,8 @@ from typing import Any, Literal, Self
 import yaml
 
 from vitrail.config import Config, ConfigError, read_yaml
+from vitrail.train.lock_file import FolderInUse as FolderInUse
+from vitrail.train.lock_file import hold, let_go
 from vitrail.train.run_files import in_the_way, is_run, removable
 
 Verb = Literal["new", "resume", "extend", "overwrite"]
@@ -33,21 +32,6 @@ FREE_KEYS = frozenset(
     {"log_every", "checkpoint_every", "evaluate_every", "workers", "prefetch", "pin", "device", "devices", "download"}
 )
 log = logging.getLogger("vitrail")
-_locks: set[int] = set()
-
-
-def _drop_locks() -> None:
-    for descriptor in _locks:
-        os.close(descriptor)
-    _locks.clear()
-
-
-# A lock lives until its last copy is closed: a forked data worker that outlives its parent would hold it.
-os.register_at_fork(after_in_child=_drop_locks)
-
-
-class FolderInUse(ValueError):
-    """Another live process holds the run folder."""
 
 
 class RunFolder:
@@ -87,7 +71,9 @@ class RunFolder:
             return
         if verb in ("resume", "extend") and not (self.path / "config.yaml").is_file():
             raise ConfigError(f"there is no run in {self.path} to {verb}: it has no config.yaml; start without")
-        self._take_lock()
+        self.path.mkdir(parents=True, exist_ok=True)
+        what = f"run folder {self.path}"
+        self._lock, self._stale = hold(self.path / ".lock", what, "stop it or take another")
         try:
             self._enter(verb)
         except BaseException:
@@ -110,10 +96,7 @@ class RunFolder:
             self._board.close()
             self._board = None
         if self._lock is not None:
-            os.truncate(self._lock, 0)
-            _locks.discard(self._lock)
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a worker that is just being forked has a copy still
-            os.close(self._lock)
+            let_go(self._lock)
             self._lock = None
 
     def write_metrics(self, line: Mapping[str, float]) -> None:
@@ -206,31 +189,6 @@ class RunFolder:
             )
         for name in ("skipped.jsonl", "nonfinite.json") if (self.path / "config.yaml").is_file() else ():
             (self.path / name).unlink(missing_ok=True)
-
-    def _take_lock(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        holder = os.pread(descriptor, 4096, 0).decode(errors="replace").strip()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise FolderInUse(
-                f"run folder {self.path} is held by a live process ({holder}); stop it or take another"
-            ) from None
-        except OSError:  # a file system without locks: the name in the file has to do
-            if holder and _alive(holder):
-                os.close(descriptor)
-                raise FolderInUse(
-                    f"run folder {self.path} seems held ({holder}) and this file system has no locks;"
-                    f" if that process is gone, delete {self.path / '.lock'}"
-                ) from None
-        _locks.add(descriptor)
-        self._lock = descriptor
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()} since {started}".encode(), 0)
-        self._stale = holder
 
     def _write_logs(self) -> None:
         file = logging.FileHandler(self.path / "log.txt")
@@ -338,20 +296,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()
-
-
-def _alive(holder: str) -> bool:
-    """Whether `pid N on HOST since T` may still run; another host's process may."""
-    words = holder.split()
-    if len(words) < 4 or words[3] != socket.gethostname():
-        return True
-    try:
-        os.kill(int(words[1]), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError):
-        return True
-    return True
 
 
 def _lines(path: Path) -> list[str]:
