@@ -36,11 +36,11 @@ thresholded attention of the best head covers the object's true mask, which the 
 {top1[1]:.1f} %. In the pictures each row is a held-out scene, followed by the attention of every head and their mean.
 One seed is an anecdote. {spread}</p>
 <p><b>The same on your own images</b>, in one folder per class:</p>
-<pre>vitrail doctor photos/
-vitrail train folder     data.root=photos --out runs/baseline
-vitrail train folder_sar data.root=photos --out runs/sar
-vitrail evaluate knn --weights runs/sar --data photos
-vitrail report runs/baseline runs/sar --out comparison.html</pre>
+<pre>uv run vitrail doctor photos/
+uv run vitrail train folder     data.root=photos --out runs/baseline
+uv run vitrail train folder_sar data.root=photos --out runs/sar
+uv run vitrail evaluate knn --weights runs/sar --data photos
+uv run vitrail report runs/baseline runs/sar --out comparison.html</pre>
 <p>Training, measuring and drawing took {seconds:.0f} s on this machine.</p>
 """
 
