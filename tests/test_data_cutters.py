@@ -48,6 +48,8 @@ assert cv2.getNumThreads() == 2
 """
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+@pytest.mark.skipif(
+    not Path("/proc").is_dir(), reason="NO /proc: whether OpenCV's threads are waited for was not looked at"
+)
 def test_idle_threads_of_opencv_are_not_waited_for(tmp_path: Path) -> None:
     python("-c", FORKED, str(tmp_path / "masks"))

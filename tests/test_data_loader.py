@@ -375,7 +375,7 @@ class Slow(Pictures):
         return super().__getitem__(index)
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="NO /proc: what workers do on signals was not looked at")
 def test_workers_ignore_ctrl_c_and_end_with_the_loader() -> None:
     strangers = _children()  # other tests' servers
     batches = loader(data=Slow(50), workers=2).batches(0, 60)
@@ -457,7 +457,7 @@ def test_small_images_load_fast() -> None:
     assert max(rates) > 1000  # measured 10,000 and more; the bound is for busy machines
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="NO /proc: what workers do on signals was not looked at")
 def test_workers_that_are_asked_to_end_do_not_disturb_the_main_process() -> None:
     strangers = _children()
     batches = loader(data=Slow(50), workers=2).batches(0, 60)

@@ -91,11 +91,17 @@ def test_weights_are_measured_as_what_they_were_trained_to_be(images: Path, tmp_
     assert "top1_loc" not in report.numbers
 
 
-def test_results_of_a_run_stand_in_its_folder_each_localizer_in_a_file(images: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def run_in(folder: Path) -> Path:
+    """A run folder with the weights of a tiny ViT."""
+    run = folder / "run"
     (run / "exported").mkdir(parents=True)
-    Path(vit_file(tmp_path)).rename(run / "exported" / "backbone.safetensors")
+    Path(vit_file(folder)).rename(run / "exported" / "backbone.safetensors")
     (run / "config.yaml").write_text("recipe: x\n")
+    return run
+
+
+def test_results_of_a_run_stand_in_its_folder_each_localizer_in_a_file(images: Path, tmp_path: Path) -> None:
+    run = run_in(tmp_path)
     paths = []
     for words in ("attention", "attention:0", "lost", "attention"):
         _, path = measure("localization", str(run), str(images), [], localizers=[words])
@@ -108,10 +114,7 @@ def test_results_of_a_run_stand_in_its_folder_each_localizer_in_a_file(images: P
 
 
 def test_preset_and_threshold_tell_results_of_a_run_apart(images: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    (run / "exported").mkdir(parents=True)
-    Path(vit_file(tmp_path)).rename(run / "exported" / "backbone.safetensors")
-    (run / "config.yaml").write_text("recipe: x\n")
+    run = run_in(tmp_path)
     names = []
     for settings in ([], ["threshold=test_set"], ["preset=ppd", "image_size=32"], ["threshold=0.25"]):
         _, path = measure("localization", str(run), str(images), settings)
