@@ -146,7 +146,7 @@ def number_groups(records: Sequence[RunRecord]) -> list[Group]:
         words = [f"trained by different methods ({', '.join(kinds)}): their losses do not compare"] if kinds[1:] else []
         if losses and not kinds[1:]:
             some = ", ".join(losses[:3]) + f" and {len(losses) - 3} more" * (len(losses) > 3)
-            words.append(f"trained for different losses ({some}): these do not compare")
+            words.append(f"trained for different losses ({some}): loss and cross entropy do not compare")
         if moved:
             words.append(f"trained on different images ({', '.join(moved)}): their val/ numbers do not compare")
         groups.append(Group("training, last values", rows, words + _length_warnings(records)))
